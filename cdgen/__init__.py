@@ -1,0 +1,30 @@
+"""Synthetic pre-training corpora by contrasting two language models.
+
+The public names load on first use, so that `cdgen --help` imports neither torch nor transformers.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pkgutil import extend_path
+from typing import Any
+
+# `kernels`, `train`, `eval` and `bench` are folders beside this one in a checkout and below it in
+# an installed wheel; extend_path lets `python -m cdgen` from a checkout find the installed ones.
+__path__ = extend_path(__path__, __name__)
+
+__version__ = "0.1.0"
+
+_PUBLIC = {
+    "SamplingParams": "cdgen.kernels.sampling_params",
+    "SampleOutput": "cdgen.kernels.sampling_params",
+    "sample_contrastive": "cdgen.kernels.sample_contrastive",
+    "sample_contrastive_heads": "cdgen.kernels.sample_contrastive",
+}
+__all__ = ["__version__", *_PUBLIC]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'cdgen' has no attribute {name!r}")
+    return getattr(import_module(_PUBLIC[name]), name)

@@ -1,0 +1,65 @@
+"""Attention of one query token per row over a KV cache with per-row lengths."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from cdgen.kernels import reference
+from cdgen.kernels.dispatch import choose_backend, native, threads
+
+
+@dataclass(frozen=True)
+class AttentionDropout:
+    """Dropout of attention weights, its noise keyed by (seed, sequence, position, layer, head, key)
+    as in `reference.dropout_keep`. `rate` is in [0, 1)."""
+
+    rate: float
+    seed: int
+    layer: int
+    sequence_ids: torch.Tensor  # [B] int64, below 2**48
+
+
+def decode_attention(
+    query: torch.Tensor,  # [B, H, D] float32
+    keys: torch.Tensor,  # [B, Hkv, T, D] float32 cache
+    values: torch.Tensor,  # [B, Hkv, T, D] float32 cache
+    lengths: torch.Tensor,  # [B] int64 in [1, T]: row b attends to entries [0, lengths[b])
+    *,
+    scale: float,
+    dropout: AttentionDropout | None = None,
+    backend: str | None = None,
+) -> torch.Tensor:  # [B, H, D]
+    """softmax(scale * q . k) over the row's own keys, applied to its values; entries past the
+    length are never read. Sums run in one order per row, whatever its neighbours' lengths.
+
+    Raises ValueError on shapes that do not fit; lengths are the caller's promise.
+    """
+    rows, heads, width = query.shape
+    if keys.shape != values.shape or len(keys) != rows or keys.shape[3] != width:
+        raise ValueError(
+            f"keys and values: expected [{rows}, Hkv, T, {width}],"
+            f" got {tuple(keys.shape)} and {tuple(values.shape)}"
+        )
+    if heads % keys.shape[1] or lengths.shape != (rows,):
+        raise ValueError(
+            f"expected heads in groups of {keys.shape[1]} and {rows} lengths,"
+            f" got {heads} heads and {tuple(lengths.shape)}"
+        )
+    if choose_backend(query.device, backend) == "reference":
+        keep = None
+        if dropout:
+            keep = reference.dropout_keep(
+                dropout.seed, dropout.rate, dropout.layer, dropout.sequence_ids, lengths,
+                heads, keys.shape[2],
+            )  # fmt: skip
+        rate = dropout.rate if dropout else 0.0
+        return reference.decode_attention(query, keys, values, lengths, scale, keep, rate)
+    out = torch.empty_like(query)
+    d = dropout or AttentionDropout(0.0, 0, 0, lengths)
+    native.decode_attention(
+        query, keys, values, lengths, scale, d.rate, d.seed, d.layer, d.sequence_ids,
+        threads(), out,
+    )  # fmt: skip
+    return out

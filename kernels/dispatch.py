@@ -1,0 +1,39 @@
+"""Which backend computes an op: chosen by device, or asked for by name. Nothing falls back."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+
+Backend = Literal["reference", "cpu", "triton"]
+BACKENDS: tuple[Backend, ...] = ("reference", "cpu", "triton")
+
+# After torch: the extension has no OpenMP runtime of its own and takes the one torch has loaded.
+from cdgen.kernels import _cpu  # type: ignore[attr-defined]  # noqa: E402
+
+__all__ = ["BACKENDS", "Backend", "choose_backend", "native", "threads"]
+
+native = _cpu
+
+
+def choose_backend(device: torch.device, backend: str | None = None) -> Backend:
+    """The backend for tensors on `device`; raises ValueError where the one named cannot run there."""
+    if backend is None:
+        if device.type == "cpu":
+            return "cpu"
+        raise ValueError(f"backend: no kernel for device {device.type!r} yet; expected cpu")
+    if backend == "reference":
+        return "reference"
+    if backend == "cpu":
+        if device.type != "cpu":
+            raise ValueError(f"backend 'cpu' needs tensors on the CPU, got device {device}")
+        return "cpu"
+    if backend == "triton":
+        raise ValueError("backend 'triton': no Triton kernel for this op yet; use 'cpu'")
+    raise ValueError(f"backend: expected one of {BACKENDS} or None, got {backend!r}")
+
+
+def threads() -> int:
+    """How many threads a native kernel may use: torch's own setting."""
+    return torch.get_num_threads()

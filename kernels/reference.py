@@ -1,0 +1,209 @@
+"""The definition of every op, in eager PyTorch: what each backend must compute.
+
+Arithmetic on logits and scores is fp32 whatever their dtype; sums of probabilities are fp64 in one
+fixed order, so that where top-p cuts does not depend on how a row is split. Tests and benchmarks
+import these functions; nothing here is tuned.
+
+The sampling law is that of Li et al. 2023 (arXiv 2210.15097), section 3.3: with GOOD logits g and
+BAD logits b of one row, P = { v : g_v >= max g + ln(alpha) } and s_v = (w_g g_v - w_b b_v) / T on P.
+The log-normalisers of both models are constant over v, so no softmax is needed to sample.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+from cdgen.kernels.sampling_params import RowStatus, SampleOutput, SamplingParams
+
+_MASK32 = 0xFFFFFFFF
+_NEVER = float("-inf")
+
+
+def philox4x32(
+    counter: torch.Tensor,  # [..., 4] int64, each word in [0, 2**32)
+    key: int,  # 64 bits: low word first
+) -> torch.Tensor:  # [..., 4] int64, each word in [0, 2**32)
+    """Philox4x32-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3")."""
+    c0, c1, c2, c3 = counter.unbind(-1)
+    k0, k1 = key & _MASK32, (key >> 32) & _MASK32
+    for _ in range(10):
+        # The int64 product wraps, but its bit pattern, and so both halves, are those of uint64.
+        p0, p1 = c0 * 0xD2511F53, c2 * 0xCD9E8D57
+        c0, c1, c2, c3 = (
+            ((p1 >> 32) & _MASK32) ^ c1 ^ k0,
+            p1 & _MASK32,
+            ((p0 >> 32) & _MASK32) ^ c3 ^ k1,
+            p0 & _MASK32,
+        )
+        k0, k1 = (k0 + 0x9E3779B9) & _MASK32, (k1 + 0xBB67AE85) & _MASK32
+    return torch.stack([c0, c1, c2, c3], dim=-1)
+
+
+def random_words(
+    seed: int,
+    sequence_ids: torch.Tensor,  # [B] int64
+    positions: torch.Tensor,  # [B] int32 | int64
+    count: int,
+) -> torch.Tensor:  # [B, count] int64: the random word of each (sequence, position, token id)
+    """Word v & 3 of the Philox block with counter (v >> 2, position, sequence lo, sequence hi)."""
+    blocks = torch.arange((count + 3) // 4, device=sequence_ids.device).expand(
+        len(sequence_ids), -1
+    )
+    ids, pos = sequence_ids.long()[:, None], positions.long()[:, None].expand_as(blocks)
+    low, high = (ids & _MASK32).expand_as(blocks), ((ids >> 32) & _MASK32).expand_as(blocks)
+    words = philox4x32(torch.stack([blocks, pos, low, high], dim=-1), seed)
+    return words.flatten(1)[:, :count]
+
+
+def gumbel_from_words(words: torch.Tensor) -> torch.Tensor:  # int64 words -> float32 noise
+    """-log(-log1p(-u)) with u = (x + 0.5) / 2**32; the winning tail sits at small E, where fp32
+    resolves it, and the noise stays finite: between -2.9 and 22.9."""
+    u = ((words.float() + 0.5) * 2.0**-32).clamp(max=1 - 2.0**-24)
+    return -torch.log(-torch.log1p(-u))
+
+
+def truncate(
+    score: torch.Tensor,  # [B, V] float32, -inf off the plausible set
+    params: SamplingParams,
+) -> torch.Tensor:  # [B, V] bool: what top-k, then top-p, then min-p keep
+    """Truncation in the order (score descending, token id ascending)."""
+    ordered, order = score.sort(dim=-1, descending=True, stable=True)
+    keep = ordered > _NEVER
+    if params.top_k:
+        keep[:, params.top_k :] = False
+    if params.top_p < 1:
+        weight = (ordered.double() - ordered[:, :1].double()).exp().where(keep, 0.0)
+        mass = F.pad(weight.cumsum(-1), (1, 0))  # mass[:, i]: of the i tokens before token i
+        keep &= mass[:, :-1] < params.top_p * mass[:, -1:]
+    if params.min_p:
+        keep &= ordered >= ordered[:, :1] + params.log_min_p
+    return torch.zeros_like(keep).scatter(-1, order, keep)
+
+
+def sample_contrastive(
+    good: torch.Tensor,  # [B, V] logits
+    bad: torch.Tensor | None,  # [B, V] logits; None when params.bad_weight == 0
+    params: SamplingParams,
+    seed: int,
+    sequence_ids: torch.Tensor,  # [B] int64
+    positions: torch.Tensor,  # [B] int32 | int64
+    vocab_size: int,
+) -> SampleOutput:
+    """Gumbel-max over what truncation keeps of the scores; T = 0 takes the argmax of the score."""
+    g = good[:, :vocab_size].float()
+    plausible = (g >= g.amax(-1, keepdim=True) + params.log_alpha) & (g > _NEVER)
+    score = params.good_weight * g
+    if params.bad_weight:
+        assert bad is not None
+        b = bad[:, :vocab_size].float()
+        score = score - params.bad_weight * b
+    if params.temperature:
+        score = score / params.temperature
+
+    status = torch.full_like(sequence_ids, RowStatus.OK, dtype=torch.uint8)
+    status[(plausible & ~score.isfinite()).any(-1)] = RowStatus.SCORE_OVERFLOW
+    if params.bad_weight:
+        status[(plausible & ~b.isfinite()).any(-1)] = RowStatus.BAD_NOT_FINITE
+    status[(g == _NEVER).all(-1)] = RowStatus.NO_FINITE_GOOD
+    status[(g.isnan() | (g == float("inf"))).any(-1)] = RowStatus.GOOD_NOT_FINITE
+    ok = status == RowStatus.OK
+
+    score = torch.where(plausible & ok[:, None], score, _NEVER)
+    keep = truncate(score, params) & ok[:, None]
+    key = score
+    if params.temperature:
+        key = score + gumbel_from_words(random_words(seed, sequence_ids, positions, vocab_size))
+    key = torch.where(keep, key, _NEVER)
+    ids = torch.arange(vocab_size, device=good.device)
+    winner = torch.where(key == key.amax(-1, keepdim=True), ids, vocab_size).amin(-1)
+    return SampleOutput(
+        tokens=torch.where(ok, winner, -1),
+        status=status,
+        plausible=(plausible & ok[:, None]).sum(-1, dtype=torch.int32),
+        kept=keep.sum(-1, dtype=torch.int32),
+    )
+
+
+def head_logits(
+    hidden: torch.Tensor,  # [B, D]
+    head: torch.Tensor,  # [V, D]
+    bias: torch.Tensor | None,  # [V]
+) -> torch.Tensor:  # [B, V] float32
+    """BAD's logits in full; `sample_contrastive_heads` is `sample_contrastive` on them."""
+    return F.linear(hidden.float(), head.float(), None if bias is None else bias.float())
+
+
+def dropout_keep(
+    seed: int,
+    rate: float,
+    layer: int,
+    sequence_ids: torch.Tensor,  # [B] int64
+    lengths: torch.Tensor,  # [B] int64: the query's position is lengths - 1
+    heads: int,
+    keys: int,
+) -> torch.Tensor:  # [B, heads, keys] bool: the attention weights that dropout keeps
+    """Attention dropout with counter-based noise: kept where word >= rate * 2**32.
+
+    The key is the run seed with its high word flipped, a stream apart from the sampler's. The
+    counter is (key index >> 2, query position, sequence lo, sequence hi | layer * heads + head
+    in the upper half), so sequence ids stay below 2**48 and layers x heads below 2**16.
+    """
+    rows = sequence_ids.long()[:, None] | (
+        (layer * heads + torch.arange(heads, device=sequence_ids.device)) << 48
+    )
+    positions = (lengths.long()[:, None] - 1).expand_as(rows)
+    words = random_words(
+        seed ^ (_MASK32 << 32), rows.flatten(), positions.flatten(), keys
+    ).unflatten(0, rows.shape)
+    return words >= int(rate * 2.0**32)
+
+
+def decode_attention(
+    query: torch.Tensor,  # [B, H, D]
+    keys: torch.Tensor,  # [B, Hkv, T, D] cache
+    values: torch.Tensor,  # [B, Hkv, T, D] cache
+    lengths: torch.Tensor,  # [B] int64: row b attends to cache entries [0, lengths[b])
+    scale: float,
+    keep: torch.Tensor | None = None,  # [B, H, T] bool, from `dropout_keep`
+    rate: float = 0.0,
+) -> torch.Tensor:  # [B, H, D] in the query's dtype
+    """One query token per row against its cached keys; head h reads KV head h // (H / Hkv)."""
+    group = query.shape[1] // keys.shape[1]
+    k, v = (x.float().repeat_interleave(group, dim=1) for x in (keys, values))
+    weight = torch.einsum("bhd,bhtd->bht", query.float(), k) * scale
+    beyond = torch.arange(keys.shape[2], device=keys.device) >= lengths[:, None]
+    weight = weight.masked_fill(beyond[:, None], _NEVER).softmax(-1)
+    if keep is not None:
+        weight = weight * keep / (1 - rate)
+    # Entries past the length may hold anything, NaN included: 0 * NaN must not reach the sum.
+    v = v.masked_fill(beyond[:, None, :, None], 0.0)
+    return torch.einsum("bht,bhtd->bhd", weight, v).to(query.dtype)
+
+
+def rms_norm(
+    x: torch.Tensor,  # [B, D]
+    weight: torch.Tensor,  # [D]
+    eps: float,
+) -> torch.Tensor:  # [B, D]
+    """x / sqrt(mean(x^2) + eps) * weight (Zhang and Sennrich 2019)."""
+    wide = x.float()
+    normed = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + eps)
+    return weight * normed.to(x.dtype)
+
+
+def rotary(
+    x: torch.Tensor,  # [B, H, D]
+    cos: torch.Tensor,  # [B, D / 2]: of each row's position
+    sin: torch.Tensor,  # [B, D / 2]
+) -> torch.Tensor:  # [B, H, D]
+    """Rotates pair (x_i, x_{i + D/2}) by the position's angle i (Su et al. 2021, Llama layout)."""
+    low, high = x.float().chunk(2, dim=-1)
+    c, s = cos[:, None], sin[:, None]
+    return torch.cat([low * c - high * s, high * c + low * s], dim=-1).to(x.dtype)
+
+
+def swiglu(gate_up: torch.Tensor) -> torch.Tensor:  # [B, 2 F] -> [B, F]
+    """silu(gate) * up, gate and up being the two halves of a row (Shazeer 2020)."""
+    gate, up = gate_up.float().chunk(2, dim=-1)
+    return (F.silu(gate) * up).to(gate_up.dtype)

@@ -1,0 +1,170 @@
+"""One contrastive draw per row, from logits or with BAD's logits computed only where they matter."""
+
+from __future__ import annotations
+
+import torch
+
+from cdgen.kernels import reference
+from cdgen.kernels.dispatch import choose_backend, native, threads
+from cdgen.kernels.sampling_params import SampleOutput, SamplingParams
+
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+def sample_contrastive(
+    good: torch.Tensor,  # [B, V] float32 | bfloat16 | float16, any row stride
+    bad: torch.Tensor | None,  # like good, [B, vocab_size or more]; None when bad_weight == 0
+    params: SamplingParams,
+    *,
+    seed: int,
+    sequence_ids: torch.Tensor,  # [B] int64
+    positions: torch.Tensor,  # [B] int32 | int64
+    vocab_size: int | None = None,
+    backend: str | None = None,
+) -> SampleOutput:
+    """Draws argmax(score + Gumbel noise) over the plausible tokens that truncation keeps.
+
+    `seed` is 64 bits; the noise of a draw depends on (seed, sequence id, position, token id) alone,
+    so a row's token does not depend on its neighbours, its place in the batch or the backend's
+    blocking. `positions` is the index of the drawn token in its sequence. Columns from `vocab_size`
+    on are padding and never drawn. A row that cannot be sampled has token -1 and its `RowStatus`.
+    The scores are those of Li et al. 2023 (arXiv 2210.15097) and O'Brien and Lewis 2023
+    (arXiv 2309.09117); see `SamplingParams`. Raises ValueError on arguments that do not fit.
+    """
+    vocab = _check_good(good, seed, sequence_ids, positions, vocab_size)
+    bad = bad if params.bad_weight else None
+    if params.bad_weight:
+        if bad is None:
+            raise ValueError(f"bad: expected logits, got None with bad_weight {params.bad_weight}")
+        _check_like_good("bad", bad, good)
+        if len(bad) != len(good) or bad.shape[-1] < vocab or bad.dtype != good.dtype:
+            raise ValueError(
+                f"bad: expected [{len(good)}, {vocab} or more] {good.dtype} as good,"
+                f" got {tuple(bad.shape)} {bad.dtype}"
+            )
+    if choose_backend(good.device, backend) == "reference":
+        return reference.sample_contrastive(
+            good, bad, params, seed, sequence_ids, positions, vocab
+        )
+    return _native(good, bad, None, None, None, params, seed, sequence_ids, positions, vocab)
+
+
+def sample_contrastive_heads(
+    good: torch.Tensor,  # [B, V] float32 | bfloat16 | float16, any row stride
+    bad_hidden: torch.Tensor,  # [B, D] float32 | bfloat16 | float16
+    bad_head: torch.Tensor,  # [V, D], like bad_hidden
+    params: SamplingParams,
+    *,
+    seed: int,
+    sequence_ids: torch.Tensor,  # [B] int64
+    positions: torch.Tensor,  # [B] int32 | int64
+    bad_bias: torch.Tensor | None = None,  # [V], like bad_hidden
+    vocab_size: int | None = None,
+    backend: str | None = None,
+) -> SampleOutput:
+    """`sample_contrastive` with bad = bad_hidden @ bad_head.T + bad_bias, in fp32, never written:
+    the plausible set depends on GOOD alone, so only its few dot products are computed."""
+    vocab = _check_good(good, seed, sequence_ids, positions, vocab_size)
+    _check_heads(good, bad_hidden, bad_head, bad_bias, vocab)
+    if choose_backend(good.device, backend) == "reference":
+        bad = reference.head_logits(bad_hidden, bad_head[:vocab], bad_bias) if params.bad_weight else None
+        return reference.sample_contrastive(
+            good, bad, params, seed, sequence_ids, positions, vocab
+        )
+    head = bad_head if params.bad_weight else None
+    return _native(
+        good, None, bad_hidden, head, bad_bias, params, seed, sequence_ids, positions, vocab
+    )
+
+
+def _native(
+    good: torch.Tensor,
+    bad: torch.Tensor | None,
+    hidden: torch.Tensor | None,
+    head: torch.Tensor | None,
+    bias: torch.Tensor | None,
+    params: SamplingParams,
+    seed: int,
+    sequence_ids: torch.Tensor,
+    positions: torch.Tensor,
+    vocab: int,
+) -> SampleOutput:
+    rows = len(good)
+    out = SampleOutput(
+        tokens=torch.empty(rows, dtype=torch.int64),
+        status=torch.empty(rows, dtype=torch.uint8),
+        plausible=torch.empty(rows, dtype=torch.int32),
+        kept=torch.empty(rows, dtype=torch.int32),
+    )
+    native.sample_contrastive(
+        good, bad, hidden, head, bias, params, seed, sequence_ids, positions.long(), vocab,
+        threads(), out.tokens, out.status, out.plausible, out.kept,
+    )  # fmt: skip
+    return out
+
+
+def _check_good(
+    good: torch.Tensor,
+    seed: int,
+    sequence_ids: torch.Tensor,
+    positions: torch.Tensor,
+    vocab_size: int | None,
+) -> int:
+    if good.dim() != 2 or good.dtype not in _DTYPES or 0 in good.shape:
+        raise ValueError(
+            f"good: expected non-empty [B, V] float32, bfloat16 or float16,"
+            f" got {tuple(good.shape)} {good.dtype}"
+        )
+    if good.shape[1] > 1 and good.stride(1) != 1:
+        raise ValueError(f"good: expected columns side by side, got strides {good.stride()}")
+    for name, ids, dtypes in (
+        ("sequence_ids", sequence_ids, (torch.int64,)),
+        ("positions", positions, (torch.int32, torch.int64)),
+    ):
+        if ids.shape != good.shape[:1] or ids.dtype not in dtypes or ids.device != good.device:
+            raise ValueError(
+                f"{name}: expected [{len(good)}] {' or '.join(map(str, dtypes))} on {good.device},"
+                f" got {list(ids.shape)} {ids.dtype} on {ids.device}"
+            )
+    if not 0 <= seed < 2**64:
+        raise ValueError(f"seed: expected 64 bits, 0 <= seed < 2**64, got {seed}")
+    vocab = good.shape[1] if vocab_size is None else vocab_size
+    if not 1 <= vocab <= good.shape[1]:
+        raise ValueError(f"vocab_size: expected 1 to {good.shape[1]} (good's width), got {vocab}")
+    return vocab
+
+
+def _check_like_good(name: str, x: torch.Tensor, good: torch.Tensor) -> None:
+    if x.device != good.device:
+        raise ValueError(f"{name}: expected a tensor on {good.device}, got {x.device}")
+    if x.dtype not in _DTYPES:
+        raise ValueError(f"{name}: expected float32, bfloat16 or float16, got {x.dtype}")
+    if x.shape[-1] > 1 and x.stride(-1) != 1:
+        raise ValueError(f"{name}: expected columns side by side, got strides {x.stride()}")
+
+
+def _check_heads(
+    good: torch.Tensor,
+    hidden: torch.Tensor,
+    head: torch.Tensor,
+    bias: torch.Tensor | None,
+    vocab: int,
+) -> None:
+    for name, x in (("bad_hidden", hidden), ("bad_head", head)):
+        _check_like_good(name, x, good)
+        if x.dim() != 2:
+            raise ValueError(f"{name}: expected two dimensions, got {tuple(x.shape)}")
+    if len(hidden) != len(good):
+        raise ValueError(f"bad_hidden: expected {len(good)} rows as good, got {len(hidden)}")
+    if head.shape[0] < vocab or head.shape[1] != hidden.shape[1] or head.dtype != hidden.dtype:
+        raise ValueError(
+            f"bad_head: expected at least [{vocab}, {hidden.shape[1]}] {hidden.dtype},"
+            f" got {tuple(head.shape)} {head.dtype}"
+        )
+    if bias is not None:
+        _check_like_good("bad_bias", bias, good)
+        if bias.dim() != 1 or len(bias) < vocab or bias.dtype != head.dtype:
+            raise ValueError(
+                f"bad_bias: expected at least [{vocab}] {head.dtype},"
+                f" got {tuple(bias.shape)} {bias.dtype}"
+            )

@@ -1,0 +1,77 @@
+"""What to sample: the contrast, the truncation, and what one call returns."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from enum import IntEnum
+
+import torch
+
+
+class RowStatus(IntEnum):
+    """Why a row could not be sampled. Such a row draws token -1; its neighbours are untouched."""
+
+    OK = 0
+    GOOD_NOT_FINITE = 1  # NaN or +inf among GOOD's logits
+    NO_FINITE_GOOD = 2  # every logit of GOOD is -inf: nothing is plausible
+    BAD_NOT_FINITE = 3  # NaN or +-inf in BAD's logit of a plausible token
+    SCORE_OVERFLOW = 4  # finite logits, but a score beyond the range of fp32
+
+
+@dataclass(frozen=True)
+class SamplingParams:
+    """Contrastive sampling: score = (good_weight * g - bad_weight * b) / temperature on the plausible set.
+
+    The plausible set of GOOD logits g is { v : g_v >= max g + ln(alpha) } (Li et al. 2023, eq. 3).
+    good_weight = bad_weight = 1 is the form of Li et al.; 1 + beta and beta that of O'Brien and
+    Lewis (2023); bad_weight = 0 leaves BAD unread. temperature = 0 is greedy: the argmax of the
+    score at temperature 1. top_k = 0, top_p = 1 and min_p = 0 switch the truncations off; they
+    apply to the scores, in that order. Raises ValueError on a value outside its range.
+    """
+
+    good_weight: float = 1.0
+    bad_weight: float = 1.0
+    alpha: float = 0.1
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("good_weight", "bad_weight", "alpha", "temperature", "top_p", "min_p"):
+            value = getattr(self, name)
+            if not isinstance(value, int | float) or not math.isfinite(value):
+                raise ValueError(f"{name}: expected a finite number, got {value!r}")
+        if self.bad_weight < 0:
+            raise ValueError(f"bad_weight: expected 0 or more, got {self.bad_weight}")
+        if not 0 <= self.alpha <= 1:
+            raise ValueError(f"alpha: expected a number in [0, 1], got {self.alpha}")
+        if self.temperature < 0:
+            raise ValueError(f"temperature: expected 0 or more, got {self.temperature}")
+        if not isinstance(self.top_k, int) or not 0 <= self.top_k < 2**31:
+            raise ValueError(f"top_k: expected an integer of 0 or more, got {self.top_k!r}")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p: expected a number in (0, 1], got {self.top_p}")
+        if not 0 <= self.min_p <= 1:
+            raise ValueError(f"min_p: expected a number in [0, 1], got {self.min_p}")
+
+    @property
+    def log_alpha(self) -> float:
+        """ln(alpha), -inf for alpha = 0."""
+        return math.log(self.alpha) if self.alpha > 0 else -math.inf
+
+    @property
+    def log_min_p(self) -> float:
+        """ln(min_p), -inf for min_p = 0."""
+        return math.log(self.min_p) if self.min_p > 0 else -math.inf
+
+
+@dataclass(frozen=True)
+class SampleOutput:
+    """One draw per row."""
+
+    tokens: torch.Tensor  # [B] int64, -1 where status is not OK
+    status: torch.Tensor  # [B] uint8, a RowStatus
+    plausible: torch.Tensor  # [B] int32, size of the plausible set (0 where status is not OK)
+    kept: torch.Tensor  # [B] int32, how many of them the truncation left
