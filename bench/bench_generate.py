@@ -22,13 +22,14 @@ from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM, LogitsProc
 from cdgen.bench.environment import write_result
 from cdgen.decoder import Decoder, lean_config
 from cdgen.engine import Limits, Request, Sequence, SlotEngine
+from cdgen.kernels import reference
 from cdgen.kernels.sampling_params import SamplingParams
 
 ROWS, PROMPT, NEW, VOCAB = 64, 20, 240, 16384
 PARAMS = SamplingParams(alpha=0.1, bad_weight=1.0)
 
 
-def random_llama(seed: int) -> LlamaForCausalLM:
+def random_llama(seed: int) -> Any:
     torch.manual_seed(seed)
     config = LlamaConfig(
         hidden_size=256,
@@ -45,12 +46,14 @@ def random_llama(seed: int) -> LlamaForCausalLM:
 
 
 @torch.inference_mode()
-def mean_plausible(model: LlamaForCausalLM, tokens: torch.Tensor) -> float:
+def mean_plausible(model: Any, tokens: torch.Tensor) -> float:
     logits = model(tokens).logits
-    return float((logits >= logits.amax(-1, keepdim=True) + PARAMS.log_alpha).sum(-1).float().mean())
+    return float(
+        (logits >= logits.amax(-1, keepdim=True) + PARAMS.log_alpha).sum(-1).float().mean()
+    )
 
 
-def scale_heads(good: LlamaForCausalLM, bad: LlamaForCausalLM) -> None:
+def scale_heads(good: Any, bad: Any) -> None:
     """Doubles both heads until the mean plausible set is at most 30 tokens."""
     tokens = torch.randint(VOCAB, (4, 64), generator=torch.Generator().manual_seed(0))
     while mean_plausible(good, tokens) > 30:
@@ -64,7 +67,7 @@ def scale_heads(good: LlamaForCausalLM, bad: LlamaForCausalLM) -> None:
 class Contrast(LogitsProcessor):
     """The same law as a user of transformers would write it: BAD keeps its own cache."""
 
-    def __init__(self, bad: LlamaForCausalLM) -> None:
+    def __init__(self, bad: Any) -> None:
         self.bad, self.cache = bad, DynamicCache(config=bad.config)
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
@@ -76,9 +79,7 @@ class Contrast(LogitsProcessor):
         return (good_logp - PARAMS.bad_weight * bad_logp).masked_fill(masked, float("-inf"))
 
 
-def run_transformers(
-    good: LlamaForCausalLM, bad: LlamaForCausalLM, prompts: torch.Tensor
-) -> float:
+def run_transformers(good: Any, bad: Any, prompts: torch.Tensor) -> float:
     start = time.perf_counter()
     out = good.generate(
         prompts,
@@ -93,8 +94,8 @@ def run_transformers(
     return time.perf_counter() - start
 
 
-def make_engine(good: LlamaForCausalLM, bad: LlamaForCausalLM) -> SlotEngine:
-    def decoder(model: LlamaForCausalLM) -> Decoder:
+def make_engine(good: Any, bad: Any) -> SlotEngine:
+    def decoder(model: Any) -> Decoder:
         config = lean_config(model.config.to_dict(), PROMPT + NEW)
         assert config is not None
         return Decoder(config, model.state_dict(), ROWS, PROMPT + NEW)
@@ -111,22 +112,16 @@ def run_engine(engine: SlotEngine, prompts: torch.Tensor) -> tuple[float, list[S
 
 
 @torch.inference_mode()
-def check_draws(
-    good: LlamaForCausalLM, bad: LlamaForCausalLM, sequences: list[Sequence]
-) -> None:
-    """The engine's draws repeated from whole forward passes of transformers and the eager reference.
+def check_draws(good: Any, bad: Any, sequences: list[Sequence]) -> None:
+    """Repeats the engine's draws from whole forward passes of transformers and the reference.
     Raises AssertionError where more than 1 in 200 differ (two fp32 forward passes round apart)."""
-    from cdgen.kernels.sample_contrastive import sample_contrastive
-
     differing = drawn = 0
     for sequence in sequences[:4]:
         tokens = torch.tensor([sequence.tokens])
         logits = [m(tokens).logits[0, PROMPT - 1 : -1].contiguous() for m in (good, bad)]
         positions = torch.arange(PROMPT, PROMPT + NEW)
         ids = torch.full_like(positions, sequence.sequence_id)
-        out = sample_contrastive(
-            *logits, PARAMS, seed=0, sequence_ids=ids, positions=positions, backend="reference"
-        )
+        out = reference.sample_contrastive(logits[0], logits[1], PARAMS, 0, ids, positions, VOCAB)
         differing += int((out.tokens != tokens[0, PROMPT:]).sum())
         drawn += NEW
     assert differing * 200 <= drawn, f"{differing} of {drawn} draws differ from the reference"

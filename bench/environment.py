@@ -44,7 +44,9 @@ def environment() -> dict[str, Any]:
             **{name: version(name) for name in ("cdgen", "torch", "transformers", "numpy")},
         },
         "commit": commit(),
-        "command": " ".join(["python", "-m", f"cdgen.bench.{Path(sys.argv[0]).stem}", *sys.argv[1:]]),
+        "command": " ".join(
+            ["python", "-m", f"cdgen.bench.{Path(sys.argv[0]).stem}", *sys.argv[1:]]
+        ),
         "date": datetime.now(UTC).date().isoformat(),
     }
 

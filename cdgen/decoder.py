@@ -7,6 +7,7 @@ that (`lean_config` says what) runs through transformers instead: cdgen/generic_
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,6 +70,20 @@ def lean_config(config: dict[str, Any], capacity: int) -> DecoderConfig | None:
     return shape
 
 
+def require_memory(shapes: list[DecoderConfig], slots: int, capacity: int) -> None:
+    """Raises ModelError where the KV caches of all models would not fit into the free memory."""
+    needed = sum(
+        8 * s.layers * slots * s.kv_heads * capacity * s.head_width  # keys and values, 4 bytes each
+        for s in shapes
+    )
+    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if needed > free:
+        raise ModelError(
+            f"the KV caches of {slots} slots x {capacity} tokens need {needed / 2**30:.1f} GiB,"
+            f" {free / 2**30:.1f} GiB are free: give fewer --slots or --max-new-tokens"
+        )
+
+
 def rotary_tables(
     config: DecoderConfig, capacity: int
 ) -> tuple[torch.Tensor, torch.Tensor]:  # cos, sin: [capacity, head_width / 2] float32
@@ -120,7 +135,6 @@ class Decoder:
     """`slots` rows in lockstep; each has its own position in its own cache of `capacity` tokens.
 
     Shapes never change and no op mixes rows, so a row's result depends on its own tokens alone.
-    `dropout` in (0, 1) drops attention weights at that rate, seeded by `seed` (a BAD made of GOOD).
     """
 
     def __init__(
@@ -129,11 +143,9 @@ class Decoder:
         tensors: dict[str, torch.Tensor],
         slots: int,
         capacity: int,
-        dropout: float = 0.0,
-        seed: int = 0,
     ) -> None:
         self.config, self.slots = config, slots
-        self.dropout, self.seed = dropout, seed
+        self.dropout, self.seed = 0.0, 0
         weights = _Weights(tensors, slots)
         self.embedding = weights.take("model.embed_tokens.weight")  # [V, D]
         self.layers = [weights.layer(i) for i in range(config.layers)]
@@ -144,6 +156,10 @@ class Decoder:
         cache = (config.layers, slots, config.kv_heads, capacity, config.head_width)
         self.keys, self.values = torch.zeros(cache), torch.zeros(cache)
         self._head: Linear | None = None
+
+    def drop_attention(self, rate: float, seed: int) -> None:
+        """Makes this a BAD: attention weights are dropped at `rate` in (0, 1), seeded by `seed`."""
+        self.dropout, self.seed = rate, seed
 
     def forward(
         self,

@@ -49,6 +49,10 @@ class Sequence:
     plausible: int = 0  # sum over the drawn tokens of the plausible set's size
     good_logprob: float | None = None  # nats, summed over the continuation
 
+    @classmethod
+    def start(cls, request: Request) -> Sequence:
+        return cls(request.sequence_id, list(request.prompt), len(request.prompt))
+
     @property
     def new_tokens(self) -> int:
         return len(self.tokens) - self.prompt_tokens
@@ -97,9 +101,7 @@ class SlotEngine:
         while True:
             for row, sequence in enumerate(slots):
                 if sequence is None and (request := next(waiting, None)):
-                    slots[row] = Sequence(
-                        request.sequence_id, list(request.prompt), len(request.prompt)
-                    )
+                    slots[row] = Sequence.start(request)
                     position[row], ids[row] = 0, request.sequence_id
             if not any(slots):
                 return
@@ -136,7 +138,7 @@ class SlotEngine:
         out = self._sample(logits, bad_hidden, ids, positions + 1)
         token, status, plausible = out.tokens.tolist(), out.status.tolist(), out.plausible.tolist()
         if self.logprobs:
-            logprob = _log_probs(logits, out.tokens, self.vocab_size).tolist()
+            logprob = log_probs(logits, out.tokens, self.vocab_size).tolist()
         for row in drawing:
             sequence = slots[row]
             assert sequence is not None
@@ -169,11 +171,12 @@ class SlotEngine:
         )  # fmt: skip
 
 
-def _log_probs(
+def log_probs(
     logits: torch.Tensor,  # [B, V]
     tokens: torch.Tensor,  # [B] int64, -1 where nothing was drawn
     vocab_size: int,
 ) -> np.ndarray:  # [B] float64, nats
+    """GOOD's log-probability of each drawn token, at temperature 1."""
     columns = logits[:, :vocab_size]
     chosen = columns.gather(1, tokens.clamp(min=0)[:, None])[:, 0]
     return (chosen.double() - columns.double().logsumexp(-1)).numpy()

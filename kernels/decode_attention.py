@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from cdgen.kernels import reference
-from cdgen.kernels.dispatch import choose_backend, native, threads
+from cdgen.kernels.dispatch import check_native, choose_backend, native, threads
 
 
 @dataclass(frozen=True)
@@ -19,6 +19,9 @@ class AttentionDropout:
     seed: int
     layer: int
     sequence_ids: torch.Tensor  # [B] int64, below 2**48
+
+
+_NO_DROPOUT = AttentionDropout(0.0, 0, 0, torch.empty(0, dtype=torch.int64))
 
 
 def decode_attention(
@@ -34,8 +37,9 @@ def decode_attention(
     """softmax(scale * q . k) over the row's own keys, applied to its values; entries past the
     length are never read. Sums run in one order per row, whatever its neighbours' lengths.
 
-    Raises ValueError on shapes that do not fit; lengths are the caller's promise.
+    Raises ValueError on tensors that do not fit; lengths are the caller's promise.
     """
+    check_native("decode_attention", query, keys, values)
     rows, heads, width = query.shape
     if keys.shape != values.shape or len(keys) != rows or keys.shape[3] != width:
         raise ValueError(
@@ -57,9 +61,10 @@ def decode_attention(
         rate = dropout.rate if dropout else 0.0
         return reference.decode_attention(query, keys, values, lengths, scale, keep, rate)
     out = torch.empty_like(query)
-    d = dropout or AttentionDropout(0.0, 0, 0, lengths)
+    d = dropout or _NO_DROPOUT
     native.decode_attention(
-        query, keys, values, lengths, scale, d.rate, d.seed, d.layer, d.sequence_ids,
-        threads(), out,
+        query.data_ptr(), keys.data_ptr(), values.data_ptr(), lengths.data_ptr(), out.data_ptr(),
+        rows, heads, keys.shape[1], keys.shape[2], width, scale, d.rate, d.seed, d.layer,
+        d.sequence_ids.data_ptr(), threads(),
     )  # fmt: skip
     return out

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from cdgen.kernels import reference
-from cdgen.kernels.dispatch import choose_backend, native, threads
+from cdgen.kernels.dispatch import check_native, choose_backend, native, threads
 
 
 def rms_norm(
@@ -20,8 +20,12 @@ def rms_norm(
         if delta is not None:
             x += delta
         return reference.rms_norm(x, weight, eps)
+    check_native("rms_norm", x, delta, weight)
     out = torch.empty_like(x)
-    native.rms_norm(x, delta, weight, eps, threads(), out)
+    native.rms_norm(
+        x.data_ptr(), 0 if delta is None else delta.data_ptr(), weight.data_ptr(), out.data_ptr(),
+        *x.shape, eps, threads(),
+    )  # fmt: skip
     return out
 
 
@@ -51,10 +55,17 @@ def rotary_to_cache(
         keys[row, :, positions] = reference.rotary(k, cos[positions], sin[positions])
         values[row, :, positions] = v
         return reference.rotary(q, cos[positions], sin[positions])
+    check_native("rotary_to_cache", qkv, cos, sin, keys, values, query_norm, key_norm)
+    if width > 1024:
+        raise ValueError(f"rotary_to_cache: expected heads of at most 1024 columns, got {width}")
     query = torch.empty(rows, heads, width)
     native.rotary_to_cache(
-        qkv, cos, sin, positions, query_norm, key_norm, eps, query, keys, values, threads()
-    )
+        qkv.data_ptr(), cos.data_ptr(), sin.data_ptr(), positions.data_ptr(),
+        0 if query_norm is None else query_norm.data_ptr(),
+        0 if key_norm is None else key_norm.data_ptr(),
+        eps, query.data_ptr(), keys.data_ptr(), values.data_ptr(),
+        rows, heads, kv_heads, keys.shape[2], width, threads(),
+    )  # fmt: skip
     return query
 
 
@@ -65,6 +76,7 @@ def swiglu(
     """silu(gate) * up of the two halves of each row (Shazeer 2020)."""
     if choose_backend(gate_up.device, backend) == "reference":
         return reference.swiglu(gate_up)
+    check_native("swiglu", gate_up)
     out = torch.empty(len(gate_up), gate_up.shape[1] // 2)
-    native.swiglu(gate_up, threads(), out)
+    native.swiglu(gate_up.data_ptr(), out.data_ptr(), *out.shape, threads())
     return out

@@ -12,13 +12,13 @@ BACKENDS: tuple[Backend, ...] = ("reference", "cpu", "triton")
 # After torch: the extension has no OpenMP runtime of its own and takes the one torch has loaded.
 from cdgen.kernels import _cpu  # type: ignore[attr-defined]  # noqa: E402
 
-__all__ = ["BACKENDS", "Backend", "choose_backend", "native", "threads"]
+__all__ = ["BACKENDS", "Backend", "check_native", "choose_backend", "native", "threads"]
 
 native = _cpu
 
 
 def choose_backend(device: torch.device, backend: str | None = None) -> Backend:
-    """The backend for tensors on `device`; raises ValueError where the one named cannot run there."""
+    """The backend for tensors on `device`; ValueError where the one named cannot run there."""
     if backend is None:
         if device.type == "cpu":
             return "cpu"
@@ -37,3 +37,12 @@ def choose_backend(device: torch.device, backend: str | None = None) -> Backend:
 def threads() -> int:
     """How many threads a native kernel may use: torch's own setting."""
     return torch.get_num_threads()
+
+
+def check_native(op: str, *tensors: torch.Tensor | None) -> None:
+    """Raises ValueError unless all are contiguous fp32: a kernel is handed bare addresses."""
+    for x in tensors:
+        if x is not None and not (x.dtype is torch.float32 and x.is_contiguous()):
+            raise ValueError(
+                f"{op}: expected contiguous float32, got {x.dtype} with strides {x.stride()}"
+            )

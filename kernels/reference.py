@@ -4,9 +4,10 @@ Arithmetic on logits and scores is fp32 whatever their dtype; sums of probabilit
 fixed order, so that where top-p cuts does not depend on how a row is split. Tests and benchmarks
 import these functions; nothing here is tuned.
 
-The sampling law is that of Li et al. 2023 (arXiv 2210.15097), section 3.3: with GOOD logits g and
-BAD logits b of one row, P = { v : g_v >= max g + ln(alpha) } and s_v = (w_g g_v - w_b b_v) / T on P.
-The log-normalisers of both models are constant over v, so no softmax is needed to sample.
+The sampling law is that of Li et al. 2023 (arXiv 2210.15097), section 3.3: with GOOD's logits g and
+BAD's logits b of one row, P = { v : g_v >= max g + ln(alpha) } and on it
+s_v = (w_g g_v - w_b b_v) / T. The log-normalisers of both models are constant over v, so no
+softmax is needed to sample.
 """
 
 from __future__ import annotations

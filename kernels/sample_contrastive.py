@@ -1,6 +1,9 @@
-"""One contrastive draw per row, from logits or with BAD's logits computed only where they matter."""
+"""One contrastive draw per row; BAD's logits are given, or computed only where they matter."""
 
 from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
 
 import torch
 
@@ -8,7 +11,7 @@ from cdgen.kernels import reference
 from cdgen.kernels.dispatch import choose_backend, native, threads
 from cdgen.kernels.sampling_params import SampleOutput, SamplingParams
 
-_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+_DTYPE_NAMES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
 
 
 def sample_contrastive(
@@ -43,9 +46,7 @@ def sample_contrastive(
                 f" got {tuple(bad.shape)} {bad.dtype}"
             )
     if choose_backend(good.device, backend) == "reference":
-        return reference.sample_contrastive(
-            good, bad, params, seed, sequence_ids, positions, vocab
-        )
+        return reference.sample_contrastive(good, bad, params, seed, sequence_ids, positions, vocab)
     return _native(good, bad, None, None, None, params, seed, sequence_ids, positions, vocab)
 
 
@@ -67,10 +68,12 @@ def sample_contrastive_heads(
     vocab = _check_good(good, seed, sequence_ids, positions, vocab_size)
     _check_heads(good, bad_hidden, bad_head, bad_bias, vocab)
     if choose_backend(good.device, backend) == "reference":
-        bad = reference.head_logits(bad_hidden, bad_head[:vocab], bad_bias) if params.bad_weight else None
-        return reference.sample_contrastive(
-            good, bad, params, seed, sequence_ids, positions, vocab
+        bad = (
+            reference.head_logits(bad_hidden, bad_head[:vocab], bad_bias)
+            if params.bad_weight
+            else None
         )
+        return reference.sample_contrastive(good, bad, params, seed, sequence_ids, positions, vocab)
     head = bad_head if params.bad_weight else None
     return _native(
         good, None, bad_hidden, head, bad_bias, params, seed, sequence_ids, positions, vocab
@@ -89,7 +92,7 @@ def _native(
     positions: torch.Tensor,
     vocab: int,
 ) -> SampleOutput:
-    rows = len(good)
+    rows, ids, positions = len(good), sequence_ids.contiguous(), positions.long().contiguous()
     out = SampleOutput(
         tokens=torch.empty(rows, dtype=torch.int64),
         status=torch.empty(rows, dtype=torch.uint8),
@@ -97,10 +100,29 @@ def _native(
         kept=torch.empty(rows, dtype=torch.int32),
     )
     native.sample_contrastive(
-        good, bad, hidden, head, bias, params, seed, sequence_ids, positions.long(), vocab,
-        threads(), out.tokens, out.status, out.plausible, out.kept,
+        _matrix(good), rows, vocab,
+        None if bad is None else _matrix(bad),
+        None if hidden is None else _matrix(hidden),
+        None if head is None else _matrix(head),
+        0 if bias is None else bias.data_ptr(),
+        0 if head is None else head.shape[1],
+        _native_params(params), seed, ids.data_ptr(), positions.data_ptr(), threads(),
+        out.tokens.data_ptr(), out.status.data_ptr(), out.plausible.data_ptr(),
+        out.kept.data_ptr(),
     )  # fmt: skip
     return out
+
+
+def _matrix(x: torch.Tensor) -> Any:
+    return native.Matrix(x.data_ptr(), x.stride(0), _DTYPE_NAMES[x.dtype])
+
+
+@lru_cache(maxsize=16)
+def _native_params(params: SamplingParams) -> Any:
+    return native.Params(
+        params.good_weight, params.bad_weight, params.log_alpha, params.temperature,
+        params.log_min_p, params.top_k, params.top_p,
+    )  # fmt: skip
 
 
 def _check_good(
@@ -110,7 +132,7 @@ def _check_good(
     positions: torch.Tensor,
     vocab_size: int | None,
 ) -> int:
-    if good.dim() != 2 or good.dtype not in _DTYPES or 0 in good.shape:
+    if good.dim() != 2 or good.dtype not in _DTYPE_NAMES or 0 in good.shape:
         raise ValueError(
             f"good: expected non-empty [B, V] float32, bfloat16 or float16,"
             f" got {tuple(good.shape)} {good.dtype}"
@@ -137,7 +159,7 @@ def _check_good(
 def _check_like_good(name: str, x: torch.Tensor, good: torch.Tensor) -> None:
     if x.device != good.device:
         raise ValueError(f"{name}: expected a tensor on {good.device}, got {x.device}")
-    if x.dtype not in _DTYPES:
+    if x.dtype not in _DTYPE_NAMES:
         raise ValueError(f"{name}: expected float32, bfloat16 or float16, got {x.dtype}")
     if x.shape[-1] > 1 and x.stride(-1) != 1:
         raise ValueError(f"{name}: expected columns side by side, got strides {x.stride()}")

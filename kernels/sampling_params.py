@@ -21,9 +21,10 @@ class RowStatus(IntEnum):
 
 @dataclass(frozen=True)
 class SamplingParams:
-    """Contrastive sampling: score = (good_weight * g - bad_weight * b) / temperature on the plausible set.
+    """score = (good_weight * g - bad_weight * b) / temperature, on the plausible set.
 
-    The plausible set of GOOD logits g is { v : g_v >= max g + ln(alpha) } (Li et al. 2023, eq. 3).
+    The plausible set of GOOD logits g is { v : g_v >= max g + ln(alpha) } (Li et al. 2023,
+    section 3.3).
     good_weight = bad_weight = 1 is the form of Li et al.; 1 + beta and beta that of O'Brien and
     Lewis (2023); bad_weight = 0 leaves BAD unread. temperature = 0 is greedy: the argmax of the
     score at temperature 1. top_k = 0, top_p = 1 and min_p = 0 switch the truncations off; they

@@ -83,9 +83,9 @@ float softmax_numerators(float* weights, int64_t length, float scale) {
 void drop(const AttentionArgs& args, int64_t row, int64_t head, float* weights) {
     const int64_t length = args.lengths[row];
     const int64_t stream_id =
-        args.sequence_ids[row] | static_cast<int64_t>(static_cast<uint64_t>(args.layer * args.heads + head) << 48);
-    const Stream stream =
-        make_stream(args.seed ^ 0xFFFFFFFF00000000u, stream_id, length - 1);
+        args.sequence_ids[row] |
+        static_cast<int64_t>(static_cast<uint64_t>(args.layer * args.heads + head) << 48);
+    const Stream stream = make_stream(args.seed ^ 0xFFFFFFFF00000000u, stream_id, length - 1);
     const uint32_t bound = static_cast<uint32_t>(static_cast<double>(args.rate) * 0x1p32);
     const float kept = 1.0f / (1.0f - args.rate);
     for (int64_t t = 0; t < length; t += 4) {
@@ -96,8 +96,8 @@ void drop(const AttentionArgs& args, int64_t row, int64_t head, float* weights) 
 }
 
 // out_g = sum_t weights[g][t] v_t / total_g, sixteen columns at a time
-void weighted_values(const float* values, const float* weights, const float* totals,
-                     int64_t group, int64_t length, int64_t width, int64_t stride, float* out) {
+void weighted_values(const float* values, const float* weights, const float* totals, int64_t group,
+                     int64_t length, int64_t width, int64_t stride, float* out) {
     for (int64_t g = 0; g < group; ++g) {
         const float* w = weights + g * stride;
         const f32x8 total = set1(totals[g]);
@@ -116,8 +116,7 @@ void weighted_values(const float* values, const float* weights, const float* tot
             if (t < length) {
                 const float* v = values + t * width + d;
                 even[0] = fma(set1(w[t]), load_up_to(v, left), even[0]);
-                if (right > 0)
-                    even[1] = fma(set1(w[t]), load_up_to(v + kLanes, right), even[1]);
+                if (right > 0) even[1] = fma(set1(w[t]), load_up_to(v + kLanes, right), even[1]);
             }
             store_up_to(out + g * width + d, (even[0] + odd[0]) / total, left);
             if (right > 0)

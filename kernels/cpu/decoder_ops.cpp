@@ -81,7 +81,8 @@ void swiglu(const SwigluArgs& args) {
         for (int64_t i = 0; i < w; i += kLanes) {
             const int64_t left = w - i;
             const f32x8 g = left >= kLanes ? load(gate + i) : load_tail(gate + i, left, 0.0f);
-            const f32x8 up = left >= kLanes ? load(gate + w + i) : load_tail(gate + w + i, left, 0.0f);
+            const f32x8 up =
+                left >= kLanes ? load(gate + w + i) : load_tail(gate + w + i, left, 0.0f);
             // silu(g) = g * sigmoid(g); with e = exp(-|g|), sigmoid is 1 / (1 + e) or e / (1 + e).
             const f32x8 e = exp_nonpositive(min(g, set1(0.0f) - g));
             const f32x8 top = select(greater(g, set1(0.0f)), set1(1.0f), e);

@@ -7,8 +7,8 @@
 namespace cdgen {
 
 struct NormArgs {
-    float* x;            // [rows, width]; becomes x + delta where delta is given
-    const float* delta;  // [rows, width] or null
+    float* x;             // [rows, width]; becomes x + delta where delta is given
+    const float* delta;   // [rows, width] or null
     const float* weight;  // [width]
     float* out;           // [rows, width]
     int64_t rows, width;

@@ -1,8 +1,7 @@
-// Python bindings: arrays in (DLPack, no torch headers), raw pointers and sizes out. Shapes and
-// dtypes are checked here or by nanobind's signatures; values are checked in the Python wrappers.
+// Python bindings. Tensors arrive as addresses, sizes and strides: taking them through DLPack costs
+// 3 us each, as much as the whole draw of a row, and needs as little of torch. The wrappers beside
+// each op (kernels/*.py) are the only callers and check device, dtype, shape and layout first.
 #include <nanobind/nanobind.h>
-#include <nanobind/ndarray.h>
-#include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 
 #include <stdexcept>
@@ -17,18 +16,11 @@ using namespace nb::literals;
 
 namespace {
 
-template <int N>
-using Any = nb::ndarray<nb::ro, nb::ndim<N>, nb::device::cpu>;
-template <int N>
-using Floats = nb::ndarray<const float, nb::ndim<N>, nb::device::cpu, nb::c_contig>;
-template <int N>
-using FloatsOut = nb::ndarray<float, nb::ndim<N>, nb::device::cpu, nb::c_contig>;
-using Longs = nb::ndarray<const int64_t, nb::ndim<1>, nb::device::cpu, nb::c_contig>;
-template <class T>
-using Out = nb::ndarray<T, nb::ndim<1>, nb::device::cpu, nb::c_contig>;
+using Address = uintptr_t;  // 0: no such tensor
 
-void require(bool holds, const char* what) {
-    if (!holds) throw std::invalid_argument(what);
+template <class T>
+T* at(Address address) {
+    return reinterpret_cast<T*>(address);
 }
 
 bool has_avx2() {
@@ -45,139 +37,145 @@ bool use_avx2 = has_avx2();
 std::string instruction_set() { return use_avx2 ? "avx2" : "portable"; }
 
 void set_instruction_set(const std::string& name) {
-    require(name == "portable" || (name == "avx2" && has_avx2()),
+    if (name != "portable" && !(name == "avx2" && has_avx2()))
+        throw std::invalid_argument(
             "instruction set: expected 'portable' or, where the processor has it, 'avx2'");
     use_avx2 = name == "avx2";
 }
 
 #if defined(CDGEN_HAS_AVX2)
-#define CDGEN_RUN(kernel, args) (use_avx2 ? cdgen::avx2::kernel(args) : cdgen::portable::kernel(args))
+#define CDGEN_RUN(kernel, args) \
+    (use_avx2 ? cdgen::avx2::kernel(args) : cdgen::portable::kernel(args))
 #else
 #define CDGEN_RUN(kernel, args) cdgen::portable::kernel(args)
 #endif
 
-cdgen::Dtype dtype_of(nb::dlpack::dtype dtype) {
-    using nb::dlpack::dtype_code;
-    if (dtype == nb::dtype<float>()) return cdgen::Dtype::f32;
-    require(dtype.bits == 16 && dtype.lanes == 1, "dtype: expected float32, bfloat16 or float16");
-    if (dtype.code == static_cast<uint8_t>(dtype_code::Bfloat)) return cdgen::Dtype::bf16;
-    require(dtype.code == static_cast<uint8_t>(dtype_code::Float),
-            "dtype: expected float32, bfloat16 or float16");
-    return cdgen::Dtype::fp16;
+cdgen::Dtype dtype_named(const std::string& name) {
+    if (name == "float32") return cdgen::Dtype::f32;
+    if (name == "bfloat16") return cdgen::Dtype::bf16;
+    if (name == "float16") return cdgen::Dtype::fp16;
+    throw std::invalid_argument("dtype: expected float32, bfloat16 or float16");
 }
 
-void set_params(cdgen::SampleArgs& args, nb::handle params) {
-    args.good_weight = nb::cast<float>(params.attr("good_weight"));
-    args.bad_weight = nb::cast<float>(params.attr("bad_weight"));
-    args.log_alpha = nb::cast<float>(params.attr("log_alpha"));
-    args.temperature = nb::cast<float>(params.attr("temperature"));
-    args.log_min_p = nb::cast<float>(params.attr("log_min_p"));
-    args.top_k = nb::cast<int64_t>(params.attr("top_k"));
-    args.top_p = nb::cast<double>(params.attr("top_p"));
-}
+struct Params {
+    float good_weight, bad_weight, log_alpha, temperature, log_min_p;
+    int64_t top_k;
+    double top_p;
+};
 
-// BAD by its logits (`bad`), by `hidden` and `head` (and `bias`), or not at all.
-void sample(Any<2> good, std::optional<Any<2>> bad, std::optional<Any<2>> hidden,
-            std::optional<Any<2>> head, std::optional<Any<1>> bias, nb::handle params,
-            uint64_t seed, Longs sequence_ids, Longs positions, int64_t vocab, int threads,
-            Out<int64_t> tokens, Out<uint8_t> status, Out<int32_t> plausible, Out<int32_t> kept) {
+struct Matrix {  // rows of `dtype`, `stride` elements apart
+    Address data;
+    int64_t stride;
+    cdgen::Dtype dtype;
+};
+
+void sample_contrastive(const Matrix& good, int64_t rows, int64_t vocab, const Matrix* bad,
+                        const Matrix* hidden, const Matrix* head, Address bias, int64_t width,
+                        const Params& params, uint64_t seed, Address sequence_ids,
+                        Address positions, int threads, Address tokens, Address status,
+                        Address plausible, Address kept) {
     cdgen::SampleArgs args{};
-    const size_t rows = good.shape(0);
-    require(sequence_ids.size() == rows && positions.size() == rows && tokens.size() == rows &&
-                status.size() == rows && plausible.size() == rows && kept.size() == rows,
-            "one sequence id, position and output per row of good");
-    args.good = good.data();
-    args.good_stride = good.stride(0);
-    args.good_dtype = dtype_of(good.dtype());
-    args.rows = static_cast<int64_t>(rows);
+    args.good = at<const void>(good.data);
+    args.good_stride = good.stride;
+    args.good_dtype = good.dtype;
+    args.rows = rows;
     args.vocab = vocab;
     if (bad) {
-        args.bad = bad->data();
-        args.bad_stride = bad->stride(0);
+        args.bad = at<const void>(bad->data);
+        args.bad_stride = bad->stride;
     }
-    if (head) {
-        args.hidden = hidden->data();
-        args.hidden_stride = hidden->stride(0);
-        args.head = head->data();
-        args.head_stride = head->stride(0);
-        args.width = static_cast<int64_t>(head->shape(1));
-        args.head_dtype = dtype_of(head->dtype());
-        if (bias) args.bias = bias->data();
+    if (hidden && head) {
+        args.hidden = at<const void>(hidden->data);
+        args.hidden_stride = hidden->stride;
+        args.head = at<const void>(head->data);
+        args.head_stride = head->stride;
+        args.head_dtype = head->dtype;
+        args.bias = at<const void>(bias);
+        args.width = width;
     }
-    set_params(args, params);
+    args.good_weight = params.good_weight;
+    args.bad_weight = params.bad_weight;
+    args.log_alpha = params.log_alpha;
+    args.temperature = params.temperature;
+    args.log_min_p = params.log_min_p;
+    args.top_k = params.top_k;
+    args.top_p = params.top_p;
     args.seed = seed;
-    args.sequence_ids = sequence_ids.data();
-    args.positions = positions.data();
+    args.sequence_ids = at<const int64_t>(sequence_ids);
+    args.positions = at<const int64_t>(positions);
     args.threads = threads;
-    args.tokens = tokens.data();
-    args.status = status.data();
-    args.plausible = plausible.data();
-    args.kept = kept.data();
+    args.tokens = at<int64_t>(tokens);
+    args.status = at<uint8_t>(status);
+    args.plausible = at<int32_t>(plausible);
+    args.kept = at<int32_t>(kept);
     nb::gil_scoped_release release;
     CDGEN_RUN(sample_contrastive, args);
 }
 
-void attention(Floats<3> query, Floats<4> keys, Floats<4> values, Longs lengths, float scale,
-               float rate, uint64_t seed, int64_t layer, Longs sequence_ids, int threads,
-               FloatsOut<3> out) {
-    cdgen::AttentionArgs args{};
-    args.rows = static_cast<int64_t>(query.shape(0));
-    args.heads = static_cast<int64_t>(query.shape(1));
-    args.width = static_cast<int64_t>(query.shape(2));
-    args.kv_heads = static_cast<int64_t>(keys.shape(1));
-    args.capacity = static_cast<int64_t>(keys.shape(2));
-    args.query = query.data();
-    args.keys = keys.data();
-    args.values = values.data();
-    args.lengths = lengths.data();
-    args.scale = scale;
-    args.rate = rate;
-    args.seed = seed;
-    args.layer = layer;
-    args.sequence_ids = sequence_ids.data();
-    args.threads = threads;
-    args.out = out.data();
+void decode_attention(Address query, Address keys, Address values, Address lengths, Address out,
+                      int64_t rows, int64_t heads, int64_t kv_heads, int64_t capacity,
+                      int64_t width, float scale, float rate, uint64_t seed, int64_t layer,
+                      Address sequence_ids, int threads) {
+    const cdgen::AttentionArgs args{at<const float>(query),
+                                    at<const float>(keys),
+                                    at<const float>(values),
+                                    at<const int64_t>(lengths),
+                                    at<float>(out),
+                                    rows,
+                                    heads,
+                                    kv_heads,
+                                    capacity,
+                                    width,
+                                    scale,
+                                    rate,
+                                    seed,
+                                    layer,
+                                    at<const int64_t>(sequence_ids),
+                                    threads};
     nb::gil_scoped_release release;
     CDGEN_RUN(decode_attention, args);
 }
 
-void norm(FloatsOut<2> x, std::optional<Floats<2>> delta, Floats<1> weight, float eps, int threads,
-          FloatsOut<2> out) {
-    const cdgen::NormArgs args{x.data(), delta ? delta->data() : nullptr, weight.data(), out.data(),
-                               static_cast<int64_t>(x.shape(0)), static_cast<int64_t>(x.shape(1)),
-                               eps, threads};
+void rms_norm(Address x, Address delta, Address weight, Address out, int64_t rows, int64_t width,
+              float eps, int threads) {
+    const cdgen::NormArgs args{at<float>(x),
+                               at<const float>(delta),
+                               at<const float>(weight),
+                               at<float>(out),
+                               rows,
+                               width,
+                               eps,
+                               threads};
     nb::gil_scoped_release release;
     CDGEN_RUN(rms_norm, args);
 }
 
-void rotary(Floats<2> qkv, Floats<2> cos, Floats<2> sin, Longs positions,
-            std::optional<Floats<1>> query_norm, std::optional<Floats<1>> key_norm, float eps,
-            FloatsOut<3> query, FloatsOut<4> keys, FloatsOut<4> values, int threads) {
-    cdgen::RotaryArgs args{};
-    args.qkv = qkv.data();
-    args.cos = cos.data();
-    args.sin = sin.data();
-    args.positions = positions.data();
-    args.query_norm = query_norm ? query_norm->data() : nullptr;
-    args.key_norm = key_norm ? key_norm->data() : nullptr;
-    args.eps = eps;
-    args.query = query.data();
-    args.keys = keys.data();
-    args.values = values.data();
-    args.rows = static_cast<int64_t>(query.shape(0));
-    args.heads = static_cast<int64_t>(query.shape(1));
-    args.width = static_cast<int64_t>(query.shape(2));
-    args.kv_heads = static_cast<int64_t>(keys.shape(1));
-    args.capacity = static_cast<int64_t>(keys.shape(2));
-    args.threads = threads;
-    require(args.width <= 1024, "head width: expected at most 1024");
+void rotary_to_cache(Address qkv, Address cos, Address sin, Address positions, Address query_norm,
+                     Address key_norm, float eps, Address query, Address keys, Address values,
+                     int64_t rows, int64_t heads, int64_t kv_heads, int64_t capacity, int64_t width,
+                     int threads) {
+    const cdgen::RotaryArgs args{at<const float>(qkv),
+                                 at<const float>(cos),
+                                 at<const float>(sin),
+                                 at<const int64_t>(positions),
+                                 at<const float>(query_norm),
+                                 at<const float>(key_norm),
+                                 eps,
+                                 at<float>(query),
+                                 at<float>(keys),
+                                 at<float>(values),
+                                 rows,
+                                 heads,
+                                 kv_heads,
+                                 capacity,
+                                 width,
+                                 threads};
     nb::gil_scoped_release release;
     CDGEN_RUN(rotary_to_cache, args);
 }
 
-void gated(Floats<2> gate_up, int threads, FloatsOut<2> out) {
-    const cdgen::SwigluArgs args{gate_up.data(), out.data(), static_cast<int64_t>(out.shape(0)),
-                                 static_cast<int64_t>(out.shape(1)), threads};
+void swiglu(Address gate_up, Address out, int64_t rows, int64_t width, int threads) {
+    const cdgen::SwigluArgs args{at<const float>(gate_up), at<float>(out), rows, width, threads};
     nb::gil_scoped_release release;
     CDGEN_RUN(swiglu, args);
 }
@@ -187,14 +185,18 @@ void gated(Floats<2> gate_up, int threads, FloatsOut<2> out) {
 NB_MODULE(_cpu, m) {
     m.def("instruction_set", &instruction_set);
     m.def("set_instruction_set", &set_instruction_set);
-    m.def("sample_contrastive", &sample, "good"_a, "bad"_a.none(), "hidden"_a.none(),
-          "head"_a.none(), "bias"_a.none(), "params"_a, "seed"_a, "sequence_ids"_a, "positions"_a,
-          "vocab"_a, "threads"_a, "tokens"_a, "status"_a, "plausible"_a, "kept"_a);
-    m.def("decode_attention", &attention, "query"_a, "keys"_a, "values"_a, "lengths"_a, "scale"_a,
-          "rate"_a, "seed"_a, "layer"_a, "sequence_ids"_a, "threads"_a, "out"_a);
-    m.def("rms_norm", &norm, "x"_a, "delta"_a.none(), "weight"_a, "eps"_a, "threads"_a, "out"_a);
-    m.def("rotary_to_cache", &rotary, "qkv"_a, "cos"_a, "sin"_a, "positions"_a,
-          "query_norm"_a.none(), "key_norm"_a.none(), "eps"_a, "query"_a, "keys"_a, "values"_a,
-          "threads"_a);
-    m.def("swiglu", &gated, "gate_up"_a, "threads"_a, "out"_a);
+    nb::class_<Params>(m, "Params")
+        .def(nb::init<float, float, float, float, float, int64_t, double>());
+    nb::class_<Matrix>(m, "Matrix")
+        .def("__init__", [](Matrix* self, Address data, int64_t stride, const std::string& dtype) {
+            new (self) Matrix{data, stride, dtype_named(dtype)};
+        });
+    m.def("sample_contrastive", &sample_contrastive, "good"_a, "rows"_a, "vocab"_a, "bad"_a.none(),
+          "hidden"_a.none(), "head"_a.none(), "bias"_a, "width"_a, "params"_a, "seed"_a,
+          "sequence_ids"_a, "positions"_a, "threads"_a, "tokens"_a, "status"_a, "plausible"_a,
+          "kept"_a);
+    m.def("decode_attention", &decode_attention);
+    m.def("rms_norm", &rms_norm);
+    m.def("rotary_to_cache", &rotary_to_cache);
+    m.def("swiglu", &swiglu);
 }

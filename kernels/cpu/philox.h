@@ -70,10 +70,8 @@ inline bool any_word_at_most(const Stream& s, uint32_t block, uint32_t limit) {
     for (int round = 0; round < 10; ++round) {
         const __m256i high0 = mul_high(c0, m0), low0 = _mm256_mullo_epi32(c0, m0);
         const __m256i high1 = mul_high(c2, m1), low1 = _mm256_mullo_epi32(c2, m1);
-        c0 = _mm256_xor_si256(_mm256_xor_si256(high1, c1),
-                              _mm256_set1_epi32(static_cast<int>(k0)));
-        c2 = _mm256_xor_si256(_mm256_xor_si256(high0, c3),
-                              _mm256_set1_epi32(static_cast<int>(k1)));
+        c0 = _mm256_xor_si256(_mm256_xor_si256(high1, c1), _mm256_set1_epi32(static_cast<int>(k0)));
+        c2 = _mm256_xor_si256(_mm256_xor_si256(high0, c3), _mm256_set1_epi32(static_cast<int>(k1)));
         c1 = low1;
         c3 = low0;
         k0 += kPhiloxW0;

@@ -1,0 +1,355 @@
+"""One Hugging Face checkpoint folder, checked in full before a weight of it is used.
+
+Only JSON and safetensors are read: nothing in a checkpoint is unpickled or executed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cdgen.errors import ModelError
+
+if TYPE_CHECKING:
+    import torch
+
+# Far above any real model, far below what would exhaust memory or overflow a byte count.
+_MAX_CONFIG_BYTES = 4 << 20
+_MAX_INDEX_BYTES = 100 << 20
+_MAX_HEADER_BYTES = 100_000_000  # the safetensors library's own limit
+_MAX_DIMENSIONS = 32
+_SIZE_LIMITS = {
+    **dict.fromkeys(("num_hidden_layers", "n_layer"), 1 << 12),
+    **dict.fromkeys(("num_attention_heads", "n_head"), 1 << 16),
+    **dict.fromkeys(("hidden_size", "n_embd"), 1 << 20),
+    "vocab_size": 1 << 24,
+    **dict.fromkeys(("max_position_embeddings", "n_positions", "n_ctx"), 1 << 31),
+}
+_READ_BYTES = 1 << 20
+
+# The formats of whole bytes. The packed four- and six-bit ones cannot be cast by torch.
+_ITEM_BYTES = {
+    **dict.fromkeys(("BOOL", "U8", "I8", "F8_E4M3", "F8_E5M2", "F8_E8M0"), 1),
+    **dict.fromkeys(("F8_E4M3FNUZ", "F8_E5M2FNUZ"), 1),
+    **dict.fromkeys(("I16", "U16", "F16", "BF16"), 2),
+    **dict.fromkeys(("I32", "U32", "F32"), 4),
+    **dict.fromkeys(("I64", "U64", "F64", "C64"), 8),
+}
+_PICKLE_SUFFIXES = {".bin", ".pt", ".pth", ".ckpt"}
+# What trainers leave beside the weights, in the same format.
+_TRAINER_STATE = ("training_args", "optimizer", "scheduler", "scaler", "rng_state", "random_states")
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """One tensor as its file's header describes it."""
+
+    file: Path
+    dtype: str  # the header's word for it: F32, BF16, ...
+    shape: tuple[int, ...]
+    start: int  # its first byte, counted from the start of the file
+    nbytes: int
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A folder that passed every check; its weights are still on disk."""
+
+    folder: Path
+    config: dict[str, Any]
+    tensors: dict[str, TensorInfo]
+    sha256: str  # of tensors, config.json and tokenizer.json: not of paths or of the sharding
+
+
+@contextmanager
+def reading(folder: Path) -> Iterator[None]:
+    """Turn what the operating system refuses while `folder` is read into a ModelError."""
+    try:
+        yield
+    except OSError as error:
+        name = error.filename or folder
+        raise ModelError(f"{name} cannot be read: {error.strerror or error}") from error
+
+
+def open_checkpoint(folder: Path) -> Checkpoint:
+    """Check every file of a checkpoint and hash its content; raises ModelError.
+
+    Memory stays small whatever the model's size: tensors are streamed, never held.
+    """
+    with reading(folder):
+        if not folder.exists():
+            raise ModelError(
+                f"{folder}: no such folder. Models are not fetched from the hub: download one first"
+                " (hf download NAME --local-dir DIR) and give that folder"
+            )
+        if not folder.is_dir():
+            raise ModelError(f"{folder} is a file: give the checkpoint folder that holds it")
+        _require_file(folder / "config.json", "a checkpoint in Hugging Face layout has one")
+        config = read_json(folder / "config.json")
+        _check_sizes(folder / "config.json", config)
+        tensors = _read_tensor_table(folder)
+        _require_file(
+            folder / "tokenizer.json",
+            "save the model's fast tokenizer there (AutoTokenizer...save_pretrained)",
+        )
+        return Checkpoint(folder, config, tensors, _identity(folder, tensors))
+
+
+def load_tensors(checkpoint: Checkpoint, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    """All tensors on the CPU, floating-point ones cast to `dtype`; raises ModelError.
+
+    Integer and boolean tensors (causal masks that old checkpoints carry) keep their own dtype.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    if checkpoint.config.get("quantization_config"):
+        raise ModelError(
+            f"{checkpoint.folder} holds quantized weights (quantization_config in config.json):"
+            " dequantize and save it first"
+        )
+    names_in: dict[Path, list[str]] = {}
+    for name, info in checkpoint.tensors.items():
+        names_in.setdefault(info.file, []).append(name)
+    loaded: dict[str, torch.Tensor] = {}
+    with reading(checkpoint.folder):
+        for path, names in names_in.items():
+            try:
+                with safe_open(path, framework="pt") as file:
+                    for name in names:
+                        tensor = file.get_tensor(name)
+                        kept = dtype if tensor.is_floating_point() else tensor.dtype
+                        # The library maps the file: without a copy, a training run that saves
+                        # over this checkpoint would change the weights in mid-generation.
+                        loaded[name] = tensor.to(kept, copy=True)
+            except SafetensorError as error:
+                raise ModelError(f"{path} no longer loads ({error}): start again") from error
+    return loaded
+
+
+def read_json(path: Path, max_bytes: int = _MAX_CONFIG_BYTES) -> dict[str, Any]:
+    """The JSON object in `path`; raises ModelError if it is too large or anything else."""
+    size = path.stat().st_size
+    if size > max_bytes:
+        raise ModelError(
+            f"{path} is too large to be what its name says: {size} bytes, expected at most"
+            f" {max_bytes}; fetch or save it again"
+        )
+    try:
+        value = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise ModelError(f"{path} is not valid JSON ({error}): fetch or save it again") from error
+    if not isinstance(value, dict):
+        raise ModelError(f"{path} must hold a JSON object, got {type(value).__name__}")
+    return value
+
+
+def _require_file(path: Path, advice: str) -> None:
+    if not path.is_file():
+        raise ModelError(f"{path.parent} has no {path.name}: {advice}")
+
+
+def _check_sizes(path: Path, config: dict[str, Any]) -> None:
+    if config.get("vocab_size") is None:
+        raise ModelError(f"{path} has no vocab_size: a causal language model's config has one")
+    for key, limit in _SIZE_LIMITS.items():
+        value = config.get(key)
+        if value is not None and not (type(value) is int and 1 <= value <= limit):
+            raise ModelError(
+                f"{path}: {key} must be an integer from 1 to {limit}, got {value!r:.40}"
+            )
+
+
+def _read_tensor_table(folder: Path) -> dict[str, TensorInfo]:
+    # The same order of preference as in transformers.
+    single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
+    if single.is_file():
+        tensors = _read_header(single)
+    elif index.is_file():
+        tensors = _read_shards(index)
+    else:
+        raise ModelError(_why_no_weights(folder))
+    if not tensors:
+        raise ModelError(f"{folder} has weight files without a single tensor: save it again")
+    return tensors
+
+
+def _why_no_weights(folder: Path) -> str:
+    pickles = sorted(
+        path.name
+        for path in folder.iterdir()
+        if path.suffix in _PICKLE_SUFFIXES and not path.name.startswith(_TRAINER_STATE)
+    )
+    if not pickles:
+        return f"{folder} has no weights: expected model.safetensors or its sharded form's index"
+    call = f"M.from_pretrained({str(folder)!r}).save_pretrained({str(folder)!r})"
+    return (
+        f"{folder} has only pickle weights ({pickles[0]}), which can run code when loaded, so they"
+        " are refused. Convert them to safetensors once, if you trust their author:\n"
+        f'  python -c "from transformers import AutoModelForCausalLM as M; {call}"'
+    )
+
+
+def _read_shards(index: Path) -> dict[str, TensorInfo]:
+    content = read_json(index, _MAX_INDEX_BYTES)
+    weight_map = content.get("weight_map")
+    if not isinstance(weight_map, dict) or not all(isinstance(f, str) for f in weight_map.values()):
+        raise ModelError(f"{index}: weight_map must map each tensor to its file; save it again")
+    tensors: dict[str, TensorInfo] = {}
+    for name in sorted(set(weight_map.values())):
+        for tensor, info in _read_header(_shard_path(index, name)).items():
+            if tensor in tensors:
+                first = tensors[tensor].file.name
+                raise ModelError(
+                    f"{index}: {tensor!r} is in {first!r} and again in {name!r}; save it again"
+                )
+            tensors[tensor] = info
+    for tensor, name in weight_map.items():
+        if tensor not in tensors or tensors[tensor].file.name != name:
+            raise ModelError(f"{index} lists {tensor!r} in {name!r}, which lacks it; save it again")
+    for tensor in tensors.keys() - weight_map.keys():
+        raise ModelError(
+            f"{tensors[tensor].file} holds {tensor!r}, which {index.name} lacks; save it again"
+        )
+    _check_total_size(index, content.get("metadata"), sum(t.nbytes for t in tensors.values()))
+    return tensors
+
+
+def _shard_path(index: Path, name: str) -> Path:
+    # Only the name is judged: in the hub's cache a plain name is a link to a blob elsewhere.
+    if name in ("", "..") or Path(name).name != name:
+        raise ModelError(
+            f"{index} names {name!r}: a shard must be a plain file name in the same folder"
+        )
+    path = index.parent / name
+    _require_file(path, f"{index.name} lists it; fetch the missing file")
+    return path
+
+
+def _check_total_size(index: Path, metadata: object, found: int) -> None:
+    promised = metadata.get("total_size") if isinstance(metadata, dict) else None
+    if promised is not None and promised != found:
+        raise ModelError(
+            f"{index}: total_size is {promised!r}, the shards hold {found} bytes of tensors;"
+            " fetch them again, or correct the number if you know that they are whole"
+        )
+
+
+def _read_header(path: Path) -> dict[str, TensorInfo]:
+    """The tensors of a safetensors file; raises ModelError unless it is exactly as promised."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if length > _MAX_HEADER_BYTES:
+            raise _bad_header(path, f"a length of {length} bytes")
+        data_start = 8 + length
+        if size < data_start:
+            raise _cut_short(path, data_start, size)
+        header = _parse_header(path, file.read(length))
+    infos = {name: _tensor_info(path, data_start, name, header[name]) for name in header}
+    end = data_start
+    for name, info in sorted(infos.items(), key=lambda item: (item[1].start, item[1].nbytes)):
+        if info.start != end:
+            raise _bad_header(path, f"a gap or an overlap before tensor {name!r:.80}")
+        end += info.nbytes
+    if size < end:
+        raise _cut_short(path, end, size)
+    if size > end:
+        raise ModelError(
+            f"{path} is longer than promised: {end} bytes expected, {size} found;"
+            f" the {size - end} trailing bytes do not belong to it, fetch or save it again"
+        )
+    return infos
+
+
+def _parse_header(path: Path, raw: bytes) -> dict[str, Any]:
+    try:
+        if not raw.startswith(b"{"):
+            raise ValueError("it does not begin with '{'")
+        header: dict[str, Any] = json.loads(raw.decode(), object_pairs_hook=_without_duplicates)
+        "".join(header).encode()  # JSON can spell lone surrogates, which are no text
+    except (ValueError, RecursionError) as error:
+        raise _bad_header(path, f"no valid JSON ({error})") from error
+    metadata = header.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
+        raise _bad_header(path, "a __metadata__ that is not a table of strings")
+    return header
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    table = dict(pairs)
+    if len(table) != len(pairs):
+        raise ValueError("a name occurs twice in one object")
+    return table
+
+
+def _tensor_info(path: Path, data_start: int, name: str, entry: object) -> TensorInfo:
+    where = f"of tensor {name!r:.80}"
+    if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
+        raise _bad_header(path, f"an entry {where} without exactly dtype, shape and data_offsets")
+    dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+    if not isinstance(dtype, str) or dtype not in _ITEM_BYTES:
+        raise _bad_header(path, f"an unsupported dtype {where}: {dtype!r:.40}")
+    if not _are_sizes(shape) or len(shape) > _MAX_DIMENSIONS:
+        raise _bad_header(path, f"an impossible shape {where}: {shape!r:.80}")
+    if not _are_sizes(offsets) or len(offsets) != 2:
+        raise _bad_header(path, f"impossible data_offsets {where}: {offsets!r:.80}")
+    nbytes = math.prod(shape) * _ITEM_BYTES[dtype]
+    if offsets[1] - offsets[0] != nbytes:
+        raise _bad_header(
+            path, f"{dtype} {shape} {where} as {offsets[1] - offsets[0]} bytes instead of {nbytes}"
+        )
+    return TensorInfo(path, dtype, tuple(shape), data_start + offsets[0], nbytes)
+
+
+def _are_sizes(value: object) -> bool:
+    return isinstance(value, list) and all(type(n) is int and 0 <= n < 1 << 63 for n in value)
+
+
+def _bad_header(path: Path, what: str) -> ModelError:
+    return ModelError(
+        f"{path} has a bad safetensors header: {what};"
+        " fetch it again (in a git clone: git lfs pull)"
+    )
+
+
+def _cut_short(path: Path, expected: int, found: int) -> ModelError:
+    return ModelError(
+        f"{path} is shorter than promised: {expected} bytes expected, {found} found;"
+        " the download or copy was cut off, fetch it again"
+    )
+
+
+def _identity(folder: Path, tensors: dict[str, TensorInfo]) -> str:
+    """SHA-256 of the tensors (name, dtype, shape, content; by name) and the two JSON files."""
+    ordered = sorted(tensors.items())
+    digest = hashlib.sha256()
+    with ThreadPoolExecutor() as pool:  # hashing and reading both release the interpreter lock
+        contents = pool.map(_hash_tensor, (info for _, info in ordered))
+        for (name, info), content in zip(ordered, contents, strict=True):
+            digest.update(json.dumps([name, info.dtype, info.shape]).encode() + content)
+    for name in ("config.json", "tokenizer.json"):
+        with (folder / name).open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
+
+
+def _hash_tensor(info: TensorInfo) -> bytes:
+    digest = hashlib.sha256()
+    with info.file.open("rb") as file:
+        file.seek(info.start)
+        left = info.nbytes
+        while left:
+            chunk = file.read(min(left, _READ_BYTES))
+            if not chunk:
+                end = info.start + info.nbytes
+                raise _cut_short(info.file, end, end - left)
+            digest.update(chunk)
+            left -= len(chunk)
+    return digest.digest()

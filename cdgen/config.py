@@ -1,0 +1,101 @@
+"""What `cdgen generate` may be told, by flags or by a YAML file, checked in one place."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from cdgen.errors import UsageError
+
+SLOT_MULTIPLE = 16  # row counts at which a matrix product gives each row the same bits
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+class GenerateConfig(BaseModel):
+    """Every field is a flag of `cdgen generate` of the same name, with its default."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    good: Path
+    bad: str = "none"
+    prompts: str
+    out: Path
+    strategy: Literal["cd", "vanilla", "plausible"] = "cd"
+    contrast: float = Field(default=1.0, ge=0)
+    alpha: float = Field(default=0.1, ge=0, le=1)
+    temperature: float = Field(default=1.0, ge=0, allow_inf_nan=False)
+    top_k: int = Field(default=0, ge=0)
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    min_p: float = Field(default=0.0, ge=0, le=1)
+    prompt_tokens: int = Field(default=20, ge=1)
+    num_sequences: int = Field(default=8, ge=1)
+    max_new_tokens: int = Field(default=400, ge=1)
+    on_eos: Literal["stop", "continue"] = "stop"
+    seed: int = Field(default=0, ge=0, lt=2**64)
+    slots: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
+    dtype: Literal["auto", "float32"] = "auto"
+    device: Literal["auto", "cpu"] = "auto"
+    shard: str = "0/1"
+    range_size: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
+    logprobs: bool = False
+    max_quarantined: int = Field(default=0, ge=0)
+
+    @field_validator("slots", "range_size", mode="before")
+    @classmethod
+    def _number_or_auto(cls, value: Any) -> Any:
+        """The command line gives text: a number in it is meant as one."""
+        return int(value) if isinstance(value, str) and value.isdigit() else value
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.slots != "auto" and self.slots % SLOT_MULTIPLE:
+            raise ValueError(f"--slots: expected a multiple of {SLOT_MULTIPLE}, got {self.slots}")
+        if self.strategy == "cd" and self.bad == "none":
+            raise ValueError(
+                "--strategy cd needs --bad: a checkpoint folder or dropout:P"
+                " (to sample from GOOD alone: --strategy vanilla)"
+            )
+        return self
+
+
+def generate_config(flags: Mapping[str, Any], file: Path | None) -> GenerateConfig:
+    """The flags that were given, over the YAML file's, over the defaults. Raises UsageError."""
+    values = read_yaml(file) if file else {}
+    values = {key.replace("-", "_"): value for key, value in values.items()}
+    given = {name: value for name, value in flags.items() if value is not None}
+    return validated(GenerateConfig, {**values, **given})
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file; raises UsageError where there is none."""
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(values, dict):
+        raise UsageError(f"{path}: expected `name: value` lines, got {type(values).__name__}")
+    return values
+
+
+def validated(model: type[Model], values: Mapping[str, Any]) -> Model:
+    """`values` as a `model`; raises UsageError with the first field that does not fit."""
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        if first["type"] == "value_error" and not first["loc"]:
+            raise UsageError(str(first["ctx"]["error"])) from error
+        flag = "--" + str(first["loc"][0]).replace("_", "-")
+        if first["type"] == "missing":
+            raise UsageError(f"{flag} is missing: give the flag or put it into --config") from error
+        if first["type"] == "extra_forbidden":
+            raise UsageError(f"{flag[2:]} in --config is no option of this command") from error
+        message = first["msg"][0].lower() + first["msg"][1:]
+        raise UsageError(f"{flag}: {message}, got {first['input']!r}") from error

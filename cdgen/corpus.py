@@ -1,0 +1,353 @@
+"""The corpus on disk: its rows, the files that hold them, the commit of a range, and progress.
+
+OUT/.cdgen/plan.json                       what decides the bytes
+OUT/.cdgen/prompts/                        the prompt table
+OUT/.cdgen/ranges/range-0000007.parquet    committed once range-0000007.json is there too
+OUT/.cdgen/heartbeats/, OUT/.cdgen/locks/  the workers of this moment
+OUT/data/, README.md, manifest.json        made by `cdgen.finalize`; the manifest comes last
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+from pydantic import ValidationError
+
+from cdgen.errors import StorageError
+from cdgen.plan import (
+    STATE,
+    FrozenModel,
+    Plan,
+    Shard,
+    heartbeat_path,
+    is_finalized,
+    parse_plan,
+    read_plan,
+)
+from cdgen.storage import (
+    canonical_json,
+    make_folder,
+    read_record,
+    require_space,
+    write_atomic,
+    write_record,
+)
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    from tokenizers import Tokenizer
+
+FINISH_REASONS = ("eos", "length", "quarantined")
+# Before compression: 4 bytes for the id and about 4 characters of text. Real files are smaller.
+_BYTES_PER_TOKEN = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One sequence of the corpus."""
+
+    sequence_id: int
+    prompt_id: int
+    text: str
+    tokens: list[int]  # prompt included
+    prompt_tokens: int
+    new_tokens: int
+    finish_reason: str  # one of FINISH_REASONS
+    mean_plausible: float  # mean size of the plausible set over the new tokens
+    good_logprob: float | None  # nats over the new tokens; None unless the plan has logprobs
+
+
+class Counts(FrozenModel):
+    """What some rows hold together."""
+
+    rows: int
+    tokens: int  # prompts included
+    new_tokens: int
+    words: int  # separated by whitespace
+    text_bytes: int  # UTF-8
+    finish_reasons: dict[str, int]
+
+    def __add__(self, other: Counts) -> Counts:
+        reasons = {r: self.finish_reasons[r] + other.finish_reasons[r] for r in FINISH_REASONS}
+        names = ("rows", "tokens", "new_tokens", "words", "text_bytes")
+        sums = {name: getattr(self, name) + getattr(other, name) for name in names}
+        return Counts(**sums, finish_reasons=reasons)
+
+
+NOTHING = Counts(
+    rows=0,
+    tokens=0,
+    new_tokens=0,
+    words=0,
+    text_bytes=0,
+    finish_reasons=dict.fromkeys(FINISH_REASONS, 0),
+)
+
+
+class FileEntry(Counts):
+    """A Parquet file and its content."""
+
+    path: str  # relative to OUT
+    bytes: int
+    sha256: str
+
+    @property
+    def counts(self) -> Counts:
+        return Counts.model_validate(self.model_dump(include=set(Counts.model_fields)))
+
+
+class RangeEntry(FileEntry):
+    """The commit of one range."""
+
+    plan_sha256: str
+
+
+class Manifest(FrozenModel):
+    """OUT/manifest.json: a pure function of the plan and the rows, without times or host names."""
+
+    plan: Plan
+    plan_sha256: str
+    files: tuple[FileEntry, ...]
+    totals: Counts
+
+
+def render_text(tokenizer: Tokenizer, tokens: Sequence[int], boundaries: Collection[int]) -> str:
+    """The text of `tokens`; `boundaries` (BOS and EOS ids) separate documents by a blank line."""
+    documents: list[list[int]] = [[]]
+    for token in tokens:
+        if token in boundaries:
+            documents.append([])
+        else:
+            documents[-1].append(token)
+    texts = (tokenizer.decode(document, skip_special_tokens=True) for document in documents)
+    return "\n\n".join(text for text in texts if text)
+
+
+# ---- Parquet -----------------------------------------------------------------------------------
+
+
+def row_schema(plan: Plan) -> pa.Schema:
+    import pyarrow as pa
+
+    columns = [
+        ("sequence_id", pa.int64()),
+        ("prompt_id", pa.int64()),
+        ("text", pa.string()),
+        ("tokens", pa.list_(pa.int32())),
+        ("prompt_tokens", pa.int32()),
+        ("new_tokens", pa.int32()),
+        ("finish_reason", pa.string()),
+        ("mean_plausible", pa.float32()),
+    ]
+    if plan.logprobs:
+        columns.append(("good_logprob", pa.float32()))
+    return pa.schema(columns)
+
+
+def parquet_writer(file: BinaryIO, plan: Plan) -> pq.ParquetWriter:
+    """One writer for ranges and finished files. Its bytes depend on the rows and pyarrow alone."""
+    import pyarrow.parquet as pq
+
+    return pq.ParquetWriter(
+        file,
+        row_schema(plan),
+        compression="zstd",
+        compression_level=3,
+        write_page_index=True,
+        write_page_checksum=True,
+    )
+
+
+def count_rows(table: pa.Table) -> Counts:
+    """Counts of rows as they are in a file. `table`: any table with the columns of `row_schema`."""
+    import pyarrow.compute as pc
+
+    texts = table["text"].to_pylist()
+    reasons = table["finish_reason"].to_pylist()
+    return Counts(
+        rows=table.num_rows,
+        tokens=pc.sum(pc.list_value_length(table["tokens"]), min_count=0).as_py(),
+        new_tokens=pc.sum(table["new_tokens"], min_count=0).as_py(),
+        words=sum(len(text.split()) for text in texts),
+        text_bytes=pc.sum(pc.binary_length(table["text"]), min_count=0).as_py(),
+        finish_reasons={reason: reasons.count(reason) for reason in FINISH_REASONS},
+    )
+
+
+# ---- ranges ------------------------------------------------------------------------------------
+
+
+def range_path(out: Path, index: int) -> Path:
+    return out / STATE / "ranges" / f"range-{index:07}.parquet"
+
+
+def commit_range(out: Path, plan: Plan, index: int, rows: Iterable[Row]) -> RangeEntry:
+    """Make `rows`, in any order, the committed content of range `index`.
+
+    Raises ValueError if they are not exactly the rows that the plan puts there, StorageError if
+    they cannot be written; earlier commits are untouched either way.
+    """
+    import pyarrow as pa
+
+    ordered = sorted(rows, key=lambda row: row.sequence_id)
+    _require_planned(ordered, plan, index)
+    schema = row_schema(plan)
+    columns = {name: [getattr(row, name) for row in ordered] for name in schema.names}
+    table = pa.table(columns, schema=schema)
+
+    def write(file: BinaryIO) -> None:
+        with parquet_writer(file, plan) as writer:
+            writer.write_table(table)
+
+    path = range_path(out, index)
+    written = write_atomic(path, write)
+    entry = RangeEntry(
+        path=str(path.relative_to(out)),
+        bytes=written.bytes,
+        sha256=written.sha256,
+        plan_sha256=plan.sha256,
+        **count_rows(table).model_dump(),
+    )
+    write_record(path.with_suffix(".json"), entry.model_dump(mode="json"))
+    return entry
+
+
+def _require_planned(rows: Sequence[Row], plan: Plan, index: int) -> None:
+    expected = plan.sequence_ids(index)
+    if [row.sequence_id for row in rows] != list(expected):
+        raise ValueError(
+            f"range {index}: expected each of the sequences {expected.start} to "
+            f"{expected.stop - 1} once, got {len(rows)} rows with other ids"
+        )
+    for row in rows:
+        consistent = (
+            row.prompt_id == plan.prompt_id(row.sequence_id)
+            and len(row.tokens) == row.prompt_tokens + row.new_tokens
+            and row.finish_reason in FINISH_REASONS
+            and (row.good_logprob is not None) == (plan.logprobs and row.new_tokens > 0)
+        )
+        if not consistent:
+            raise ValueError(f"sequence {row.sequence_id} contradicts itself or the plan: {row}")
+
+
+def read_range(out: Path, plan: Plan, index: int) -> RangeEntry | None:
+    """The entry of range `index`, None while it is not committed.
+
+    Committed: the entry is intact and of this plan, and its file has the size it had.
+    """
+    path = range_path(out, index)
+    try:
+        entry = RangeEntry.model_validate(read_record(path.with_suffix(".json")))
+        size = path.stat().st_size
+    except (StorageError, ValidationError, FileNotFoundError):
+        return None
+    return entry if (entry.bytes, entry.plan_sha256) == (size, plan.sha256) else None
+
+
+def pending_ranges(out: Path, plan: Plan, shard: Shard) -> list[int]:
+    """The ranges that `shard` still has to make, in order."""
+    if is_finalized(out):
+        return []
+    return [index for index in shard.ranges(plan) if read_range(out, plan, index) is None]
+
+
+def check_space(out: Path, plan: Plan) -> None:
+    """Raises StorageError unless one more range fits on the disk, by a generous estimate."""
+    tokens = plan.range_size * (plan.prompts.prompt_tokens + plan.max_new_tokens)
+    require_space(out, tokens * _BYTES_PER_TOKEN)
+
+
+def read_manifest(out: Path) -> Manifest:
+    """Raises StorageError if it is damaged, PlanMismatch if it has another format."""
+    path = out / "manifest.json"
+    record = read_record(path)
+    try:
+        return Manifest.model_validate({**record, "plan": parse_plan(record["plan"], str(path))})
+    except (ValidationError, KeyError) as error:
+        raise StorageError(f"{path} is not a manifest of this cdgen: {error}.") from error
+
+
+# ---- progress ----------------------------------------------------------------------------------
+
+# A worker beats every few seconds; a step on a slow machine or a paused node may take longer.
+ALIVE_SECONDS = 120.0
+
+
+@dataclass(frozen=True, slots=True)
+class Heartbeat:
+    """What a worker says about itself."""
+
+    shard: str  # I/N
+    time: float  # seconds since 1970
+    host: str
+    pid: int
+    range_index: int  # being made
+    new_tokens: int  # since the worker began
+    tokens_per_second: float
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """Where a corpus stands."""
+
+    ranges_done: int
+    ranges_total: int
+    counts: Counts  # of the committed ranges
+    workers: tuple[Heartbeat, ...]
+    now: float  # seconds since 1970
+    eta_seconds: float | None  # None when nothing is left, or nobody works on it
+    finalized: bool
+
+    def is_alive(self, worker: Heartbeat) -> bool:
+        return self.now - worker.time < ALIVE_SECONDS
+
+
+def beat(
+    out: Path, shard: Shard, range_index: int, new_tokens: int, tokens_per_second: float
+) -> None:
+    """Tell `status` that this worker lives. Call it every few seconds."""
+    path = heartbeat_path(out, shard)
+    host, pid, now = socket.gethostname(), os.getpid(), time.time()
+    heartbeat = Heartbeat(str(shard), now, host, pid, range_index, new_tokens, tokens_per_second)
+    make_folder(path.parent)
+    write_atomic(path, canonical_json(asdict(heartbeat)))
+
+
+def status(out: Path) -> Status:
+    """Read-only, at any time. Raises UsageError, StorageError or PlanMismatch as `read_plan`."""
+    plan = read_plan(out)
+    finalized = is_finalized(out)
+    if finalized:
+        done, counts = plan.num_ranges, read_manifest(out).totals
+    else:
+        done, counts = 0, NOTHING
+        for index in range(plan.num_ranges):
+            if entry := read_range(out, plan, index):
+                done, counts = done + 1, counts + entry.counts
+    now = time.time()
+    workers = _read_heartbeats(out)
+    rate = sum(w.tokens_per_second for w in workers if now - w.time < ALIVE_SECONDS)
+    per_row = counts.new_tokens / counts.rows if counts.rows else plan.max_new_tokens
+    left = (plan.num_sequences - counts.rows) * per_row
+    eta = left / rate if left and rate else None
+    return Status(done, plan.num_ranges, counts, workers, now, eta, finalized)
+
+
+def _read_heartbeats(out: Path) -> tuple[Heartbeat, ...]:
+    names = {field.name for field in fields(Heartbeat)}
+    heartbeats = []
+    for path in sorted((out / STATE / "heartbeats").glob("shard-*.json")):
+        try:
+            content = json.loads(path.read_bytes())
+        except FileNotFoundError:  # the worker has just ended
+            continue
+        heartbeats.append(Heartbeat(**{name: content[name] for name in names}))
+    return tuple(heartbeats)

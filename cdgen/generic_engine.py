@@ -1,0 +1,102 @@
+"""Any causal LM of transformers: the same sampler and the same promise, without the lean decoder.
+
+A wave is a group of sequences with prompts of equal length that begin together, so that no row is
+padded. Who is in a wave depends on the range alone, and a range is generated whole or not at all:
+its bytes are the same however the run was interrupted or divided.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cdgen.engine import Limits, Request, Sequence, StepReport, log_probs
+from cdgen.errors import ModelError
+from cdgen.kernels.sample_contrastive import sample_contrastive
+from cdgen.kernels.sampling_params import RowStatus, SampleOutput, SamplingParams
+
+
+def load_causal_lm(folder: Path, dtype: torch.dtype) -> Any:
+    """A model from safetensors alone, running none of the checkpoint's code; raises ModelError."""
+    from transformers import AutoModelForCausalLM
+
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=dtype, use_safetensors=True, local_files_only=True
+        )
+    except (ValueError, OSError, KeyError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ModelError(f"transformers cannot load {folder}: {reason}") from error
+    return model.eval()
+
+
+@dataclass
+class GenericEngine:
+    """GOOD and BAD as transformers models, in waves of at most `slots` rows."""
+
+    good: Any
+    bad: Any | None
+    slots: int
+    params: SamplingParams
+    limits: Limits
+    seed: int
+    vocab_size: int
+    logprobs: bool = False
+    on_step: Callable[[StepReport], None] = field(default=lambda report: None)
+
+    @torch.inference_mode()
+    def generate(self, requests: Iterable[Request]) -> Iterator[Sequence]:
+        """The sequences of one range, wave by wave."""
+        ordered = sorted(requests, key=lambda r: (len(r.prompt), r.sequence_id))
+        for _, equal in groupby(ordered, key=lambda r: len(r.prompt)):
+            rows = [Sequence.start(request) for request in equal]
+            for first in range(0, len(rows), self.slots):
+                yield from self._run(rows[first : first + self.slots])
+
+    def _run(self, wave: list[Sequence]) -> list[Sequence]:
+        ids = torch.tensor([sequence.sequence_id for sequence in wave])
+        inputs = torch.tensor([sequence.tokens for sequence in wave])  # [B, T]
+        position = inputs.shape[1]
+        good_cache = bad_cache = None
+        while not all(sequence.finish_reason for sequence in wave):
+            logits, good_cache = _advance(self.good, inputs, good_cache)
+            bad_logits = None
+            if self.bad is not None:
+                bad_logits, bad_cache = _advance(self.bad, inputs, bad_cache)
+            out = sample_contrastive(
+                logits, bad_logits, self.params, seed=self.seed, sequence_ids=ids,
+                positions=torch.full_like(ids, position), vocab_size=self.vocab_size,
+            )  # fmt: skip
+            self._append(wave, out, logits)
+            # A finished row goes on with what it draws, unread: the wave's shape never changes.
+            inputs = out.tokens.clamp(min=0)[:, None]
+            position += 1
+        return wave
+
+    def _append(self, wave: list[Sequence], out: SampleOutput, logits: torch.Tensor) -> None:
+        logprob = log_probs(logits, out.tokens, self.vocab_size) if self.logprobs else None
+        drawn = plausible = 0
+        for row, sequence in enumerate(wave):
+            if sequence.finish_reason:
+                continue
+            status = int(out.status[row])
+            sequence.append(int(out.tokens[row]), status, int(out.plausible[row]), self.limits)
+            if status == RowStatus.OK:
+                drawn, plausible = drawn + 1, plausible + int(out.plausible[row])
+                if logprob is not None:
+                    sequence.good_logprob = (sequence.good_logprob or 0.0) + float(logprob[row])
+        self.on_step(StepReport(drawn, plausible))
+
+
+def _advance(
+    model: Any,
+    inputs: torch.Tensor,  # [B, T] int64
+    cache: Any | None,
+) -> tuple[torch.Tensor, Any]:  # logits of the last position [B, V], the grown cache
+    out = model(input_ids=inputs, past_key_values=cache, use_cache=True)
+    return out.logits[:, -1], out.past_key_values

@@ -1,0 +1,345 @@
+"""The plan (all that decides the bytes of a corpus), its division into work, and opening OUT."""
+
+from __future__ import annotations
+
+import math
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from cdgen.errors import PlanMismatch, StorageError, UsageError
+from cdgen.storage import (
+    lock,
+    make_folder,
+    read_record,
+    record_checksum,
+    remove_file,
+    remove_temporaries,
+    temporary_of,
+    write_record,
+)
+
+STATE = ".cdgen"  # the folder in OUT for all that is not the corpus itself
+ROWS_PER_FILE = 50_000
+_DECIDING_LIBRARIES = ("torch", "transformers", "tokenizers", "pyarrow")
+_MISSING = "(absent)"
+
+
+def library_versions() -> dict[str, str]:
+    """Installed versions of the libraries whose releases may change a logit or a Parquet byte."""
+    return {name: version(name) for name in _DECIDING_LIBRARIES}
+
+
+class FrozenModel(BaseModel):
+    """A record whose fields are all known and never change."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class PromptPlan(FrozenModel):
+    """Which prompts: the source's bytes, the tokens made of them, and how many there are."""
+
+    source_sha256: str
+    tokens_sha256: str
+    count: int = Field(ge=1)
+    prompt_tokens: int = Field(ge=1)  # at most so many tokens of each document, BOS included
+
+
+class SamplingPlan(FrozenModel):
+    """The fields of `SamplingParams`, here without importing torch."""
+
+    good_weight: float
+    bad_weight: float
+    alpha: float
+    temperature: float
+    top_k: int
+    top_p: float
+    min_p: float
+
+
+class Plan(FrozenModel):
+    """Sequence s continues prompt s // sequences_per_prompt.
+
+    Range r is the sequences [r * range_size, (r + 1) * range_size), cut at num_sequences. It is the
+    unit of work, of commit and of loss. Raises pydantic's ValidationError on an impossible value.
+    """
+
+    format_version: Literal[1] = 1
+    cdgen_version: str
+    libraries: dict[str, str] = Field(default_factory=library_versions)
+    prompts: PromptPlan
+    good_sha256: str
+    bad: str  # sha256 of BAD, "dropout:P" or "none"
+    sampling: SamplingPlan
+    strategy: Literal["cd", "vanilla", "plausible"]
+    seed: int
+    sequences_per_prompt: int = Field(ge=1)
+    num_sequences: int = Field(ge=1)
+    max_new_tokens: int = Field(ge=1)
+    on_eos: Literal["stop", "continue"]
+    eos_token_ids: tuple[int, ...]
+    vocab_size: int = Field(ge=1)
+    logprobs: bool
+    slots: int = Field(ge=1)
+    range_size: int = Field(ge=1)
+    dtype: str
+    device: str  # the kind of device, not which one
+    decoder: Literal["lean", "transformers"]
+    backend: str
+
+    @model_validator(mode="after")
+    def _count_sequences(self) -> Self:
+        expected = self.prompts.count * self.sequences_per_prompt
+        if self.num_sequences != expected:
+            raise ValueError(
+                f"num_sequences: expected {self.prompts.count} prompts x "
+                f"{self.sequences_per_prompt} = {expected}, got {self.num_sequences}"
+            )
+        return self
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the canonical JSON of the plan."""
+        return record_checksum(self.fields)
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """The plan in JSON's own types."""
+        return self.model_dump(mode="json")
+
+    @property
+    def num_ranges(self) -> int:
+        return -(-self.num_sequences // self.range_size)
+
+    def sequence_ids(self, range_index: int) -> range:
+        start = range_index * self.range_size
+        return range(start, min(start + self.range_size, self.num_sequences))
+
+    def prompt_id(self, sequence_id: int) -> int:
+        return sequence_id // self.sequences_per_prompt
+
+    @property
+    def ranges_per_file(self) -> int:
+        """Whole ranges, near ROWS_PER_FILE rows: a function of the plan, never of the workers."""
+        return max(1, ROWS_PER_FILE // self.range_size)
+
+    @property
+    def num_files(self) -> int:
+        return -(-self.num_ranges // self.ranges_per_file)
+
+    def file_ranges(self, file_index: int) -> range:
+        start = file_index * self.ranges_per_file
+        return range(start, min(start + self.ranges_per_file, self.num_ranges))
+
+
+def parse_plan(fields: Mapping[str, Any], origin: str) -> Plan:
+    """The plan stored in `origin`.
+
+    Raises PlanMismatch if another version of the format wrote it, StorageError if it is no plan.
+    """
+    found, known = fields.get("format_version"), Plan.model_fields["format_version"].default
+    if found != known:
+        raise PlanMismatch(
+            f"{origin} has corpus format {found!r}, this cdgen writes {known}: "
+            "use the cdgen version that began the corpus, or choose another --out."
+        )
+    try:
+        return Plan.model_validate(fields)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(map(str, first["loc"])) or "plan"
+        raise StorageError(
+            f"{origin} is not a plan of this cdgen: {name}: {first['msg']}."
+        ) from error
+
+
+def differences(old: Plan, new: Plan) -> list[str]:
+    """One text per field that differs: its dotted name and both values."""
+    before, after = _flat(old.fields), _flat(new.fields)
+    names = [*before, *(name for name in after if name not in before)]
+    pairs = ((name, before.get(name, _MISSING), after.get(name, _MISSING)) for name in names)
+    return [f"{name}: was {_brief(a)}, now {_brief(b)}" for name, a, b in pairs if a != b]
+
+
+def require_same(old: Plan, new: Plan, out: object) -> None:
+    """Raises PlanMismatch naming every difference."""
+    changed = differences(old, new)
+    if changed:
+        raise PlanMismatch(
+            f"{out} holds a corpus made from another plan: {'; '.join(changed)}.\n"
+            "Use the earlier values to go on with it, or choose another --out."
+        )
+
+
+def _flat(fields: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in fields.items():
+        nested = isinstance(value, Mapping)
+        flat |= _flat(value, f"{prefix}{key}.") if nested else {f"{prefix}{key}": value}
+    return flat
+
+
+def _brief(value: Any) -> str:
+    is_digest = isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value)
+    return f"{value[:12]}..." if is_digest else str(value)
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """Worker `index` of `count` takes every count-th range: those with r % count == index."""
+
+    index: int
+    count: int
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """From "I/N". Raises UsageError."""
+        match = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", text)
+        if not match or not int(match[1]) < int(match[2]):
+            raise UsageError(
+                f"--shard: expected I/N with I from 0 to N-1 (0/4 is the first of 4), got {text!r}"
+            )
+        return cls(int(match[1]), int(match[2]))
+
+    def __str__(self) -> str:
+        return f"{self.index}/{self.count}"
+
+    def owns(self, range_index: int) -> bool:
+        return range_index % self.count == self.index
+
+    def overlaps(self, other: Shard) -> bool:
+        """Whether some range index belongs to both."""
+        common = math.gcd(self.count, other.count)
+        return self.index % common == other.index % common
+
+    def ranges(self, plan: Plan) -> range:
+        return range(self.index, plan.num_ranges, self.count)
+
+    @property
+    def label(self) -> str:
+        """For file names."""
+        return f"{self.index}-of-{self.count}"
+
+
+# ---- the folder that the workers share ---------------------------------------------------------
+
+
+def prompts_folder(out: Path) -> Path:
+    return out / STATE / "prompts"
+
+
+def heartbeat_path(out: Path, shard: Shard) -> Path:
+    return out / STATE / "heartbeats" / f"shard-{shard.label}.json"
+
+
+def is_finalized(out: Path) -> bool:
+    return (out / "manifest.json").exists()
+
+
+def has_plan(out: Path) -> bool:
+    return (out / STATE / "plan.json").exists() or is_finalized(out)
+
+
+def read_plan(out: Path) -> Plan:
+    """The plan of the corpus in `out`.
+
+    Raises UsageError if there is none, StorageError if it is damaged, PlanMismatch if it has
+    another format.
+    """
+    path = out / STATE / "plan.json"
+    if path.exists():
+        return parse_plan(read_record(path), str(path))
+    if is_finalized(out):
+        path = out / "manifest.json"
+        return parse_plan(read_record(path)["plan"], str(path))
+    raise UsageError(f"{out} holds no cdgen corpus: expected {path} in it.")
+
+
+@contextmanager
+def set_up(out: Path) -> Iterator[None]:
+    """Hold `out` while its prompts and plan are made or compared; other workers wait meanwhile.
+
+    If the block raises before `out` has a plan, all that was written is removed again. Raises
+    PlanMismatch if `out` holds something else, StorageError if it cannot be written.
+    """
+    _require_ours(out)
+    absent = [folder for folder in (out, *out.parents) if not folder.exists()]
+    state = out / STATE
+    with lock(state / "locks" / "set-up.lock"):
+        remove_temporaries(state)
+        if not (state / "plan.json").exists() and prompts_folder(out).exists():
+            shutil.rmtree(prompts_folder(out))  # of a set-up that was killed
+        make_folder(prompts_folder(out))
+        remove_temporaries(prompts_folder(out))
+        try:
+            yield
+        except BaseException:
+            if not (state / "plan.json").exists():
+                shutil.rmtree(state)
+                for folder in absent:
+                    with suppress(OSError):  # no longer empty: somebody else's by now
+                        folder.rmdir()
+            raise
+
+
+def _require_ours(out: Path) -> None:
+    try:
+        if out.exists() and not out.is_dir():
+            raise StorageError(f"--out {out} is a file: choose a folder.")
+        content = sorted(path.name for path in out.iterdir()) if out.exists() else []
+    except OSError as error:
+        raise StorageError(f"--out {out} cannot be read: {error.strerror}.") from error
+    if content and STATE not in content and "manifest.json" not in content:
+        raise PlanMismatch(
+            f"--out {out} is not empty (it holds {content[0]}) and no cdgen corpus: "
+            "choose an empty or a new folder."
+        )
+
+
+def open_plan(out: Path, plan: Plan) -> None:
+    """Begin the corpus of `plan` in `out`, or go on with it. Call it inside `set_up`.
+
+    Raises PlanMismatch naming what differs if `out` has another plan.
+    """
+    if has_plan(out):
+        require_same(read_plan(out), plan, out)
+    make_folder(out / STATE / "ranges")
+    if not (out / STATE / "plan.json").exists():
+        write_record(out / STATE / "plan.json", plan.fields)
+
+
+@contextmanager
+def hold_shard(out: Path, shard: Shard) -> Iterator[None]:
+    """Be the only process that works on the ranges of `shard`, and tidy up after killed ones.
+
+    Raises StorageError at once if another process holds a shard that shares ranges with this one.
+    """
+    locks = out / STATE / "locks"
+    busy = (
+        f"another process is generating shard {shard} of {out}, or one that shares ranges with it: "
+        "wait for it, stop it, or give every process its own --shard I/N of the same N."
+    )
+    with ExitStack() as held:
+        with lock(locks / "set-up.lock"):  # newcomers one by one: they try each other's locks
+            held.enter_context(lock(locks / f"shard-{shard.label}.lock", busy))
+            for path in locks.glob("shard-*.lock"):
+                other = Shard.parse(path.stem.removeprefix("shard-").replace("-of-", "/"))
+                if other != shard and other.overlaps(shard):
+                    with lock(path, busy):
+                        pass
+        heartbeat = heartbeat_path(out, shard)
+        remove_file(temporary_of(heartbeat))
+        for path in (out / STATE / "ranges").glob(".range-*.tmp"):
+            if shard.owns(int(path.name.removeprefix(".range-").partition(".")[0])):
+                remove_file(path)
+        try:
+            yield
+        finally:
+            heartbeat.unlink(missing_ok=True)

@@ -1,0 +1,102 @@
+"""What the user sees while a corpus is written: one live line on a terminal, else a line now and
+then, so that a log file stays readable."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Self
+
+LOG_INTERVAL = 10.0  # seconds between lines where there is no terminal
+BEAT_INTERVAL = 5.0  # seconds between heartbeats
+WINDOW = 30.0  # seconds over which the rate is taken
+
+
+@dataclass
+class Meter:
+    """Counts of this process."""
+
+    sequences: int = 0
+    tokens: int = 0
+    plausible: int = 0
+    started: float = field(default_factory=time.monotonic)
+    samples: list[tuple[float, int]] = field(default_factory=list)  # (time, tokens) in the window
+
+    def rate(self, now: float) -> float:
+        """Tokens per second over the last WINDOW seconds."""
+        self.samples = [s for s in self.samples if now - s[0] < WINDOW] + [(now, self.tokens)]
+        since, before = self.samples[0]
+        if now - since < 1:
+            since, before = self.started, 0
+        return (self.tokens - before) / max(now - since, 1e-9)
+
+
+class Progress:
+    """Shows a Meter: rate, time left and the mean plausible set; beats the heart meanwhile."""
+
+    def __init__(self, total: int, beat: Callable[[int, float], None]) -> None:
+        self.total, self.beat = total, beat
+        self.meter = Meter()
+        self.due = self.next_beat = 0.0
+        self.live: Any = None
+        if sys.stderr.isatty():
+            from rich.console import Console
+            from rich.live import Live
+
+            self.live = Live(console=Console(stderr=True), refresh_per_second=4)
+
+    def __enter__(self) -> Self:
+        if self.live:
+            self.live.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
+        if self.live:
+            self.live.stop()
+
+    def step(self, drawn: int, plausible: int) -> None:
+        """After every step of the engine."""
+        self.meter.tokens += drawn
+        self.meter.plausible += plausible
+        now = time.monotonic()
+        if now >= self.due:
+            self.due = now + (0.5 if self.live else LOG_INTERVAL)
+            self._show(now)
+        if now >= self.next_beat:
+            self.next_beat = now + BEAT_INTERVAL
+            self.beat(self.meter.tokens, self.meter.rate(now))
+
+    def _show(self, now: float) -> None:
+        meter = self.meter
+        if not meter.tokens:
+            return
+        line = (
+            f"{meter.sequences}/{self.total} sequences  {meter.tokens:,} tokens"
+            f"  {meter.rate(now):,.0f} tokens/s  plausible {meter.plausible / meter.tokens:.1f}"
+            f"  left {self._left(now)}"
+        )
+        if self.live:
+            self.live.update(line)
+        else:
+            print(line, file=sys.stderr, flush=True)
+
+    def _left(self, now: float) -> str:
+        if not self.meter.sequences:
+            return "?"
+        elapsed = now - self.meter.started
+        return duration(elapsed / self.meter.sequences * (self.total - self.meter.sequences))
+
+
+def duration(seconds: float) -> str:
+    """1:02:03 or 2:03"""
+    minutes, second = divmod(round(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"

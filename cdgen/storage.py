@@ -1,0 +1,246 @@
+"""Files that are either complete or absent, records that prove themselves, and locks.
+
+Every file of a corpus is written by `write_atomic`: temporary file in the same folder, fsync,
+rename, fsync of the folder. A process killed anywhere leaves the old file or the new one.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import io
+import json
+import os
+import shutil
+import signal
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from cdgen.errors import StorageError
+
+# The states of the disk between two system calls, in the order in which one file passes them.
+CRASH_POINTS = (
+    "before-write",  # the temporary file exists; before each write to it
+    "after-write",  # after each write, nothing synced yet
+    "after-fsync",  # the temporary file is durable, its name is still temporary
+    "after-rename",  # the file has its name, the folder is not synced
+    "after-folder-fsync",  # the file is durable
+    "before-remove",  # before a file is deleted
+    "after-remove",
+)
+_BUFFER_BYTES = 1 << 20
+_passings: dict[str, int] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What reached the disk."""
+
+    bytes: int
+    sha256: str
+
+
+def crash_point(name: str) -> None:
+    """Kill this process here if the environment asks for it: CDGEN_CRASH_AT="POINT:N".
+
+    For tests only. The process dies by SIGKILL when it passes POINT (one of CRASH_POINTS) for the
+    N-th time, counted from 1. No handler, `finally` or buffer flush runs, as in a real kill -9.
+    """
+    point, _, passing = os.environ.get("CDGEN_CRASH_AT", "").partition(":")
+    if point != name:
+        return
+    _passings[name] = _passings.get(name, 0) + 1
+    if _passings[name] == int(passing):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+class _HashingFile(io.FileIO):
+    """A raw file that hashes the bytes the operating system accepted."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, "wb")
+        self.digest = hashlib.sha256()
+        self.written = 0
+
+    def write(self, data: Any) -> int:  # `data`: any bytes-like object
+        crash_point("before-write")
+        count = super().write(data)
+        self.digest.update(memoryview(data)[:count])
+        self.written += count
+        crash_point("after-write")
+        return count
+
+
+def write_atomic(path: Path, content: bytes | Callable[[BinaryIO], None]) -> Written:
+    """Replace `path` by `content`, or by what the function `content` writes to its argument.
+
+    The file must be written front to back. On any exception the temporary file is removed and
+    `path` is untouched; an OSError becomes a StorageError. Writers of one path hold a lock.
+    """
+    temporary = temporary_of(path)
+    try:
+        written = _write_durably(temporary, content)
+        os.replace(temporary, path)
+        crash_point("after-rename")
+        sync_folder(path.parent)
+    except OSError as error:
+        _discard(temporary)
+        raise StorageError(
+            f"cannot write {path}: {error.strerror or error}. "
+            "Ranges committed before are kept: remove the cause, then run the same command again."
+        ) from error
+    except BaseException:
+        _discard(temporary)
+        raise
+    return written
+
+
+def _write_durably(path: Path, content: bytes | Callable[[BinaryIO], None]) -> Written:
+    raw = _HashingFile(path)
+    with io.BufferedWriter(raw, _BUFFER_BYTES) as file:
+        if isinstance(content, bytes):
+            file.write(content)
+        else:
+            content(file)
+        file.flush()
+        os.fsync(raw.fileno())
+        crash_point("after-fsync")
+    return Written(raw.written, raw.digest.hexdigest())
+
+
+def _discard(path: Path) -> None:
+    with suppress(OSError):  # the error that brought us here is the one to report
+        path.unlink(missing_ok=True)
+
+
+def temporary_of(path: Path) -> Path:
+    """Where `path` is written before it has its name: hidden, so that no data glob matches it."""
+    return path.with_name(f".{path.name}.tmp")
+
+
+def is_temporary(path: Path) -> bool:
+    return path.name.startswith(".") and path.name.endswith(".tmp")
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames and deletions in `folder` durable."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    crash_point("after-folder-fsync")
+
+
+def remove_file(path: Path) -> None:
+    """Delete `path` if it exists. Raises StorageError."""
+    crash_point("before-remove")
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise StorageError(f"cannot delete {path}: {error.strerror}.") from error
+    crash_point("after-remove")
+
+
+def remove_temporaries(folder: Path) -> None:
+    """Delete the temporary files of dead writers. The caller holds the lock of their writers."""
+    for path in folder.glob(".*.tmp"):
+        remove_file(path)
+
+
+def make_folder(path: Path) -> None:
+    """Create `path` and its parents, durably. Raises StorageError."""
+    if path.is_dir():
+        return
+    make_folder(path.parent)
+    try:
+        path.mkdir(exist_ok=True)
+        sync_folder(path.parent)
+    except OSError as error:
+        raise StorageError(f"cannot create the folder {path}: {error.strerror}.") from error
+
+
+def require_space(folder: Path, needed_bytes: int) -> None:
+    """Raises StorageError if the file system of `folder` has less than `needed_bytes` free."""
+    free = shutil.disk_usage(folder).free
+    if free < needed_bytes:
+        raise StorageError(
+            f"the disk of {folder} is too full: {needed_bytes / 1e6:.1f} MB needed for the next "
+            f"file, {free / 1e6:.1f} MB free. Make room, then run the same command again."
+        )
+
+
+def sha256_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def canonical_json(fields: Mapping[str, Any]) -> bytes:
+    """The one JSON text of `fields`: sorted keys, two-space indent, shortest exact floats."""
+    text = json.dumps(fields, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    return f"{text}\n".encode()
+
+
+def record_checksum(fields: Mapping[str, Any]) -> str:
+    return hashlib.sha256(canonical_json(fields)).hexdigest()
+
+
+def write_record(path: Path, fields: Mapping[str, Any]) -> None:
+    """Write a JSON object with its own sha256 under the key `checksum`."""
+    write_atomic(path, canonical_json({**fields, "checksum": record_checksum(fields)}))
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """What `write_record` wrote. Raises StorageError if one byte of it has changed."""
+    try:
+        data = path.read_bytes()
+        fields = json.loads(data)
+        del fields["checksum"]
+        intact = canonical_json({**fields, "checksum": record_checksum(fields)}) == data
+    except OSError as error:
+        raise StorageError(f"cannot read {path}: {error.strerror}.") from error
+    except (ValueError, KeyError, TypeError, RecursionError):
+        intact = False
+    if not intact:
+        raise StorageError(f"{path} is damaged: its content does not match its own checksum.")
+    return fields
+
+
+@contextmanager
+def lock(path: Path, busy: str | None = None) -> Iterator[None]:
+    """Hold an exclusive lock on the file `path`, until the block or the process ends.
+
+    Waits for the present holder; with `busy`, raises StorageError with that message instead.
+    """
+    descriptor = _lock_file(path, busy)
+    try:
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _lock_file(path: Path, busy: str | None) -> int:
+    while True:
+        make_folder(path.parent)
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except FileNotFoundError:  # a holder whose set-up failed removed the folder in between
+            continue
+        except OSError as error:
+            raise StorageError(f"cannot create the lock {path}: {error.strerror}.") from error
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (fcntl.LOCK_NB if busy else 0))
+            if os.path.samestat(os.fstat(descriptor), path.stat()):
+                return descriptor
+        except FileNotFoundError:  # likewise, while we waited: our lock is on a deleted file
+            pass
+        except OSError as error:
+            os.close(descriptor)
+            if busy and error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+                raise StorageError(busy) from error
+            raise StorageError(f"cannot lock {path}: {error.strerror}.") from error
+        os.close(descriptor)

@@ -1,0 +1,100 @@
+"""What a training recipe (recipes/*.yaml) may say, checked before anything is read or written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from cdgen.errors import UsageError
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Source(_Section):
+    """One text file below the data folder, and how it is used."""
+
+    name: str
+    path: Path
+    licence: str  # goes into the model card
+    format: Literal["stories", "books"]
+    repeat: int = Field(default=1, ge=1)  # copies of each training document per epoch
+    validation: int = Field(ge=1)  # works held out: whole stories, whole books
+    titles: tuple[str, ...] = ()  # books only: the ones to use; none named means all
+
+
+class ModelShape(_Section):
+    hidden_size: int = Field(ge=1)
+    intermediate_size: int = Field(ge=1)
+    num_hidden_layers: int = Field(ge=1)
+    num_attention_heads: int = Field(ge=1)
+    num_key_value_heads: int = Field(ge=1)
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> ModelShape:
+        if self.hidden_size % self.num_attention_heads:
+            raise ValueError("hidden_size must be a multiple of num_attention_heads")
+        if self.num_attention_heads % self.num_key_value_heads:
+            raise ValueError("num_attention_heads must be a multiple of num_key_value_heads")
+        return self
+
+
+class Training(_Section):
+    """AdamW with a linear warm-up and a cosine that ends at zero on the last step."""
+
+    steps: int = Field(ge=1)
+    batch_blocks: int = Field(ge=1)  # blocks per optimiser step
+    micro_batch_blocks: int = Field(ge=1)  # blocks per forward pass
+    learning_rate: float = Field(gt=0)
+    warmup_steps: int = Field(ge=0)
+    weight_decay: float = Field(ge=0)
+    max_grad_norm: float = Field(gt=0)
+    checkpoint_every: int = Field(ge=1)
+    bf16: bool  # autocast; the master weights stay float32
+    compile: bool
+
+    @model_validator(mode="after")
+    def _batches_divide(self) -> Training:
+        if self.batch_blocks % self.micro_batch_blocks:
+            raise ValueError("batch_blocks must be a multiple of micro_batch_blocks")
+        if self.steps % self.checkpoint_every:
+            raise ValueError("steps must be a multiple of checkpoint_every")
+        return self
+
+
+class Recipe(_Section):
+    name: str
+    seed: int
+    vocab_size: int = Field(ge=259)  # 256 bytes and three special tokens
+    block_size: int = Field(ge=2)  # also max_position_embeddings: no position goes untrained
+    sources: tuple[Source, ...] = Field(min_length=1)
+    model: ModelShape
+    training: Training
+    bad_gap: float = Field(gt=0)  # BAD is the last checkpoint this many nats/token above GOOD
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> Recipe:
+        names = [source.name for source in self.sources]
+        if len(set(names)) != len(names):
+            raise ValueError(f"sources must have different names, got {names}")
+        return self
+
+
+def load_recipe(path: Path) -> Recipe:
+    """Raises UsageError (unreadable file, YAML or field errors, each field error named)."""
+    try:
+        return Recipe.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise UsageError(f"cannot read the recipe {path}: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
+        raise UsageError(f"{path} is not valid YAML: {reason}") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(map(str, first["loc"])) or "the whole file"
+        more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+        raise UsageError(f"{path}: {field}: {first['msg']}{more}; correct the recipe") from error

@@ -1,0 +1,48 @@
+"""Held-out loss in nats per token.
+
+The forward pass has the model's own precision (autocast, while a bf16 run trains it); softmax and
+sums are float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch.nn.functional import cross_entropy
+from transformers import PreTrainedModel
+
+from cdgen.train.tokenizer import PAD_ID
+
+_BATCH_BLOCKS = 8
+
+
+@torch.inference_mode()
+def validation_losses(
+    model: PreTrainedModel, validation: Mapping[str, np.ndarray]
+) -> dict[str, float]:
+    """Mean loss of each source's blocks, and "all": the mean over the tokens of all of them.
+
+    A block's first token has no context and is not predicted; padding is not counted.
+    """
+    was_training = model.training
+    model.eval()
+    sums = {name: _summed_loss(model, blocks) for name, blocks in validation.items()}
+    model.train(was_training)
+    losses = {name: loss / tokens for name, (loss, tokens) in sums.items()}
+    total, count = (sum(column) for column in zip(*sums.values(), strict=True))
+    return losses | {"all": total / count}
+
+
+def _summed_loss(model: PreTrainedModel, blocks: np.ndarray) -> tuple[float, int]:
+    loss, tokens = 0.0, 0
+    for start in range(0, len(blocks), _BATCH_BLOCKS):
+        batch = torch.from_numpy(blocks[start : start + _BATCH_BLOCKS]).long().to(model.device)
+        logits = model(input_ids=batch, use_cache=False).logits[:, :-1].float()
+        targets = batch[:, 1:].masked_fill(batch[:, 1:] == PAD_ID, -100)
+        loss += cross_entropy(
+            logits.flatten(0, 1), targets.flatten(), ignore_index=-100, reduction="sum"
+        ).item()
+        tokens += int((targets != -100).sum())
+    return loss, tokens
