@@ -7,10 +7,10 @@ PIP := $(PYTHON) -m pip --disable-pip-version-check --quiet
 SOURCES := cdgen kernels train eval bench tests
 NATIVE := $(wildcard kernels/cpu/*.cpp kernels/cpu/*.h)
 
-.PHONY: demo test check format types bench wheel test-gpu
+.PHONY: demo test check format types bench wheel
 
 demo: $(READY)
-	$(PYTHON) -m cdgen.bench.demo out/demo
+	$(PYTHON) -m cdgen.demo out/demo
 
 test: $(READY)
 	$(PYTHON) -m pytest -q
@@ -41,9 +41,6 @@ bench: $(READY)
 
 wheel: $(READY)
 	$(PIP) wheel --no-deps --no-build-isolation -w dist .
-
-test-gpu: $(READY)
-	$(PYTHON) -m pytest -q -m gpu
 
 # Set-up: once, and again when the pins, the build or the C++ change. The build tools come from the
 # same pins, so nothing is built against versions that nobody tried.

@@ -97,17 +97,18 @@ class SlotEngine:
         waiting = iter(requests)
         slots: list[Sequence | None] = [None] * self.good.slots
         tokens, positions, ids = torch.zeros(3, len(slots), dtype=torch.int64).unbind(0)
-        position = positions.numpy()
+        # The same memory as NumPy sees it: single elements are ten times cheaper to set there.
+        token, position, sequence_id = tokens.numpy(), positions.numpy(), ids.numpy()
         while True:
             for row, sequence in enumerate(slots):
                 if sequence is None and (request := next(waiting, None)):
                     slots[row] = Sequence.start(request)
-                    position[row], ids[row] = 0, request.sequence_id
+                    position[row], sequence_id[row] = 0, request.sequence_id
             if not any(slots):
                 return
             for row, sequence in enumerate(slots):
                 if sequence:
-                    tokens[row] = sequence.tokens[position[row]]
+                    token[row] = sequence.tokens[position[row]]
             self._step(slots, tokens, positions, ids)
             for row, sequence in enumerate(slots):
                 position[row] += 1

@@ -54,7 +54,7 @@ def finalize(out: Path) -> Manifest:
         with lock(out / STATE / "locks" / "finalize.lock"):
             if not is_finalized(out):
                 _write_dataset(out, plan)
-            _remove_ranges(out)
+            _remove_ranges(out, plan)
     return read_manifest(out)
 
 
@@ -150,10 +150,13 @@ def _read_batches(path: Path) -> Iterator[pa.Table]:
         raise StorageError(f"cannot read {path}: {error}.") from error
 
 
-def _remove_ranges(out: Path) -> None:
+def _remove_ranges(out: Path, plan: Plan) -> None:
     folder = _ranges_folder(out)
     if folder.exists():
-        for path in sorted(folder.iterdir()):
+        remove_temporaries(folder)
+        for index in range(plan.num_ranges):
+            path = range_path(out, index)
+            remove_file(path.with_suffix(".json"))
             remove_file(path)
         folder.rmdir()
         sync_folder(folder.parent)

@@ -20,14 +20,11 @@ from cdgen.storage import (
     make_folder,
     read_record,
     record_checksum,
-    remove_file,
     remove_temporaries,
-    temporary_of,
     write_record,
 )
 
 STATE = ".cdgen"  # the folder in OUT for all that is not the corpus itself
-ROWS_PER_FILE = 50_000
 _DECIDING_LIBRARIES = ("torch", "transformers", "tokenizers", "pyarrow")
 _MISSING = "(absent)"
 
@@ -89,6 +86,7 @@ class Plan(FrozenModel):
     logprobs: bool
     slots: int = Field(ge=1)
     range_size: int = Field(ge=1)
+    rows_per_file: int = Field(default=50_000, ge=1)
     dtype: str
     device: str  # the kind of device, not which one
     decoder: Literal["lean", "transformers"]
@@ -127,8 +125,8 @@ class Plan(FrozenModel):
 
     @property
     def ranges_per_file(self) -> int:
-        """Whole ranges, near ROWS_PER_FILE rows: a function of the plan, never of the workers."""
-        return max(1, ROWS_PER_FILE // self.range_size)
+        """Whole ranges: as many as have `rows_per_file` rows, one at least."""
+        return max(1, self.rows_per_file // self.range_size)
 
     @property
     def num_files(self) -> int:
@@ -270,23 +268,31 @@ def set_up(out: Path) -> Iterator[None]:
     PlanMismatch if `out` holds something else, StorageError if it cannot be written.
     """
     _require_ours(out)
-    absent = [folder for folder in (out, *out.parents) if not folder.exists()]
     state = out / STATE
-    with lock(state / "locks" / "set-up.lock"):
-        remove_temporaries(state)
-        if not (state / "plan.json").exists() and prompts_folder(out).exists():
-            shutil.rmtree(prompts_folder(out))  # of a set-up that was killed
-        make_folder(prompts_folder(out))
-        remove_temporaries(prompts_folder(out))
-        try:
+    absent = [folder for folder in (state, out, *out.parents) if not folder.exists()]
+    try:
+        with lock(state / "locks" / "set-up.lock"), _undone_without_plan(state):
+            remove_temporaries(state)
+            if not (state / "plan.json").exists() and prompts_folder(out).exists():
+                shutil.rmtree(prompts_folder(out))  # of a set-up that was killed
+            make_folder(prompts_folder(out))
+            remove_temporaries(prompts_folder(out))
             yield
-        except BaseException:
-            if not (state / "plan.json").exists():
-                shutil.rmtree(state)
-                for folder in absent:
-                    with suppress(OSError):  # no longer empty: somebody else's by now
-                        folder.rmdir()
-            raise
+    except BaseException:
+        for folder in (state / "locks", *absent):
+            with suppress(OSError):  # not empty: it holds what somebody else put there
+                folder.rmdir()
+        raise
+
+
+@contextmanager
+def _undone_without_plan(state: Path) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        if not (state / "plan.json").exists():
+            shutil.rmtree(state)
+        raise
 
 
 def _require_ours(out: Path) -> None:
@@ -335,11 +341,14 @@ def hold_shard(out: Path, shard: Shard) -> Iterator[None]:
                     with lock(path, busy):
                         pass
         heartbeat = heartbeat_path(out, shard)
-        remove_file(temporary_of(heartbeat))
-        for path in (out / STATE / "ranges").glob(".range-*.tmp"):
-            if shard.owns(int(path.name.removeprefix(".range-").partition(".")[0])):
-                remove_file(path)
+        remove_temporaries(heartbeat.parent, lambda name: heartbeat.name in name)
+        remove_temporaries(out / STATE / "ranges", lambda name: shard.owns(_range_index(name)))
         try:
             yield
         finally:
             heartbeat.unlink(missing_ok=True)
+
+
+def _range_index(file_name: str) -> int:
+    """From any file name in the folder of ranges, such as `.range-0000007.json.tmp`."""
+    return int(file_name.split("-")[1].partition(".")[0])

@@ -122,10 +122,6 @@ def temporary_of(path: Path) -> Path:
     return path.with_name(f".{path.name}.tmp")
 
 
-def is_temporary(path: Path) -> bool:
-    return path.name.startswith(".") and path.name.endswith(".tmp")
-
-
 def sync_folder(folder: Path) -> None:
     """Make renames and deletions in `folder` durable."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
@@ -146,10 +142,17 @@ def remove_file(path: Path) -> None:
     crash_point("after-remove")
 
 
-def remove_temporaries(folder: Path) -> None:
-    """Delete the temporary files of dead writers. The caller holds the lock of their writers."""
-    for path in folder.glob(".*.tmp"):
-        remove_file(path)
+def remove_temporaries(folder: Path, mine: Callable[[str], bool] = lambda name: True) -> None:
+    """Delete the temporary files that dead writers left in `folder`, which need not exist.
+
+    Only those whose name is `mine`: the caller holds the lock of their writers.
+    """
+    if not folder.exists():
+        return
+    with os.scandir(folder) as entries:  # one by one: a folder of ranges can be long
+        for entry in entries:
+            if entry.name.startswith(".") and entry.name.endswith(".tmp") and mine(entry.name):
+                remove_file(Path(entry.path))
 
 
 def make_folder(path: Path) -> None:

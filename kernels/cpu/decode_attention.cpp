@@ -13,8 +13,6 @@
 namespace cdgen::CDGEN_ISA {
 namespace {
 
-constexpr int64_t kKeys = 4;  // keys per block of the dot products
-
 struct Float {  // so that unique_ptr is instantiated for this file alone (see simd.h)
     float x;
 };
@@ -29,32 +27,29 @@ float* scratch(int64_t count) {
     return &data[0].x;
 }
 
-inline f32x8 load_up_to(const float* p, int64_t count) {
-    return count >= kLanes ? load(p) : load_tail(p, count, 0.0f);
-}
-
-inline void store_up_to(float* p, f32x8 x, int64_t count) {
-    if (count >= kLanes) return store(p, x);
-    float lane[kLanes];
-    store(lane, x);
-    for (int64_t i = 0; i < count; ++i) p[i] = lane[i];
-}
-
-// weights[g][t] = q_g . k_t for the queries of one KV head
+// weights[g][t] = q_g . k_t for the queries of one KV head, eight keys at a time: eight chains keep
+// the multipliers busy. Past the last key it repeats, and the softmax discards the result.
 void dot_products(const float* query, const float* keys, int64_t group, int64_t length,
                   int64_t width, int64_t stride, float* weights) {
-    for (int64_t t = 0; t < length; t += kKeys) {
-        const float* k[kKeys];
-        for (int64_t j = 0; j < kKeys; ++j)
+    const int64_t whole = width / kLanes * kLanes;
+    for (int64_t t = 0; t < length; t += kLanes) {
+        const float* k[kLanes];
+        for (int64_t j = 0; j < kLanes; ++j)
             k[j] = keys + (t + j < length ? t + j : length - 1) * width;
         for (int64_t g = 0; g < group; ++g) {
-            f32x8 dots[kKeys] = {set1(0.0f), set1(0.0f), set1(0.0f), set1(0.0f)};
-            for (int64_t d = 0; d < width; d += kLanes) {
-                const f32x8 q = load_up_to(query + g * width + d, width - d);
-                for (int64_t j = 0; j < kKeys; ++j)
-                    dots[j] = fma(q, load_up_to(k[j] + d, width - d), dots[j]);
+            const float* q = query + g * width;
+            f32x8 dots[kLanes];
+            for (f32x8& dot : dots) dot = set1(0.0f);
+            for (int64_t d = 0; d < whole; d += kLanes) {
+                const f32x8 part = load(q + d);
+                for (int64_t j = 0; j < kLanes; ++j) dots[j] = fma(part, load(k[j] + d), dots[j]);
             }
-            for (int64_t j = 0; j < kKeys; ++j) weights[g * stride + t + j] = sum(dots[j]);
+            if (whole < width) {
+                const f32x8 part = load_tail(q + whole, width - whole, 0.0f);
+                for (int64_t j = 0; j < kLanes; ++j)
+                    dots[j] = fma(part, load_tail(k[j] + whole, width - whole, 0.0f), dots[j]);
+            }
+            store(weights + g * stride + t, sum_each(dots));
         }
     }
 }
@@ -95,56 +90,66 @@ void drop(const AttentionArgs& args, int64_t row, int64_t head, float* weights) 
     }
 }
 
-// out_g = sum_t weights[g][t] v_t / total_g, sixteen columns at a time
-void weighted_values(const float* values, const float* weights, const float* totals, int64_t group,
-                     int64_t length, int64_t width, int64_t stride, float* out) {
-    for (int64_t g = 0; g < group; ++g) {
-        const float* w = weights + g * stride;
-        const f32x8 total = set1(totals[g]);
-        for (int64_t d = 0; d < width; d += 2 * kLanes) {
-            f32x8 even[2] = {set1(0.0f), set1(0.0f)}, odd[2] = {set1(0.0f), set1(0.0f)};
-            const int64_t left = width - d, right = width - d - kLanes;
-            int64_t t = 0;
-            for (; t + 2 <= length; t += 2) {
-                const float* v = values + t * width + d;
-                even[0] = fma(set1(w[t]), load_up_to(v, left), even[0]);
-                odd[0] = fma(set1(w[t + 1]), load_up_to(v + width, left), odd[0]);
-                if (right <= 0) continue;
-                even[1] = fma(set1(w[t]), load_up_to(v + kLanes, right), even[1]);
-                odd[1] = fma(set1(w[t + 1]), load_up_to(v + width + kLanes, right), odd[1]);
-            }
-            if (t < length) {
-                const float* v = values + t * width + d;
-                even[0] = fma(set1(w[t]), load_up_to(v, left), even[0]);
-                if (right > 0) even[1] = fma(set1(w[t]), load_up_to(v + kLanes, right), even[1]);
-            }
-            store_up_to(out + g * width + d, (even[0] + odd[0]) / total, left);
-            if (right > 0)
-                store_up_to(out + g * width + d + kLanes, (even[1] + odd[1]) / total, right);
-        }
+// out[d] = sum_t w_t v_t[d] / total for N whole vectors of columns, kept in registers over all t
+template <int N>
+void weighted_columns(const float* values, const float* w, int64_t length, int64_t width,
+                      f32x8 total, float* out) {
+    f32x8 acc[N];
+    for (f32x8& a : acc) a = set1(0.0f);
+    for (int64_t t = 0; t < length; ++t) {
+        const f32x8 weight = set1(w[t]);
+        for (int i = 0; i < N; ++i)
+            acc[i] = fma(weight, load(values + t * width + i * kLanes), acc[i]);
     }
+    for (int i = 0; i < N; ++i) store(out + i * kLanes, acc[i] / total);
+}
+
+// The same for fewer columns than a vector has lanes.
+void weighted_tail(const float* values, const float* w, int64_t length, int64_t width,
+                   int64_t columns, f32x8 total, float* out) {
+    f32x8 acc = set1(0.0f);
+    for (int64_t t = 0; t < length; ++t)
+        acc = fma(set1(w[t]), load_tail(values + t * width, columns, 0.0f), acc);
+    float lane[kLanes];
+    store(lane, acc / total);
+    for (int64_t i = 0; i < columns; ++i) out[i] = lane[i];
+}
+
+void weighted_values(const float* values, const float* w, float total, int64_t length,
+                     int64_t width, float* out) {
+    const f32x8 divisor = set1(total);
+    int64_t d = 0;
+    for (; width - d >= 8 * kLanes; d += 8 * kLanes)
+        weighted_columns<8>(values + d, w, length, width, divisor, out + d);
+    for (; width - d >= 4 * kLanes; d += 4 * kLanes)
+        weighted_columns<4>(values + d, w, length, width, divisor, out + d);
+    for (; width - d >= kLanes; d += kLanes)
+        weighted_columns<1>(values + d, w, length, width, divisor, out + d);
+    if (d < width) weighted_tail(values + d, w, length, width, width - d, divisor, out + d);
 }
 
 void attend(const AttentionArgs& args, int64_t row, int64_t kv_head) {
     const int64_t group = args.heads / args.kv_heads, length = args.lengths[row];
-    const int64_t stride = (args.capacity + kLanes) / kLanes * kLanes;
+    const int64_t stride = (args.capacity + kLanes - 1) / kLanes * kLanes;
     const int64_t cache = (row * args.kv_heads + kv_head) * args.capacity * args.width;
     const int64_t first = (row * args.heads + kv_head * group) * args.width;
-    float* weights = scratch(group * (stride + 1));
-    float* totals = weights + group * stride;
+    float* weights = scratch(group * stride);
     dot_products(args.query + first, args.keys + cache, group, length, args.width, stride, weights);
     for (int64_t g = 0; g < group; ++g) {
-        totals[g] = softmax_numerators(weights + g * stride, length, args.scale);
-        if (args.rate > 0.0f) drop(args, row, kv_head * group + g, weights + g * stride);
+        float* w = weights + g * stride;
+        const float total = softmax_numerators(w, length, args.scale);
+        if (args.rate > 0.0f) drop(args, row, kv_head * group + g, w);
+        weighted_values(args.values + cache, w, total, length, args.width,
+                        args.out + first + g * args.width);
     }
-    weighted_values(args.values + cache, weights, totals, group, length, args.width, stride,
-                    args.out + first);
 }
 
 }  // namespace
 
 void decode_attention(const AttentionArgs& args) {
-#pragma omp parallel for num_threads(args.threads) collapse(2) schedule(static)
+    // An estimate: rows are seldom as long as the cache.
+    const int64_t floats = args.rows * args.kv_heads * args.capacity * args.width;
+#pragma omp parallel for num_threads(threads_for(floats, args.threads)) collapse(2) schedule(static)
     for (int64_t row = 0; row < args.rows; ++row)
         for (int64_t kv_head = 0; kv_head < args.kv_heads; ++kv_head) attend(args, row, kv_head);
 }

@@ -42,7 +42,8 @@ void normed_rotation(const float* x, const float* norm, const RotaryArgs& args, 
 }  // namespace
 
 void rms_norm(const NormArgs& args) {
-#pragma omp parallel for num_threads(args.threads) schedule(static)
+#pragma omp parallel for num_threads(threads_for(args.rows* args.width, args.threads)) \
+    schedule(static)
     for (int64_t row = 0; row < args.rows; ++row) {
         float* x = args.x + row * args.width;
         if (args.delta) {
@@ -55,7 +56,8 @@ void rms_norm(const NormArgs& args) {
 
 void rotary_to_cache(const RotaryArgs& args) {
     const int64_t w = args.width;
-#pragma omp parallel for num_threads(args.threads) schedule(static)
+#pragma omp parallel for num_threads(threads_for(args.rows* args.heads* w, args.threads)) \
+    schedule(static)
     for (int64_t row = 0; row < args.rows; ++row) {
         const float* qkv = args.qkv + row * (args.heads + 2 * args.kv_heads) * w;
         const int64_t position = args.positions[row];
@@ -74,7 +76,7 @@ void rotary_to_cache(const RotaryArgs& args) {
 
 void swiglu(const SwigluArgs& args) {
     const int64_t w = args.width;
-#pragma omp parallel for num_threads(args.threads) schedule(static)
+#pragma omp parallel for num_threads(threads_for(2 * args.rows * w, args.threads)) schedule(static)
     for (int64_t row = 0; row < args.rows; ++row) {
         const float* gate = args.gate_up + row * 2 * w;
         float* out = args.out + row * w;

@@ -379,7 +379,8 @@ void sample_row(const SampleArgs& args, int64_t row, Scratch& scratch) {
 }  // namespace
 
 void sample_contrastive(const SampleArgs& args) {
-#pragma omp parallel for num_threads(args.threads) schedule(dynamic, 4)
+#pragma omp parallel for num_threads(threads_for(args.rows* args.vocab, args.threads)) \
+    schedule(dynamic, 4)
     for (int64_t row = 0; row < args.rows; ++row) {
         static thread_local Scratch scratch;
         sample_row(args, row, scratch);

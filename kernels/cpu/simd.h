@@ -19,6 +19,11 @@ namespace {
 
 constexpr int kLanes = 8;
 
+// Below this many floats touched, waking the other threads costs more than it saves.
+constexpr int64_t kGrain = 32768;
+
+inline int threads_for(int64_t floats, int threads) { return floats < kGrain ? 1 : threads; }
+
 struct bf16 {
     uint16_t bits;
 };
@@ -78,6 +83,14 @@ inline float sum(f32x8 x) {
     __m128 four = _mm_add_ps(_mm256_castps256_ps128(x.v), _mm256_extractf128_ps(x.v, 1));
     four = _mm_add_ps(four, _mm_movehl_ps(four, four));
     return _mm_cvtss_f32(_mm_add_ss(four, _mm_movehdup_ps(four)));
+}
+// Lane j of the result: the lanes of x[j] added, each in the same tree.
+inline f32x8 sum_each(const f32x8 (&x)[kLanes]) {
+    const __m256 a = _mm256_hadd_ps(x[0].v, x[1].v), b = _mm256_hadd_ps(x[2].v, x[3].v);
+    const __m256 c = _mm256_hadd_ps(x[4].v, x[5].v), d = _mm256_hadd_ps(x[6].v, x[7].v);
+    const __m256 low = _mm256_hadd_ps(a, b), high = _mm256_hadd_ps(c, d);
+    return {_mm256_add_ps(_mm256_permute2f128_ps(low, high, 0x20),
+                          _mm256_permute2f128_ps(low, high, 0x31))};
 }
 inline float max_lane(f32x8 x) {
     __m128 four = _mm_max_ps(_mm256_castps256_ps128(x.v), _mm256_extractf128_ps(x.v, 1));
@@ -184,6 +197,9 @@ inline f32x8 round_even(f32x8 x) {
 }
 inline float sum(f32x8 x) {
     return ((x.v[0] + x.v[4]) + (x.v[2] + x.v[6])) + ((x.v[1] + x.v[5]) + (x.v[3] + x.v[7]));
+}
+inline f32x8 sum_each(const f32x8 (&x)[kLanes]) {
+    return lanes([&](int i) { return sum(x[i]); });
 }
 inline float max_lane(f32x8 x) {
     float out = x.v[0];
