@@ -238,10 +238,10 @@ def _require_planned(rows: Sequence[Row], plan: Plan, index: int) -> None:
             raise ValueError(f"sequence {row.sequence_id} contradicts itself or the plan: {row}")
 
 
-def read_range(out: Path, plan: Plan, index: int) -> RangeEntry | None:
+def read_range(out: Path, index: int) -> RangeEntry | None:
     """The entry of range `index`, None while it is not committed.
 
-    Committed: the entry is intact and of this plan, and its file has the size it had.
+    Committed: the entry is there and intact, and its file has the size that the entry says.
     """
     path = range_path(out, index)
     try:
@@ -249,14 +249,14 @@ def read_range(out: Path, plan: Plan, index: int) -> RangeEntry | None:
         size = path.stat().st_size
     except (StorageError, ValidationError, FileNotFoundError):
         return None
-    return entry if (entry.bytes, entry.plan_sha256) == (size, plan.sha256) else None
+    return entry if entry.bytes == size else None
 
 
 def pending_ranges(out: Path, plan: Plan, shard: Shard) -> list[int]:
     """The ranges that `shard` still has to make, in order."""
     if is_finalized(out):
         return []
-    return [index for index in shard.ranges(plan) if read_range(out, plan, index) is None]
+    return [index for index in shard.ranges(plan) if read_range(out, index) is None]
 
 
 def check_space(out: Path, plan: Plan) -> None:
@@ -330,7 +330,7 @@ def status(out: Path) -> Status:
     else:
         done, counts = 0, NOTHING
         for index in range(plan.num_ranges):
-            if entry := read_range(out, plan, index):
+            if entry := read_range(out, index):
                 done, counts = done + 1, counts + entry.counts
     now = time.time()
     workers = _read_heartbeats(out)

@@ -29,10 +29,10 @@ from cdgen.storage import (
     make_folder,
     read_record,
     remove_file,
+    remove_folder,
     remove_temporaries,
     require_space,
     sha256_of,
-    sync_folder,
     write_atomic,
     write_record,
 )
@@ -81,7 +81,7 @@ def _require_complete(out: Path, plan: Plan) -> None:
     size = missing = 0
     first = None
     for index in range(plan.num_ranges):
-        if entry := read_range(out, plan, index):
+        if entry := read_range(out, index):
             size += entry.bytes
         else:
             first = index if first is None else first
@@ -111,8 +111,8 @@ def _merge(out: Path, plan: Plan, file_index: int) -> FileEntry:
 
 
 def _intact_range(out: Path, plan: Plan, index: int) -> RangeEntry:
-    entry = read_range(out, plan, index)
-    problem = _damage(out, entry) if entry else "it vanished"
+    entry = read_range(out, index)
+    problem = "it vanished" if entry is None else _foreign(entry, plan) or _damage(out, entry)
     if entry is None or problem:
         raise StorageError(
             f"range {index} of {plan.num_ranges} is unusable: {problem}. Delete "
@@ -158,8 +158,7 @@ def _remove_ranges(out: Path, plan: Plan) -> None:
             path = range_path(out, index)
             remove_file(path.with_suffix(".json"))
             remove_file(path)
-        folder.rmdir()
-        sync_folder(folder.parent)
+        remove_folder(folder)
 
 
 def _ranges_folder(out: Path) -> Path:
@@ -236,12 +235,16 @@ def _verify_ranges(out: Path, plan: Plan) -> Iterator[str]:
             yield str(error)
             continue
         ids = plan.sequence_ids(index)
-        if entry.plan_sha256 != plan.sha256:
-            yield f"{path}: committed for another plan."
-        if problem := _damage(out, entry) or _contradiction(out, entry, ids.start, ids.stop):
+        problem = _foreign(entry, plan) or _damage(out, entry)
+        if problem := problem or _contradiction(out, entry, ids.start, ids.stop):
             yield problem
     if missing:
         yield f"{out} is incomplete: {missing} of {plan.num_ranges} ranges are missing."
+
+
+def _foreign(entry: RangeEntry, plan: Plan) -> str | None:
+    """Somebody may have copied a range here from another corpus."""
+    return None if entry.plan_sha256 == plan.sha256 else f"{entry.path}: made for another plan"
 
 
 def _damage(out: Path, entry: FileEntry) -> str | None:

@@ -20,7 +20,9 @@ from cdgen.storage import (
     make_folder,
     read_record,
     record_checksum,
+    remove_file,
     remove_temporaries,
+    temporary_of,
     write_record,
 )
 
@@ -316,7 +318,8 @@ def open_plan(out: Path, plan: Plan) -> None:
     """
     if has_plan(out):
         require_same(read_plan(out), plan, out)
-    make_folder(out / STATE / "ranges")
+    if not is_finalized(out):
+        make_folder(out / STATE / "ranges")
     if not (out / STATE / "plan.json").exists():
         write_record(out / STATE / "plan.json", plan.fields)
 
@@ -341,7 +344,7 @@ def hold_shard(out: Path, shard: Shard) -> Iterator[None]:
                     with lock(path, busy):
                         pass
         heartbeat = heartbeat_path(out, shard)
-        remove_temporaries(heartbeat.parent, lambda name: heartbeat.name in name)
+        remove_file(temporary_of(heartbeat))
         remove_temporaries(out / STATE / "ranges", lambda name: shard.owns(_range_index(name)))
         try:
             yield

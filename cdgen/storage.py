@@ -142,6 +142,15 @@ def remove_file(path: Path) -> None:
     crash_point("after-remove")
 
 
+def remove_folder(path: Path) -> None:
+    """Delete the empty folder `path`, durably. Raises StorageError."""
+    try:
+        path.rmdir()
+        sync_folder(path.parent)
+    except OSError as error:
+        raise StorageError(f"cannot delete the folder {path}: {error.strerror}.") from error
+
+
 def remove_temporaries(folder: Path, mine: Callable[[str], bool] = lambda name: True) -> None:
     """Delete the temporary files that dead writers left in `folder`, which need not exist.
 

@@ -40,7 +40,12 @@ def sample_contrastive(
         if bad is None:
             raise ValueError(f"bad: expected logits, got None with bad_weight {params.bad_weight}")
         _check_like_good("bad", bad, good)
-        if len(bad) != len(good) or bad.shape[-1] < vocab or bad.dtype != good.dtype:
+        if (
+            bad.dim() != 2
+            or len(bad) != len(good)
+            or bad.shape[1] < vocab
+            or bad.dtype != good.dtype
+        ):
             raise ValueError(
                 f"bad: expected [{len(good)}, {vocab} or more] {good.dtype} as good,"
                 f" got {tuple(bad.shape)} {bad.dtype}"
@@ -92,6 +97,7 @@ def _native(
     positions: torch.Tensor,
     vocab: int,
 ) -> SampleOutput:
+    # Named, so that a converted copy lives until the kernel has read it.
     rows, ids, positions = len(good), sequence_ids.contiguous(), positions.long().contiguous()
     out = SampleOutput(
         tokens=torch.empty(rows, dtype=torch.int64),

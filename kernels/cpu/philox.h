@@ -50,38 +50,68 @@ inline float gumbel(uint32_t x) {
     return -std::log(-std::log1p(-u));
 }
 
-// Whether any of the 32 words of blocks [block, block + 8) is at most `limit`.
+// Eight blocks at once: word i of block j is lane j of w[i].
 #ifdef __AVX2__
+struct Words8 {
+    __m256i w[4];
+};
+
 inline __m256i mul_high(__m256i a, __m256i m) {
     const __m256i even = _mm256_srli_epi64(_mm256_mul_epu32(a, m), 32);
     const __m256i odd = _mm256_mul_epu32(_mm256_srli_epi64(a, 32), m);
     return _mm256_blend_epi32(even, odd, 0xAA);
 }
 
-inline bool any_word_at_most(const Stream& s, uint32_t block, uint32_t limit) {
-    const __m256i m0 = _mm256_set1_epi32(static_cast<int>(kPhiloxM0));
-    const __m256i m1 = _mm256_set1_epi32(static_cast<int>(kPhiloxM1));
-    __m256i c0 = _mm256_add_epi32(_mm256_set1_epi32(static_cast<int>(block)),
-                                  _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
-    __m256i c1 = _mm256_set1_epi32(static_cast<int>(s.position));
-    __m256i c2 = _mm256_set1_epi32(static_cast<int>(s.sequence[0]));
-    __m256i c3 = _mm256_set1_epi32(static_cast<int>(s.sequence[1]));
+inline __m256i every(uint32_t x) { return _mm256_set1_epi32(static_cast<int>(x)); }
+
+inline Words8 philox8(const Stream& s, __m256i blocks) {
+    const __m256i m0 = every(kPhiloxM0), m1 = every(kPhiloxM1);
+    __m256i c0 = blocks, c1 = every(s.position), c2 = every(s.sequence[0]),
+            c3 = every(s.sequence[1]);
     uint32_t k0 = s.key[0], k1 = s.key[1];
     for (int round = 0; round < 10; ++round) {
         const __m256i high0 = mul_high(c0, m0), low0 = _mm256_mullo_epi32(c0, m0);
         const __m256i high1 = mul_high(c2, m1), low1 = _mm256_mullo_epi32(c2, m1);
-        c0 = _mm256_xor_si256(_mm256_xor_si256(high1, c1), _mm256_set1_epi32(static_cast<int>(k0)));
-        c2 = _mm256_xor_si256(_mm256_xor_si256(high0, c3), _mm256_set1_epi32(static_cast<int>(k1)));
+        c0 = _mm256_xor_si256(_mm256_xor_si256(high1, c1), every(k0));
+        c2 = _mm256_xor_si256(_mm256_xor_si256(high0, c3), every(k1));
         c1 = low1;
         c3 = low0;
         k0 += kPhiloxW0;
         k1 += kPhiloxW1;
     }
-    const __m256i least = _mm256_min_epu32(_mm256_min_epu32(c0, c1), _mm256_min_epu32(c2, c3));
-    const __m256i bound = _mm256_set1_epi32(static_cast<int>(limit));
-    return _mm256_movemask_epi8(_mm256_cmpeq_epi32(_mm256_min_epu32(least, bound), least)) != 0;
+    return {{c0, c1, c2, c3}};
+}
+
+// The random words of eight token ids.
+inline void words_of(const Stream& s, const int32_t* ids, uint32_t* words) {
+    const __m256i id = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(ids));
+    const Words8 all = philox8(s, _mm256_srli_epi32(id, 2));
+    // Bits 0 and 1 of the id, moved to the sign where a blend looks, choose among the four words.
+    const __m256 bit0 = _mm256_castsi256_ps(_mm256_slli_epi32(id, 31));
+    const __m256 bit1 = _mm256_castsi256_ps(_mm256_slli_epi32(id, 30));
+    __m256 w[4];
+    for (int i = 0; i < 4; ++i) w[i] = _mm256_castsi256_ps(all.w[i]);
+    const __m256 low = _mm256_blendv_ps(w[0], w[1], bit0),
+                 high = _mm256_blendv_ps(w[2], w[3], bit0);
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(words),
+                        _mm256_castps_si256(_mm256_blendv_ps(low, high, bit1)));
+}
+
+// Whether any of the 32 words of blocks [block, block + 8) is at most `limit`.
+inline bool any_word_at_most(const Stream& s, uint32_t block, uint32_t limit) {
+    const __m256i eight = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+    const Words8 all = philox8(s, _mm256_add_epi32(every(block), eight));
+    const __m256i least = _mm256_min_epu32(_mm256_min_epu32(all.w[0], all.w[1]),
+                                           _mm256_min_epu32(all.w[2], all.w[3]));
+    const __m256i at_most = _mm256_cmpeq_epi32(_mm256_min_epu32(least, every(limit)), least);
+    return _mm256_movemask_epi8(at_most) != 0;
 }
 #else
+inline void words_of(const Stream& s, const int32_t* ids, uint32_t* words) {
+    for (int i = 0; i < kLanes; ++i)
+        words[i] = philox(s, static_cast<uint32_t>(ids[i]) >> 2).w[ids[i] & 3];
+}
+
 inline bool any_word_at_most(const Stream& s, uint32_t block, uint32_t limit) {
     for (uint32_t i = 0; i < 8; ++i) {
         const Words words = philox(s, block + i);

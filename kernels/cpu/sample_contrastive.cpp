@@ -23,7 +23,7 @@ namespace {
 
 constexpr float kInf = std::numeric_limits<float>::infinity();
 constexpr int64_t kTile = 16 * kLanes;  // columns per tile of the scan
-constexpr int64_t kDrawTile = 32;       // token ids whose random words are drawn together
+constexpr int32_t kDrawTile = 32;       // token ids whose random words are drawn together
 constexpr int64_t kSortBelow = 1024;    // candidates that are simply sorted for top-p
 
 struct Entry {
@@ -214,9 +214,10 @@ inline double mass_of(const Entry& e, float top) {
 int64_t prefix_by_sorting(Entry* entries, int64_t count, double top_p) {
     std::sort(entries, entries + count, before);
     double total = 0.0, mass = 0.0;
-    for (int64_t i = 0; i < count; ++i) total += mass_of(entries[i], entries[0].score);
+    for (int64_t i = 0; i < count; ++i)
+        total += entries[i].mass = mass_of(entries[i], entries[0].score);
     int64_t kept = 0;
-    while (kept < count && mass < top_p * total) mass += mass_of(entries[kept++], entries[0].score);
+    while (kept < count && mass < top_p * total) mass += entries[kept++].mass;
     return kept;
 }
 
@@ -281,17 +282,6 @@ struct Winner {
     }
 };
 
-void offer_range(const Stream& stream, const Candidates& tokens, int64_t begin, int64_t end,
-                 Winner& winner) {
-    Words words{};
-    for (int64_t i = begin; i < end; ++i) {
-        const int32_t id = tokens.ids[i];
-        if (i == begin || id >> 2 != tokens.ids[i - 1] >> 2)
-            words = philox(stream, static_cast<uint32_t>(id) >> 2);
-        winner.offer(tokens.score[i] + gumbel(words.w[id & 3]), id);
-    }
-}
-
 // The largest random word with which a score can still win. key = s - ln E with E >= u, so a winner
 // has u <= exp(s - best); the slack covers every rounding on the way to the compared keys.
 uint32_t largest_winning_word(float score, float best) {
@@ -300,22 +290,43 @@ uint32_t largest_winning_word(float score, float best) {
     return u < 1.0f ? static_cast<uint32_t>(u * 0x1p32f) : 0xFFFFFFFFu;
 }
 
+// Offers tokens [begin, end), eight at a time; only words that may win are turned into noise. The
+// lists have room for a whole vector beyond their last token (`plausible_tokens`).
+void offer_range(const Stream& stream, const Candidates& tokens, int64_t begin, int64_t end,
+                 Winner& winner) {
+    for (int64_t i = begin; i < end; i += kLanes) {
+        const int64_t count = end - i < kLanes ? end - i : kLanes;
+        float best = tokens.score[i];
+        for (int64_t j = 1; j < count; ++j)
+            best = tokens.score[i + j] > best ? tokens.score[i + j] : best;
+        const uint32_t limit = largest_winning_word(best, winner.key);
+        uint32_t words[kLanes];
+        words_of(stream, tokens.ids + i, words);
+        for (int64_t j = 0; j < count; ++j)
+            if (words[j] <= limit)
+                winner.offer(tokens.score[i + j] + gumbel(words[j]), tokens.ids[i + j]);
+    }
+}
+
 int32_t draw(const Stream& stream, const Candidates& tokens) {
+    if (tokens.count == 1) return tokens.ids[0];
     Winner winner;
     const int64_t top = first_max(tokens.score, tokens.count);
     offer_range(stream, tokens, top, top + 1, winner);
-    for (int64_t i = 0; i < tokens.count;) {
-        const int32_t tile = tokens.ids[i] / static_cast<int32_t>(kDrawTile);
-        float best = tokens.score[i];
-        int64_t end = i + 1;
-        for (; end < tokens.count && tokens.ids[end] / static_cast<int32_t>(kDrawTile) == tile;
-             ++end)
-            best = tokens.score[end] > best ? tokens.score[end] : best;
-        // Below eight tokens their own words cost less than the tile's.
-        if (end - i < 8 || any_word_at_most(stream, static_cast<uint32_t>(tile) * 8,
-                                            largest_winning_word(best, winner.key)))
+    for (int64_t i = 0, end; i < tokens.count; i = end) {
+        const int32_t tile = tokens.ids[i] / kDrawTile, tile_end = (tile + 1) * kDrawTile;
+        // A tile with few tokens is not worth its 32 words: take the next eight, wherever they are.
+        if (i + 16 > tokens.count || tokens.ids[i + 15] >= tile_end) {
+            end = i + kLanes < tokens.count ? i + kLanes : tokens.count;
             offer_range(stream, tokens, i, end, winner);
-        i = end;
+            continue;
+        }
+        float best = tokens.score[i];
+        for (end = i + 1; end < tokens.count && tokens.ids[end] < tile_end; ++end)
+            best = tokens.score[end] > best ? tokens.score[end] : best;
+        if (any_word_at_most(stream, static_cast<uint32_t>(tile) * (kDrawTile / 4),
+                             largest_winning_word(best, winner.key)))
+            offer_range(stream, tokens, i, end, winner);
     }
     return winner.id;
 }
