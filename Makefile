@@ -4,7 +4,7 @@ VENV := .venv
 PYTHON := $(VENV)/bin/python
 READY := $(VENV)/.ready
 PIP := $(PYTHON) -m pip --disable-pip-version-check --quiet
-SOURCES := cdgen kernels train eval bench tests
+SOURCES := cdgen kernels train bench tests
 NATIVE := $(wildcard kernels/cpu/*.cpp kernels/cpu/*.h)
 
 .PHONY: demo test check format types bench wheel
@@ -24,7 +24,7 @@ check: $(READY) types
 types: $(READY)
 	rm -rf build/types && mkdir -p build/types/cdgen
 	ln -s $(CURDIR)/cdgen/*.py $(CURDIR)/cdgen/py.typed build/types/cdgen/
-	ln -s $(CURDIR)/kernels $(CURDIR)/train $(CURDIR)/eval $(CURDIR)/bench build/types/cdgen/
+	ln -s $(CURDIR)/kernels $(CURDIR)/train $(CURDIR)/bench build/types/cdgen/
 	cd build/types && $(CURDIR)/$(VENV)/bin/mypy --config-file $(CURDIR)/pyproject.toml \
 		--cache-dir $(CURDIR)/.mypy_cache -p cdgen
 

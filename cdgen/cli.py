@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -185,18 +186,14 @@ def run(command: Callable[[], Any]) -> int:
     """Runs `command`; turns what it raises into a line or two and an exit code."""
     try:
         command()
-    except CdgenError as error:
-        if "--debug" in sys.argv:
-            raise
-        print(f"cdgen: {error}", file=sys.stderr)
-        return error.exit_code
-    except typer.Abort:
-        return 130
     except Exception as error:
         if "--debug" in sys.argv:
-            raise
+            traceback.print_exc()
+        if isinstance(error, CdgenError):
+            print(f"cdgen: {error}", file=sys.stderr)
+            return error.exit_code
         print(
-            f"cdgen: unexpected {type(error).__name__}: {error}\n"
+            f"cdgen: unexpected {type(error).__name__}: {' '.join(str(error).split())}\n"
             "Please report it with the output of the same command after `cdgen --debug`.",
             file=sys.stderr,
         )

@@ -26,10 +26,10 @@ class GenerateConfig(BaseModel):
     prompts: str
     out: Path
     strategy: Literal["cd", "vanilla", "plausible"] = "cd"
-    contrast: float = Field(default=1.0, ge=0)
+    contrast: float = Field(default=1.0, ge=0, allow_inf_nan=False)
     alpha: float = Field(default=0.1, ge=0, le=1)
     temperature: float = Field(default=1.0, ge=0, allow_inf_nan=False)
-    top_k: int = Field(default=0, ge=0)
+    top_k: int = Field(default=0, ge=0, lt=2**31)
     top_p: float = Field(default=1.0, gt=0, le=1)
     min_p: float = Field(default=0.0, ge=0, le=1)
     prompt_tokens: int = Field(default=20, ge=1)
@@ -49,7 +49,7 @@ class GenerateConfig(BaseModel):
     @classmethod
     def _number_or_auto(cls, value: Any) -> Any:
         """The command line gives text: a number in it is meant as one."""
-        return int(value) if isinstance(value, str) and value.isdigit() else value
+        return int(value) if isinstance(value, str) and value.isdecimal() else value
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
@@ -66,7 +66,7 @@ class GenerateConfig(BaseModel):
 def generate_config(flags: Mapping[str, Any], file: Path | None) -> GenerateConfig:
     """The flags that were given, over the YAML file's, over the defaults. Raises UsageError."""
     values = read_yaml(file) if file else {}
-    values = {key.replace("-", "_"): value for key, value in values.items()}
+    values = {str(key).replace("-", "_"): value for key, value in values.items()}
     given = {name: value for name, value in flags.items() if value is not None}
     return validated(GenerateConfig, {**values, **given})
 

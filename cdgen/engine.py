@@ -91,6 +91,12 @@ class SlotEngine:
     logprobs: bool = False
     on_step: Callable[[StepReport], None] = field(default=lambda report: None)
 
+    @property
+    def is_tiny(self) -> bool:
+        """Whether a product of [slots, width] x [width, width] is too short to share: under a
+        million multiply-adds, ten microseconds, waking a second thread costs more than it saves."""
+        return self.good.slots * self.good.config.width**2 < 1 << 20
+
     @torch.inference_mode()
     def generate(self, requests: Iterable[Request]) -> Iterator[Sequence]:
         """Sequences in the order in which they finish."""

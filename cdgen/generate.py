@@ -239,7 +239,7 @@ def _write_ranges(
     engine = make_engine(plan, pair, on_step)
     boundaries = {*pair.eos_token_ids, *([] if pair.bos_token_id is None else [pair.bos_token_id])}
     progress.meter.started = time.monotonic()
-    with progress:
+    with progress, useful_threads(engine):
         for index in pending:
             current[0] = index
             check_space(config.out, plan)
@@ -287,6 +287,20 @@ def _require_few_quarantined(config: GenerateConfig) -> None:
             f" allowed: {config.max_quarantined}. The corpus is written and they are marked"
             " finish_reason=quarantined; check the checkpoints, or raise --max-quarantined."
         )
+
+
+@contextmanager
+def useful_threads(engine: SlotEngine | GenericEngine) -> Iterator[None]:
+    """One thread for a tiny model; a row's bits do not depend on how many there are."""
+    import torch
+
+    before = torch.get_num_threads()
+    if engine.is_tiny:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @contextmanager

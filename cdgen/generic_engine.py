@@ -24,7 +24,9 @@ from cdgen.kernels.sampling_params import RowStatus, SampleOutput, SamplingParam
 def load_causal_lm(folder: Path, dtype: torch.dtype) -> Any:
     """A model from safetensors alone, running none of the checkpoint's code; raises ModelError."""
     from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()  # a log file is not a terminal, and cdgen has its own
     try:
         model = AutoModelForCausalLM.from_pretrained(
             folder, dtype=dtype, use_safetensors=True, local_files_only=True
@@ -48,6 +50,7 @@ class GenericEngine:
     vocab_size: int
     logprobs: bool = False
     on_step: Callable[[StepReport], None] = field(default=lambda report: None)
+    is_tiny = False
 
     @torch.inference_mode()
     def generate(self, requests: Iterable[Request]) -> Iterator[Sequence]:
