@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.exceptions import TyperException
 
 from cdgen.config import GenerateConfig, generate_config
 from cdgen.errors import CdgenError
@@ -18,6 +19,7 @@ app = typer.Typer(
     help="Write synthetic pre-training corpora by contrasting two language models.",
     no_args_is_help=True,
     add_completion=False,
+    rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -25,9 +27,9 @@ app = typer.Typer(
 
 def option(name: str, text: str) -> Any:
     """A flag of `GenerateConfig` field `name`, its default shown but left to the configuration."""
-    default = GenerateConfig.model_fields[name].get_default()
-    required = GenerateConfig.model_fields[name].is_required()
-    return typer.Option(help=text, show_default=False if required else str(default))
+    field = GenerateConfig.model_fields[name]
+    shown = "" if field.is_required() else f" [default: {field.get_default()}]"
+    return typer.Option(help=text + shown, show_default=False)
 
 
 @app.callback()
@@ -186,6 +188,11 @@ def run(command: Callable[[], Any]) -> int:
     """Runs `command`; turns what it raises into a line or two and an exit code."""
     try:
         command()
+    except TyperException as error:  # what typer itself refuses: flags and their types
+        print(
+            f"cdgen: {error.format_message()} (cdgen --help lists what there is)", file=sys.stderr
+        )
+        return 2
     except Exception as error:
         if "--debug" in sys.argv:
             traceback.print_exc()
@@ -202,4 +209,4 @@ def run(command: Callable[[], Any]) -> int:
 
 
 def main() -> None:
-    sys.exit(run(app))
+    sys.exit(run(lambda: app(standalone_mode=False)))

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from cdgen.errors import UsageError
@@ -73,6 +72,8 @@ def generate_config(flags: Mapping[str, Any], file: Path | None) -> GenerateConf
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file; raises UsageError where there is none."""
+    import yaml
+
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:

@@ -5,30 +5,34 @@ Read from the top of `generate`: the pair, the prompts, the plan, then range aft
 
 from __future__ import annotations
 
-import os
-import signal
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from types import FrameType
 from typing import TYPE_CHECKING
 
 from cdgen import __version__
 from cdgen.config import SLOT_MULTIPLE, GenerateConfig
-from cdgen.corpus import Row, beat, check_space, commit_range, pending_ranges, render_text
+from cdgen.corpus import pending_ranges
 from cdgen.corpus import status as corpus_status
-from cdgen.errors import Interrupted, QuarantineError, UsageError
+from cdgen.errors import QuarantineError, UsageError
 from cdgen.finalize import finalize
+from cdgen.job import Job, StopSignals
 from cdgen.pair import BadSource, Pair, open_pair, parse_bad
-from cdgen.plan import Plan, SamplingPlan, Shard, hold_shard, open_plan, prompts_folder, set_up
-from cdgen.progress import Progress
+from cdgen.plan import (
+    Plan,
+    SamplingPlan,
+    Shard,
+    has_plan,
+    hold_shard,
+    open_plan,
+    prompts_folder,
+    set_up,
+)
 from cdgen.prompts import PromptTable, prepare_prompts
 
 if TYPE_CHECKING:
-    from cdgen.engine import Sequence, SlotEngine, StepReport
+    from cdgen.engine import SlotEngine
     from cdgen.generic_engine import GenericEngine
 
 DEFAULT_SLOTS = 64
@@ -53,20 +57,28 @@ def generate(config: GenerateConfig) -> Outcome:
     errors of cdgen/errors.py; what was committed before one is kept.
     """
     shard = Shard.parse(config.shard)
-    with stop_signals() as stopping:
+    with StopSignals() as signals:
         pair = open_pair(config.good, _bad_source(config))
         _require_context(config, pair)
         with set_up(config.out):
-            table = _prompts(config, pair)
+            table = prepare_prompts(
+                config.prompts, pair.tokenizer, pair.bos_token_id, config.prompt_tokens,
+                prompts_folder(config.out),
+            )  # fmt: skip
             plan = make_plan(config, pair, table)
+            # Before there is a plan, so that models that do not load leave nothing behind.
+            engine = None if has_plan(config.out) else make_engine(plan, pair)
             open_plan(config.out, plan)
         with hold_shard(config.out, shard):
-            progress = _write_ranges(config, pair, table, plan, shard, stopping)
+            pending = pending_ranges(config.out, plan, shard)
+            job = Job(config.out, pair, table, plan, shard, pending, signals)
+            if pending:
+                job.write(engine or make_engine(plan, pair))
         finalized = shard.count == 1
         if finalized:
             finalize(config.out)
     _require_few_quarantined(config)
-    meter = progress.meter
+    meter = job.progress.meter
     seconds = time.monotonic() - meter.started
     return Outcome(plan, meter.sequences, meter.tokens, seconds, finalized)
 
@@ -95,6 +107,12 @@ def make_plan(config: GenerateConfig, pair: Pair, table: PromptTable) -> Plan:
             f"--bad dropout:P needs a GOOD of the Llama family, got"
             f" {pair.good.config.get('model_type')}: give a checkpoint folder instead"
         )
+    _require_known_tokens(table, pair)
+    # Matrix products round apart on other instruction sets: those are another kind of device. The
+    # lean decoder's do not on other thread counts, those of transformers may.
+    device = f"cpu {torch.backends.cpu.get_cpu_capability()}"
+    if not lean:
+        device += f", {torch.get_num_threads()} threads"
     return Plan(
         cdgen_version=__version__,
         prompts=table.plan,
@@ -113,8 +131,7 @@ def make_plan(config: GenerateConfig, pair: Pair, table: PromptTable) -> Plan:
         slots=slots,
         range_size=config.range_size if config.range_size != "auto" else slots * RANGE_SLOTS,
         dtype="float32",
-        # Matrix products round apart on other instruction sets: those are another kind of device.
-        device=f"cpu {torch.backends.cpu.get_cpu_capability()}",
+        device=device,
         decoder="lean" if lean else "transformers",
         backend=f"cpu {native.instruction_set()}",
     )
@@ -157,11 +174,14 @@ def _require_context(config: GenerateConfig, pair: Pair) -> None:
         )
 
 
-def _prompts(config: GenerateConfig, pair: Pair) -> PromptTable:
-    folder = prompts_folder(config.out)
-    return prepare_prompts(
-        config.prompts, pair.tokenizer, pair.bos_token_id, config.prompt_tokens, folder
-    )
+def _require_known_tokens(table: PromptTable, pair: Pair) -> None:
+    """A tokenizer may know more ids than BAD has rows; prompts must not use them."""
+    known = max(pair.tokenizer.get_vocab(with_added_tokens=True).values()) < pair.vocab_size
+    if not known and table.largest_id() >= pair.vocab_size:
+        raise UsageError(
+            f"a prompt holds token {table.largest_id()}, but GOOD and BAD share only ids below"
+            f" {pair.vocab_size}: leave that document out"
+        )
 
 
 # ---- the engine --------------------------------------------------------------------------------
@@ -169,28 +189,27 @@ def _prompts(config: GenerateConfig, pair: Pair) -> PromptTable:
 
 def _is_lean(config: GenerateConfig, pair: Pair) -> bool:
     """Whether the lean decoder covers both models; if not, both run through transformers."""
-    from cdgen.decoder import lean_config
+    from cdgen.decoder_weights import lean_config
 
     capacity = config.prompt_tokens + config.max_new_tokens
     models = [pair.good, pair.bad or pair.good]
     return all(lean_config(model.config, capacity) for model in models)
 
 
-def make_engine(
-    plan: Plan, pair: Pair, on_step: Callable[[StepReport], None]
-) -> SlotEngine | GenericEngine:
+def make_engine(plan: Plan, pair: Pair) -> SlotEngine | GenericEngine:
     """The engine that the plan names, its models loaded."""
     import torch
 
     from cdgen.checkpoint import load_tensors
-    from cdgen.decoder import Decoder, lean_config, require_memory
+    from cdgen.decoder import Decoder, require_memory
+    from cdgen.decoder_weights import lean_config
     from cdgen.engine import Limits, SlotEngine
     from cdgen.generic_engine import GenericEngine, load_causal_lm
     from cdgen.kernels.sampling_params import SamplingParams
 
     params = SamplingParams(**plan.sampling.model_dump())
     limits = Limits(plan.max_new_tokens, plan.eos_token_ids, plan.on_eos == "stop")
-    common = (params, limits, plan.seed, plan.vocab_size, plan.logprobs, on_step)
+    common = (params, limits, plan.seed, plan.vocab_size, plan.logprobs)
     if plan.decoder == "transformers":
         good = load_causal_lm(pair.good.folder, torch.float32)
         bad = load_causal_lm(pair.bad.folder, torch.float32) if pair.bad else None
@@ -208,116 +227,12 @@ def make_engine(
     return SlotEngine(decoders[0], decoders[1] if len(decoders) > 1 else None, *common)
 
 
-# ---- the loop over ranges ----------------------------------------------------------------------
-
-
-def _write_ranges(
-    config: GenerateConfig,
-    pair: Pair,
-    table: PromptTable,
-    plan: Plan,
-    shard: Shard,
-    stopping: Callable[[], bool],
-) -> Progress:
-    from cdgen.engine import Request
-
-    pending = pending_ranges(config.out, plan, shard)
-    total = sum(len(plan.sequence_ids(index)) for index in pending)
-    current = [0]
-    progress = Progress(total, lambda n, rate: beat(config.out, shard, current[0], n, rate))
-    if not pending:
-        return progress
-
-    def on_step(report: StepReport) -> None:
-        if stopping():
-            raise Interrupted(
-                f"stopped by a signal; range {current[0]} is not kept, everything before it is."
-                " Run the same command again to go on."
-            )
-        progress.step(report.drawn, report.plausible)
-
-    engine = make_engine(plan, pair, on_step)
-    boundaries = {*pair.eos_token_ids, *([] if pair.bos_token_id is None else [pair.bos_token_id])}
-    progress.meter.started = time.monotonic()
-    with progress, useful_threads(engine):
-        for index in pending:
-            current[0] = index
-            check_space(config.out, plan)
-            requests = (Request(i, _prompt(plan, table, i)) for i in plan.sequence_ids(index))
-            rows = []
-            for sequence in engine.generate(requests):
-                text = render_text(pair.tokenizer, sequence.tokens, boundaries)
-                rows.append(_row(plan, sequence, text))
-                progress.meter.sequences += 1
-            commit_range(config.out, plan, index, rows)
-    return progress
-
-
-def _prompt(plan: Plan, table: PromptTable, sequence_id: int) -> list[int]:
-    prompt = table[plan.prompt_id(sequence_id)]
-    if max(prompt) >= plan.vocab_size:
-        raise UsageError(
-            f"prompt {plan.prompt_id(sequence_id)} holds token {max(prompt)}, but GOOD and BAD"
-            f" share {plan.vocab_size} tokens: leave that prompt out"
-        )
-    return prompt
-
-
-def _row(plan: Plan, sequence: Sequence, text: str) -> Row:
-    assert sequence.finish_reason is not None
-    return Row(
-        sequence_id=sequence.sequence_id,
-        prompt_id=plan.prompt_id(sequence.sequence_id),
-        text=text,
-        tokens=sequence.tokens,
-        prompt_tokens=sequence.prompt_tokens,
-        new_tokens=sequence.new_tokens,
-        finish_reason=sequence.finish_reason,
-        mean_plausible=sequence.plausible / max(1, sequence.new_tokens),
-        good_logprob=sequence.good_logprob,
-    )
-
-
 def _require_few_quarantined(config: GenerateConfig) -> None:
     counts = corpus_status(config.out).counts
     found = counts.finish_reasons.get("quarantined", 0)
     if found > config.max_quarantined:
         raise QuarantineError(
             f"{found} of {counts.rows} sequences could not be sampled (NaN or infinite logits);"
-            f" allowed: {config.max_quarantined}. The corpus is written and they are marked"
+            f" allowed: {config.max_quarantined}. They are kept, marked"
             " finish_reason=quarantined; check the checkpoints, or raise --max-quarantined."
         )
-
-
-@contextmanager
-def useful_threads(engine: SlotEngine | GenericEngine) -> Iterator[None]:
-    """One thread for a tiny model; a row's bits do not depend on how many there are."""
-    import torch
-
-    before = torch.get_num_threads()
-    if engine.is_tiny:
-        torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-@contextmanager
-def stop_signals() -> Iterator[Callable[[], bool]]:
-    """Yields whether SIGINT, SIGTERM or SIGUSR1 has come; a second SIGINT ends the process at once
-    with exit code 130."""
-    seen: list[int] = []
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        if number == signal.SIGINT and signal.SIGINT in seen:
-            os._exit(130)
-        seen.append(number)
-
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
-    before = {number: signal.signal(number, handle) for number in numbers}
-    try:
-        yield lambda: bool(seen)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

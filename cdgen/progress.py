@@ -60,6 +60,7 @@ class Progress:
         tb: TracebackType | None,
     ) -> None:
         if self.live:
+            self._show(time.monotonic())  # what stays on the screen is where it ended
             self.live.stop()
 
     def step(self, drawn: int, plausible: int) -> None:

@@ -40,6 +40,9 @@ class PromptTable:
     def __len__(self) -> int:
         return self.plan.count
 
+    def largest_id(self) -> int:
+        return int(self._ids.max())
+
     def __getitem__(self, prompt_id: int) -> list[int]:
         row = self._ids[prompt_id]
         return cast(list[int], row[row != _PADDING].tolist())

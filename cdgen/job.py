@@ -1,0 +1,141 @@
+"""The work of one process on a corpus: range after range, each generated whole and committed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Self
+
+from cdgen.corpus import Row, beat, check_space, commit_range, render_text
+from cdgen.errors import Interrupted
+from cdgen.pair import Pair
+from cdgen.plan import Plan, Shard
+from cdgen.progress import Progress
+from cdgen.prompts import PromptTable
+
+if TYPE_CHECKING:
+    from cdgen.engine import Sequence, SlotEngine, StepReport
+    from cdgen.generic_engine import GenericEngine
+
+
+class StopSignals:
+    """SIGINT, SIGTERM and SIGUSR1 raise Interrupted at once, or at the end of the running step
+    inside `between_steps`. A second SIGINT ends the process with exit code 130."""
+
+    NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+
+    def __init__(self) -> None:
+        self.seen: list[int] = []
+        self.deferred = False
+
+    def __enter__(self) -> Self:
+        self.before = {number: signal.signal(number, self._handle) for number in self.NUMBERS}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT and signal.SIGINT in self.seen:
+            os._exit(130)
+        self.seen.append(number)
+        if not self.deferred:
+            self.check()
+
+    @contextmanager
+    def between_steps(self) -> Iterator[None]:
+        self.deferred = True
+        try:
+            yield
+        finally:
+            self.deferred = False
+
+    def check(self) -> None:
+        if self.seen:
+            raise Interrupted(
+                "stopped by a signal; committed ranges are kept, the one at hand is not."
+                " Run the same command again to go on."
+            )
+
+
+class Job:
+    """The pending ranges of one shard."""
+
+    def __init__(
+        self,
+        out: Path,
+        pair: Pair,
+        table: PromptTable,
+        plan: Plan,
+        shard: Shard,
+        pending: list[int],
+        signals: StopSignals,
+    ) -> None:
+        self.out, self.pair, self.table, self.plan = out, pair, table, plan
+        self.shard, self.pending, self.signals = shard, pending, signals
+        self.current = 0  # the range at hand
+        total = sum(len(plan.sequence_ids(index)) for index in pending)
+        self.progress = Progress(total, self._beat)
+        bos = [] if pair.bos_token_id is None else [pair.bos_token_id]
+        self.boundaries = {*pair.eos_token_ids, *bos}
+
+    def write(self, engine: SlotEngine | GenericEngine) -> None:
+        """Generates and commits every pending range. Raises Interrupted, StorageError."""
+        engine.on_step = self._step
+        self.progress.meter.started = time.monotonic()
+        with self.signals.between_steps(), useful_threads(engine), self.progress:
+            for index in self.pending:
+                self.current = index
+                check_space(self.out, self.plan)
+                commit_range(self.out, self.plan, index, self._rows(engine, index))
+
+    def _rows(self, engine: SlotEngine | GenericEngine, index: int) -> Iterator[Row]:
+        from cdgen.engine import Request
+
+        requests = (
+            Request(i, self.table[self.plan.prompt_id(i)]) for i in self.plan.sequence_ids(index)
+        )
+        for sequence in engine.generate(requests):
+            self.progress.meter.sequences += 1
+            yield self._row(sequence)
+
+    def _row(self, sequence: Sequence) -> Row:
+        assert sequence.finish_reason is not None
+        return Row(
+            sequence_id=sequence.sequence_id,
+            prompt_id=self.plan.prompt_id(sequence.sequence_id),
+            text=render_text(self.pair.tokenizer, sequence.tokens, self.boundaries),
+            tokens=sequence.tokens,
+            prompt_tokens=sequence.prompt_tokens,
+            new_tokens=sequence.new_tokens,
+            finish_reason=sequence.finish_reason,
+            mean_plausible=sequence.plausible / max(1, sequence.new_tokens),
+            good_logprob=sequence.good_logprob,
+        )
+
+    def _step(self, report: StepReport) -> None:
+        self.signals.check()
+        self.progress.step(report.drawn, report.plausible)
+
+    def _beat(self, new_tokens: int, rate: float) -> None:
+        beat(self.out, self.shard, self.current, new_tokens, rate)
+
+
+@contextmanager
+def useful_threads(engine: SlotEngine | GenericEngine) -> Iterator[None]:
+    """One thread for a tiny model of the lean decoder, whose bits do not depend on how many."""
+    import torch
+
+    before = torch.get_num_threads()
+    if engine.is_tiny:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
