@@ -189,9 +189,9 @@ def run(command: Callable[[], Any]) -> int:
     try:
         command()
     except TyperException as error:  # what typer itself refuses: flags and their types
-        print(
-            f"cdgen: {error.format_message()} (cdgen --help lists what there is)", file=sys.stderr
-        )
+        text = error.format_message()
+        is_help = text.startswith("Usage:")  # `cdgen` alone
+        print(text if is_help else f"cdgen: {text} (--help lists what there is)", file=sys.stderr)
         return 2
     except Exception as error:
         if "--debug" in sys.argv:

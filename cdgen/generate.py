@@ -5,7 +5,6 @@ Read from the top of `generate`: the pair, the prompts, the plan, then range aft
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -79,8 +78,7 @@ def generate(config: GenerateConfig) -> Outcome:
             finalize(config.out)
     _require_few_quarantined(config)
     meter = job.progress.meter
-    seconds = time.monotonic() - meter.started
-    return Outcome(plan, meter.sequences, meter.tokens, seconds, finalized)
+    return Outcome(plan, meter.sequences, meter.tokens, job.seconds, finalized)
 
 
 def plan_only(config: GenerateConfig) -> Plan:
@@ -177,10 +175,13 @@ def _require_context(config: GenerateConfig, pair: Pair) -> None:
 def _require_known_tokens(table: PromptTable, pair: Pair) -> None:
     """A tokenizer may know more ids than BAD has rows; prompts must not use them."""
     known = max(pair.tokenizer.get_vocab(with_added_tokens=True).values()) < pair.vocab_size
-    if not known and table.largest_id() >= pair.vocab_size:
+    if known:
+        return
+    prompt, token = table.largest_id()
+    if token >= pair.vocab_size:
         raise UsageError(
-            f"a prompt holds token {table.largest_id()}, but GOOD and BAD share only ids below"
-            f" {pair.vocab_size}: leave that document out"
+            f"prompt {prompt} holds token {token}, but GOOD and BAD share {pair.vocab_size} tokens:"
+            " leave that document out"
         )
 
 

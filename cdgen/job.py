@@ -80,6 +80,7 @@ class Job:
         self.out, self.pair, self.table, self.plan = out, pair, table, plan
         self.shard, self.pending, self.signals = shard, pending, signals
         self.current = 0  # the range at hand
+        self.seconds = 0.0  # of `write`
         total = sum(len(plan.sequence_ids(index)) for index in pending)
         self.progress = Progress(total, self._beat)
         bos = [] if pair.bos_token_id is None else [pair.bos_token_id]
@@ -88,12 +89,13 @@ class Job:
     def write(self, engine: SlotEngine | GenericEngine) -> None:
         """Generates and commits every pending range. Raises Interrupted, StorageError."""
         engine.on_step = self._step
-        self.progress.meter.started = time.monotonic()
+        started = self.progress.meter.started = time.monotonic()
         with self.signals.between_steps(), useful_threads(engine), self.progress:
             for index in self.pending:
                 self.current = index
                 check_space(self.out, self.plan)
                 commit_range(self.out, self.plan, index, self._rows(engine, index))
+        self.seconds = time.monotonic() - started
 
     def _rows(self, engine: SlotEngine | GenericEngine, index: int) -> Iterator[Row]:
         from cdgen.engine import Request

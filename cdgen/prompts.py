@@ -40,8 +40,10 @@ class PromptTable:
     def __len__(self) -> int:
         return self.plan.count
 
-    def largest_id(self) -> int:
-        return int(self._ids.max())
+    def largest_id(self) -> tuple[int, int]:
+        """The first prompt that holds the largest token id, and that id."""
+        prompt, column = divmod(int(self._ids.argmax()), self._ids.shape[1])
+        return prompt, int(self._ids[prompt, column])
 
     def __getitem__(self, prompt_id: int) -> list[int]:
         row = self._ids[prompt_id]
