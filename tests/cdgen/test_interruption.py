@@ -131,7 +131,7 @@ def test_sigterm_in_mid_run(
     said, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == 75, errors
     assert said == ""
-    assert "cdgen: stopped by a signal; range " in errors.splitlines()[-1]
+    assert "cdgen: stopped by a signal; committed ranges are kept" in errors.splitlines()[-1]
     assert errors.endswith("Run the same command again to go on.\n")
     done = ranges_done(out)
     assert 2 <= done < RANGES
@@ -166,10 +166,10 @@ def test_a_signal_stops_at_once_and_costs_one_range(
     assert (out / "manifest.json").exists()
 
 
-def test_a_second_ctrl_c_ends_the_process_at_once(
+def test_ctrl_c_at_start_up_leaves_nothing(
     start: Callable[[list[str]], BaseProcess], arguments: list[str], tmp_path: Path
 ) -> None:
-    """While it waits for its prompts, which are a pipe here, the first one has no effect yet."""
+    """While it waits for its prompts, which are a pipe here."""
     pipe = tmp_path / "pipe.txt"
     os.mkfifo(pipe)
     arguments[arguments.index("--prompts") + 1] = str(pipe)
@@ -185,9 +185,22 @@ def test_a_second_ctrl_c_ends_the_process_at_once(
 
     wait_until(it_reads, process)
     assert process.pid is not None
-    deadline = time.monotonic() + PATIENCE
-    while process.is_alive() and time.monotonic() < deadline:
-        os.kill(process.pid, signal.SIGINT)  # one that comes before the last is handled is lost
-        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGINT)
+    assert finish(process) == 75
     os.close(writers[0])
-    assert finish(process) == 130
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_second_ctrl_c_ends_the_process_at_once() -> None:
+    """The first one waits for the end of the step at hand, the second does not."""
+    script = (
+        "import os, signal\n"
+        "from cdgen.job import StopSignals\n"
+        "with StopSignals() as signals, signals.between_steps():\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+        "    print('still here', flush=True)\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+        "    print('not any more', flush=True)\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout) == (130, "still here\n")
