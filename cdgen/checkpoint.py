@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cdgen.errors import ModelError
+from cdgen.safetensors_header import TensorInfo, cut_short, read_header
 
 if TYPE_CHECKING:
     import torch
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 # Far above any real model, far below what would exhaust memory or overflow a byte count.
 _MAX_CONFIG_BYTES = 4 << 20
 _MAX_INDEX_BYTES = 100 << 20
-_MAX_HEADER_BYTES = 100_000_000  # the safetensors library's own limit
-_MAX_DIMENSIONS = 32
 _SIZE_LIMITS = {
     **dict.fromkeys(("num_hidden_layers", "n_layer"), 1 << 12),
     **dict.fromkeys(("num_attention_heads", "n_head"), 1 << 16),
@@ -34,28 +32,9 @@ _SIZE_LIMITS = {
 }
 _READ_BYTES = 1 << 20
 
-# The formats of whole bytes. The packed four- and six-bit ones cannot be cast by torch.
-_ITEM_BYTES = {
-    **dict.fromkeys(("BOOL", "U8", "I8", "F8_E4M3", "F8_E5M2", "F8_E8M0"), 1),
-    **dict.fromkeys(("F8_E4M3FNUZ", "F8_E5M2FNUZ"), 1),
-    **dict.fromkeys(("I16", "U16", "F16", "BF16"), 2),
-    **dict.fromkeys(("I32", "U32", "F32"), 4),
-    **dict.fromkeys(("I64", "U64", "F64", "C64"), 8),
-}
 _PICKLE_SUFFIXES = {".bin", ".pt", ".pth", ".ckpt"}
 # What trainers leave beside the weights, in the same format.
 _TRAINER_STATE = ("training_args", "optimizer", "scheduler", "scaler", "rng_state", "random_states")
-
-
-@dataclass(frozen=True)
-class TensorInfo:
-    """One tensor as its file's header describes it."""
-
-    file: Path
-    dtype: str  # the header's word for it: F32, BF16, ...
-    shape: tuple[int, ...]
-    start: int  # its first byte, counted from the start of the file
-    nbytes: int
 
 
 @dataclass(frozen=True)
@@ -170,7 +149,7 @@ def _read_tensor_table(folder: Path) -> dict[str, TensorInfo]:
     # The same order of preference as in transformers.
     single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
     if single.is_file():
-        tensors = _read_header(single)
+        tensors = read_header(single)
     elif index.is_file():
         tensors = _read_shards(index)
     else:
@@ -203,7 +182,7 @@ def _read_shards(index: Path) -> dict[str, TensorInfo]:
         raise ModelError(f"{index}: weight_map must map each tensor to its file; save it again")
     tensors: dict[str, TensorInfo] = {}
     for name in sorted(set(weight_map.values())):
-        for tensor, info in _read_header(_shard_path(index, name)).items():
+        for tensor, info in read_header(_shard_path(index, name)).items():
             if tensor in tensors:
                 first = tensors[tensor].file.name
                 raise ModelError(
@@ -241,91 +220,6 @@ def _check_total_size(index: Path, metadata: object, found: int) -> None:
         )
 
 
-def _read_header(path: Path) -> dict[str, TensorInfo]:
-    """The tensors of a safetensors file; raises ModelError unless it is exactly as promised."""
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        if length > _MAX_HEADER_BYTES:
-            raise _bad_header(path, f"a length of {length} bytes")
-        data_start = 8 + length
-        if size < data_start:
-            raise _cut_short(path, data_start, size)
-        header = _parse_header(path, file.read(length))
-    infos = {name: _tensor_info(path, data_start, name, header[name]) for name in header}
-    end = data_start
-    for name, info in sorted(infos.items(), key=lambda item: (item[1].start, item[1].nbytes)):
-        if info.start != end:
-            raise _bad_header(path, f"a gap or an overlap before tensor {name!r:.80}")
-        end += info.nbytes
-    if size < end:
-        raise _cut_short(path, end, size)
-    if size > end:
-        raise ModelError(
-            f"{path} is longer than promised: {end} bytes expected, {size} found;"
-            f" the {size - end} trailing bytes do not belong to it, fetch or save it again"
-        )
-    return infos
-
-
-def _parse_header(path: Path, raw: bytes) -> dict[str, Any]:
-    try:
-        if not raw.startswith(b"{"):
-            raise ValueError("it does not begin with '{'")
-        header: dict[str, Any] = json.loads(raw.decode(), object_pairs_hook=_without_duplicates)
-        "".join(header).encode()  # JSON can spell lone surrogates, which are no text
-    except (ValueError, RecursionError) as error:
-        raise _bad_header(path, f"no valid JSON ({error})") from error
-    metadata = header.pop("__metadata__", {})
-    if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
-        raise _bad_header(path, "a __metadata__ that is not a table of strings")
-    return header
-
-
-def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    table = dict(pairs)
-    if len(table) != len(pairs):
-        raise ValueError("a name occurs twice in one object")
-    return table
-
-
-def _tensor_info(path: Path, data_start: int, name: str, entry: object) -> TensorInfo:
-    where = f"of tensor {name!r:.80}"
-    if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
-        raise _bad_header(path, f"an entry {where} without exactly dtype, shape and data_offsets")
-    dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
-    if not isinstance(dtype, str) or dtype not in _ITEM_BYTES:
-        raise _bad_header(path, f"an unsupported dtype {where}: {dtype!r:.40}")
-    if not _are_sizes(shape) or len(shape) > _MAX_DIMENSIONS:
-        raise _bad_header(path, f"an impossible shape {where}: {shape!r:.80}")
-    if not _are_sizes(offsets) or len(offsets) != 2:
-        raise _bad_header(path, f"impossible data_offsets {where}: {offsets!r:.80}")
-    nbytes = math.prod(shape) * _ITEM_BYTES[dtype]
-    if offsets[1] - offsets[0] != nbytes:
-        raise _bad_header(
-            path, f"{dtype} {shape} {where} as {offsets[1] - offsets[0]} bytes instead of {nbytes}"
-        )
-    return TensorInfo(path, dtype, tuple(shape), data_start + offsets[0], nbytes)
-
-
-def _are_sizes(value: object) -> bool:
-    return isinstance(value, list) and all(type(n) is int and 0 <= n < 1 << 63 for n in value)
-
-
-def _bad_header(path: Path, what: str) -> ModelError:
-    return ModelError(
-        f"{path} has a bad safetensors header: {what};"
-        " fetch it again (in a git clone: git lfs pull)"
-    )
-
-
-def _cut_short(path: Path, expected: int, found: int) -> ModelError:
-    return ModelError(
-        f"{path} is shorter than promised: {expected} bytes expected, {found} found;"
-        " the download or copy was cut off, fetch it again"
-    )
-
-
 def _identity(folder: Path, tensors: dict[str, TensorInfo]) -> str:
     """SHA-256 of the tensors (name, dtype, shape, content; by name) and the two JSON files."""
     ordered = sorted(tensors.items())
@@ -349,7 +243,7 @@ def _hash_tensor(info: TensorInfo) -> bytes:
             chunk = file.read(min(left, _READ_BYTES))
             if not chunk:
                 end = info.start + info.nbytes
-                raise _cut_short(info.file, end, end - left)
+                raise cut_short(info.file, end, end - left)
             digest.update(chunk)
             left -= len(chunk)
     return digest.digest()

@@ -124,8 +124,8 @@ def generate(
 @app.command()
 def status(out: Annotated[Path, typer.Argument(help="The corpus folder.")]) -> None:
     """Show how far a corpus is and who works on it."""
-    from cdgen.corpus import status as corpus_status
     from cdgen.progress import duration
+    from cdgen.status import status as corpus_status
 
     found = corpus_status(out)
     counts = found.counts
@@ -153,7 +153,7 @@ def status(out: Annotated[Path, typer.Argument(help="The corpus folder.")]) -> N
 def verify(out: Annotated[Path, typer.Argument(help="The corpus folder.")]) -> None:
     """Read everything back: checksums, every sequence once, token counts."""
     from cdgen.errors import StorageError
-    from cdgen.finalize import verify as find_problems
+    from cdgen.verify import verify as find_problems
 
     problems = find_problems(out)
     for problem in problems:

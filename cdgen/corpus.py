@@ -9,33 +9,20 @@ OUT/data/, README.md, manifest.json        made by `cdgen.finalize`; the manifes
 
 from __future__ import annotations
 
-import json
-import os
-import socket
-import time
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from pydantic import ValidationError
 
 from cdgen.errors import StorageError
-from cdgen.plan import (
-    STATE,
-    FrozenModel,
-    Plan,
-    Shard,
-    heartbeat_path,
-    is_finalized,
-    parse_plan,
-    read_plan,
-)
+from cdgen.out_folder import STATE, is_finalized
+from cdgen.plan import FrozenModel, Plan, Shard, parse_plan
 from cdgen.storage import (
-    canonical_json,
-    make_folder,
     read_record,
     require_space,
+    sha256_of,
     write_atomic,
     write_record,
 )
@@ -252,6 +239,26 @@ def read_range(out: Path, index: int) -> RangeEntry | None:
     return entry if entry.bytes == size else None
 
 
+def foreign(entry: RangeEntry, plan: Plan) -> str | None:
+    """Somebody may have copied a range here from another corpus."""
+    return None if entry.plan_sha256 == plan.sha256 else f"{entry.path}: made for another plan"
+
+
+def damage(out: Path, entry: FileEntry) -> str | None:
+    """Why the bytes of a file are not those of its entry."""
+    path = out / entry.path
+    try:
+        size = path.stat().st_size
+        if size != entry.bytes:
+            return f"{entry.path}: {size} bytes, expected {entry.bytes}"
+        digest = sha256_of(path)
+    except OSError as error:
+        return f"{entry.path}: {error.strerror}"
+    if digest != entry.sha256:
+        return f"{entry.path}: damaged, sha256 {digest[:12]}..., expected {entry.sha256[:12]}..."
+    return None
+
+
 def pending_ranges(out: Path, plan: Plan, shard: Shard) -> list[int]:
     """The ranges that `shard` still has to make, in order."""
     if is_finalized(out):
@@ -273,81 +280,3 @@ def read_manifest(out: Path) -> Manifest:
         return Manifest.model_validate({**record, "plan": parse_plan(record["plan"], str(path))})
     except (ValidationError, KeyError) as error:
         raise StorageError(f"{path} is not a manifest of this cdgen: {error}.") from error
-
-
-# ---- progress ----------------------------------------------------------------------------------
-
-# A worker beats every few seconds; a step on a slow machine or a paused node may take longer.
-ALIVE_SECONDS = 120.0
-
-
-@dataclass(frozen=True, slots=True)
-class Heartbeat:
-    """What a worker says about itself."""
-
-    shard: str  # I/N
-    time: float  # seconds since 1970
-    host: str
-    pid: int
-    range_index: int  # being made
-    new_tokens: int  # since the worker began
-    tokens_per_second: float
-
-
-@dataclass(frozen=True, slots=True)
-class Status:
-    """Where a corpus stands."""
-
-    ranges_done: int
-    ranges_total: int
-    counts: Counts  # of the committed ranges
-    workers: tuple[Heartbeat, ...]
-    now: float  # seconds since 1970
-    eta_seconds: float | None  # None when nothing is left, or nobody works on it
-    finalized: bool
-
-    def is_alive(self, worker: Heartbeat) -> bool:
-        return self.now - worker.time < ALIVE_SECONDS
-
-
-def beat(
-    out: Path, shard: Shard, range_index: int, new_tokens: int, tokens_per_second: float
-) -> None:
-    """Tell `status` that this worker lives. Call it every few seconds."""
-    path = heartbeat_path(out, shard)
-    host, pid, now = socket.gethostname(), os.getpid(), time.time()
-    heartbeat = Heartbeat(str(shard), now, host, pid, range_index, new_tokens, tokens_per_second)
-    make_folder(path.parent)
-    write_atomic(path, canonical_json(asdict(heartbeat)))
-
-
-def status(out: Path) -> Status:
-    """Read-only, at any time. Raises UsageError, StorageError or PlanMismatch as `read_plan`."""
-    plan = read_plan(out)
-    finalized = is_finalized(out)
-    if finalized:
-        done, counts = plan.num_ranges, read_manifest(out).totals
-    else:
-        done, counts = 0, NOTHING
-        for index in range(plan.num_ranges):
-            if entry := read_range(out, index):
-                done, counts = done + 1, counts + entry.counts
-    now = time.time()
-    workers = _read_heartbeats(out)
-    rate = sum(w.tokens_per_second for w in workers if now - w.time < ALIVE_SECONDS)
-    per_row = counts.new_tokens / counts.rows if counts.rows else plan.max_new_tokens
-    left = (plan.num_sequences - counts.rows) * per_row
-    eta = left / rate if left and rate else None
-    return Status(done, plan.num_ranges, counts, workers, now, eta, finalized)
-
-
-def _read_heartbeats(out: Path) -> tuple[Heartbeat, ...]:
-    names = {field.name for field in fields(Heartbeat)}
-    heartbeats = []
-    for path in sorted((out / STATE / "heartbeats").glob("shard-*.json")):
-        try:
-            content = json.loads(path.read_bytes())
-        except FileNotFoundError:  # the worker has just ended
-            continue
-        heartbeats.append(Heartbeat(**{name: content[name] for name in names}))
-    return tuple(heartbeats)

@@ -1,4 +1,4 @@
-"""Turn committed ranges into the finished dataset, and check a corpus, finished or not."""
+"""Turn committed ranges into the finished dataset."""
 
 from __future__ import annotations
 
@@ -6,33 +6,29 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-import numpy as np
-
 from cdgen.card import render_card
 from cdgen.corpus import (
     NOTHING,
-    Counts,
     FileEntry,
     Manifest,
     RangeEntry,
-    count_rows,
+    damage,
+    foreign,
     parquet_writer,
     range_path,
     read_manifest,
     read_range,
 )
-from cdgen.errors import CdgenError, PlanMismatch, StorageError
-from cdgen.plan import STATE, Plan, is_finalized, library_versions, prompts_folder, read_plan
-from cdgen.prompts import open_table
+from cdgen.errors import PlanMismatch, StorageError
+from cdgen.out_folder import STATE, is_finalized, read_plan
+from cdgen.plan import Plan, library_versions
 from cdgen.storage import (
     lock,
     make_folder,
-    read_record,
     remove_file,
     remove_folder,
     remove_temporaries,
     require_space,
-    sha256_of,
     write_atomic,
     write_record,
 )
@@ -112,7 +108,7 @@ def _merge(out: Path, plan: Plan, file_index: int) -> FileEntry:
 
 def _intact_range(out: Path, plan: Plan, index: int) -> RangeEntry:
     entry = read_range(out, index)
-    problem = "it vanished" if entry is None else _foreign(entry, plan) or _damage(out, entry)
+    problem = "it vanished" if entry is None else foreign(entry, plan) or damage(out, entry)
     if entry is None or problem:
         raise StorageError(
             f"range {index} of {plan.num_ranges} is unusable: {problem}. Delete "
@@ -127,7 +123,7 @@ def _row_groups(paths: Iterable[Path]) -> Iterator[pa.Table]:
 
     waiting: list[pa.Table] = []
     for path in paths:
-        for batch in _read_batches(path):
+        for batch in read_batches(path):
             table = pa.concat_tables([*waiting, batch])
             while table.num_rows >= ROWS_PER_GROUP:
                 yield table.slice(0, ROWS_PER_GROUP)
@@ -137,7 +133,7 @@ def _row_groups(paths: Iterable[Path]) -> Iterator[pa.Table]:
         yield waiting[0]
 
 
-def _read_batches(path: Path) -> Iterator[pa.Table]:
+def read_batches(path: Path) -> Iterator[pa.Table]:
     """Raises StorageError if `path` cannot be read or decoded."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -167,119 +163,3 @@ def _ranges_folder(out: Path) -> Path:
 
 def data_path(out: Path, plan: Plan, file_index: int) -> Path:
     return out / "data" / f"train-{file_index:05}-of-{plan.num_files:05}.parquet"
-
-
-# ---- verify ------------------------------------------------------------------------------------
-
-
-def verify(out: Path) -> list[str]:
-    """Read every byte of the corpus again.
-
-    Returns one text per problem, naming the file, and [] if all is well. Missing ranges count.
-    Raises UsageError if `out` holds no corpus.
-    """
-    try:
-        plan = read_plan(out)
-        manifest = read_manifest(out) if is_finalized(out) else None
-    except (StorageError, PlanMismatch) as error:
-        return [str(error)]
-    problems = _verify_prompts(out, plan)
-    if manifest:
-        return [*problems, *_verify_dataset(out, plan, manifest)]
-    return [*problems, *_verify_ranges(out, plan)]
-
-
-def _verify_prompts(out: Path, plan: Plan) -> list[str]:
-    """The prompt table is not published with a finished dataset, so it may be absent there."""
-    folder = prompts_folder(out)
-    if is_finalized(out) and not folder.exists():
-        return []
-    try:
-        table = open_table(folder)
-    except CdgenError as error:
-        return [str(error)]
-    return [] if table.plan == plan.prompts else [f"{folder} holds other prompts than the plan's."]
-
-
-def _verify_dataset(out: Path, plan: Plan, manifest: Manifest) -> Iterator[str]:
-    planned = [data_path(out, plan, index) for index in range(plan.num_files)]
-    listed = [out / entry.path for entry in manifest.files]
-    totals = sum((entry.counts for entry in manifest.files), NOTHING)
-    if (manifest.plan, manifest.plan_sha256) != (plan, plan.sha256):
-        yield "manifest.json: its plan is not the one in .cdgen/plan.json."
-    if listed != planned or totals != manifest.totals or totals.rows != plan.num_sequences:
-        yield "manifest.json: its files or totals are not those of the plan."
-        return
-    for index, entry in enumerate(manifest.files):
-        ranges = plan.file_ranges(index)
-        first, last = plan.sequence_ids(ranges[0]), plan.sequence_ids(ranges[-1])
-        if problem := _damage(out, entry) or _contradiction(out, entry, first.start, last.stop):
-            yield problem
-    for path in sorted(set((out / "data").glob("*")) - set(planned)):
-        yield f"data/{path.name}: not in the manifest. Remove it."
-    card = out / "README.md"
-    if not card.exists() or card.read_bytes() != render_card(manifest).encode():
-        yield "README.md: not as finalize wrote it; edited or damaged."
-
-
-def _verify_ranges(out: Path, plan: Plan) -> Iterator[str]:
-    missing = 0
-    for index in range(plan.num_ranges):
-        path = range_path(out, index).with_suffix(".json")
-        if not path.exists():
-            missing += 1
-            continue
-        try:
-            entry = RangeEntry.model_validate(read_record(path))
-        except StorageError as error:
-            yield str(error)
-            continue
-        ids = plan.sequence_ids(index)
-        problem = _foreign(entry, plan) or _damage(out, entry)
-        if problem := problem or _contradiction(out, entry, ids.start, ids.stop):
-            yield problem
-    if missing:
-        yield f"{out} is incomplete: {missing} of {plan.num_ranges} ranges are missing."
-
-
-def _foreign(entry: RangeEntry, plan: Plan) -> str | None:
-    """Somebody may have copied a range here from another corpus."""
-    return None if entry.plan_sha256 == plan.sha256 else f"{entry.path}: made for another plan"
-
-
-def _damage(out: Path, entry: FileEntry) -> str | None:
-    """Why the bytes of a file are not those of its entry."""
-    path = out / entry.path
-    try:
-        size = path.stat().st_size
-        if size != entry.bytes:
-            return f"{entry.path}: {size} bytes, expected {entry.bytes}"
-        digest = sha256_of(path)
-    except OSError as error:
-        return f"{entry.path}: {error.strerror}"
-    if digest != entry.sha256:
-        return f"{entry.path}: damaged, sha256 {digest[:12]}..., expected {entry.sha256[:12]}..."
-    return None
-
-
-def _contradiction(out: Path, entry: FileEntry, start: int, stop: int) -> str | None:
-    """Why the rows of an undamaged file are not sequences [start, stop), or not as counted."""
-    import pyarrow.compute as pc
-
-    counts: Counts = NOTHING
-    expected = start
-    try:
-        for table in _read_batches(out / entry.path):
-            ids = table["sequence_id"].to_numpy()
-            if not np.array_equal(ids, np.arange(expected, expected + len(ids))):
-                return f"{entry.path}: sequence ids are not {start} to {stop - 1}, each once"
-            lengths = pc.add(table["prompt_tokens"], table["new_tokens"])
-            if not pc.all(pc.equal(pc.list_value_length(table["tokens"]), lengths)).as_py():
-                return f"{entry.path}: a row has other than prompt_tokens + new_tokens tokens"
-            expected += len(ids)
-            counts += count_rows(table)
-    except StorageError as error:
-        return str(error)
-    if expected != stop or counts != entry.counts:
-        return f"{entry.path}: holds {counts}, expected {entry.counts}"
-    return None

@@ -13,22 +13,14 @@ from typing import TYPE_CHECKING
 from cdgen import __version__
 from cdgen.config import SLOT_MULTIPLE, GenerateConfig
 from cdgen.corpus import pending_ranges
-from cdgen.corpus import status as corpus_status
 from cdgen.errors import QuarantineError, UsageError
 from cdgen.finalize import finalize
 from cdgen.job import Job, StopSignals
+from cdgen.out_folder import has_plan, hold_shard, open_plan, prompts_folder, set_up
 from cdgen.pair import BadSource, Pair, open_pair, parse_bad
-from cdgen.plan import (
-    Plan,
-    SamplingPlan,
-    Shard,
-    has_plan,
-    hold_shard,
-    open_plan,
-    prompts_folder,
-    set_up,
-)
+from cdgen.plan import Plan, SamplingPlan, Shard
 from cdgen.prompts import PromptTable, prepare_prompts
+from cdgen.status import status as corpus_status
 
 if TYPE_CHECKING:
     from cdgen.engine import SlotEngine

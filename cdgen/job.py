@@ -11,12 +11,13 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Self
 
-from cdgen.corpus import Row, beat, check_space, commit_range, render_text
+from cdgen.corpus import Row, check_space, commit_range, render_text
 from cdgen.errors import Interrupted
 from cdgen.pair import Pair
 from cdgen.plan import Plan, Shard
 from cdgen.progress import Progress
 from cdgen.prompts import PromptTable
+from cdgen.status import beat
 
 if TYPE_CHECKING:
     from cdgen.engine import Sequence, SlotEngine, StepReport

@@ -16,11 +16,10 @@ import pytest
 import yaml
 from tokenizers import Tokenizer, decoders, models
 
-from cdgen import corpus, plan
+from cdgen import corpus, out_folder
 from cdgen import finalize as finalize_module
 from cdgen.corpus import (
     Row,
-    beat,
     check_space,
     commit_range,
     pending_ranges,
@@ -28,12 +27,14 @@ from cdgen.corpus import (
     read_manifest,
     read_range,
     render_text,
-    status,
 )
 from cdgen.errors import PlanMismatch, StorageError, UsageError
-from cdgen.finalize import finalize, verify
-from cdgen.plan import Plan, Shard, heartbeat_path, open_plan, prompts_folder, read_plan, set_up
-from cdgen.prompts import PromptTable, prepare_prompts
+from cdgen.finalize import finalize
+from cdgen.out_folder import heartbeat_path, open_plan, prompts_folder, read_plan, set_up
+from cdgen.plan import Plan, Shard, library_versions
+from cdgen.prompts import PromptTable, open_table, prepare_prompts
+from cdgen.status import beat, status
+from cdgen.verify import verify
 
 WORDS = ["<unk>", "<s>", "</s>", "one", "two", "three", "four", "five", "six", "seven"]
 WHOLE = Shard(0, 1)
@@ -262,7 +263,7 @@ def test_status_counts_ranges_and_workers(out: Path, monkeypatch: pytest.MonkeyP
 
 def test_a_worker_that_ends_takes_its_heartbeat_along(out: Path) -> None:
     begin(out)
-    with plan.hold_shard(out, WHOLE):
+    with out_folder.hold_shard(out, WHOLE):
         beat(out, WHOLE, 0, 1, 1.0)
         assert heartbeat_path(out, WHOLE).exists()
     assert status(out).workers == ()
@@ -390,7 +391,7 @@ def test_a_range_of_another_plan_is_noticed(out: Path, tmp_path: Path) -> None:
 
 
 def test_finalize_wants_the_pyarrow_of_the_plan(out: Path) -> None:
-    versions = {**plan.library_versions(), "pyarrow": "1.0.0"}
+    versions = {**library_versions(), "pyarrow": "1.0.0"}
     fill(out, begin(out, libraries=versions))
     with pytest.raises(PlanMismatch, match=r"begun with pyarrow 1\.0\.0"):
         finalize(out)
@@ -496,7 +497,7 @@ def test_verify_counts_rows_itself(out: Path) -> None:
     """A file that matches its own hash, but whose rows are not what the entry and plan say."""
     made = begin(out)
     fill(out, made)
-    shifted = make_plan(finalize_module.open_table(prompts_folder(out)), range_size=4)
+    shifted = make_plan(open_table(prompts_folder(out)), range_size=4)
     rows = [make_row(made, sequence_id) for sequence_id in shifted.sequence_ids(4)]
     entry = commit_range(out, shifted, 4, rows)
     forged = entry.model_copy(update={"plan_sha256": made.sha256})

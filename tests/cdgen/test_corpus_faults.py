@@ -23,21 +23,15 @@ from pathlib import Path
 from typing import Any
 
 from cdgen import storage
-from cdgen.corpus import Row, beat, commit_range, pending_ranges, range_path, status
+from cdgen.corpus import Row, commit_range, pending_ranges, range_path
 from cdgen.errors import CdgenError, StorageError
-from cdgen.finalize import finalize, verify
-from cdgen.plan import (
-    Plan,
-    PromptPlan,
-    Shard,
-    has_plan,
-    hold_shard,
-    open_plan,
-    prompts_folder,
-    set_up,
-)
+from cdgen.finalize import finalize
+from cdgen.out_folder import has_plan, hold_shard, open_plan, prompts_folder, set_up
+from cdgen.plan import Plan, PromptPlan, Shard
 from cdgen.prompts import prepare_prompts
+from cdgen.status import beat, status
 from cdgen.storage import CRASH_POINTS
+from cdgen.verify import verify
 
 RANGE_SIZE = 8
 ROWS_PER_FILE = 16  # the first file has two ranges, the second one

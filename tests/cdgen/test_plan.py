@@ -13,16 +13,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from cdgen.errors import PlanMismatch, StorageError, UsageError
-from cdgen.plan import (
-    Plan,
-    Shard,
-    differences,
-    hold_shard,
-    open_plan,
-    parse_plan,
-    read_plan,
-    set_up,
-)
+from cdgen.out_folder import hold_shard, open_plan, read_plan, set_up
+from cdgen.plan import Plan, Shard, differences, parse_plan
 
 
 def make_plan(**changes: Any) -> Plan:

@@ -17,16 +17,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers, trainers
 
-from cdgen import prompts
+from cdgen import documents, prompts
+from cdgen.documents import hash_source, read_documents
 from cdgen.errors import PlanMismatch, StorageError, UsageError
-from cdgen.prompts import (
-    hash_source,
-    open_table,
-    prepare_prompts,
-    read_documents,
-    splits_at_spaces,
-    tokenize_heads,
-)
+from cdgen.prompts import open_table, prepare_prompts, splits_at_spaces, tokenize_heads
 
 TEXT = [
     "the cat sat on the mat and the dog sat on the cat in 1984",
@@ -249,7 +243,7 @@ def test_an_empty_name_is_not_the_current_folder() -> None:
 
 
 def test_a_line_that_is_too_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(prompts, "MAX_LINE_BYTES", 1 << 20)
+    monkeypatch.setattr(documents, "MAX_LINE_BYTES", 1 << 20)
     path = tmp_path / "p.txt"
     path.write_bytes(b"short\n" + b"x" * (1 << 20))
     assert [len(text) for text in read_documents(str(path))] == [5, 1 << 20]

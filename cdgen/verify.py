@@ -1,0 +1,121 @@
+"""Read a corpus back, finished or not, and say what is wrong with it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from cdgen.card import render_card
+from cdgen.corpus import (
+    NOTHING,
+    Counts,
+    FileEntry,
+    Manifest,
+    RangeEntry,
+    count_rows,
+    damage,
+    foreign,
+    range_path,
+    read_manifest,
+)
+from cdgen.errors import CdgenError, PlanMismatch, StorageError
+from cdgen.finalize import data_path, read_batches
+from cdgen.out_folder import is_finalized, prompts_folder, read_plan
+from cdgen.plan import Plan
+from cdgen.prompts import open_table
+from cdgen.storage import read_record
+
+
+def verify(out: Path) -> list[str]:
+    """Read every byte of the corpus again.
+
+    Returns one text per problem, naming the file, and [] if all is well. Missing ranges count.
+    Raises UsageError if `out` holds no corpus.
+    """
+    try:
+        plan = read_plan(out)
+        manifest = read_manifest(out) if is_finalized(out) else None
+    except (StorageError, PlanMismatch) as error:
+        return [str(error)]
+    problems = _verify_prompts(out, plan)
+    if manifest:
+        return [*problems, *_verify_dataset(out, plan, manifest)]
+    return [*problems, *_verify_ranges(out, plan)]
+
+
+def _verify_prompts(out: Path, plan: Plan) -> list[str]:
+    """The prompt table is not published with a finished dataset, so it may be absent there."""
+    folder = prompts_folder(out)
+    if is_finalized(out) and not folder.exists():
+        return []
+    try:
+        table = open_table(folder)
+    except CdgenError as error:
+        return [str(error)]
+    return [] if table.plan == plan.prompts else [f"{folder} holds other prompts than the plan's."]
+
+
+def _verify_dataset(out: Path, plan: Plan, manifest: Manifest) -> Iterator[str]:
+    planned = [data_path(out, plan, index) for index in range(plan.num_files)]
+    listed = [out / entry.path for entry in manifest.files]
+    totals = sum((entry.counts for entry in manifest.files), NOTHING)
+    if (manifest.plan, manifest.plan_sha256) != (plan, plan.sha256):
+        yield "manifest.json: its plan is not the one in .cdgen/plan.json."
+    if listed != planned or totals != manifest.totals or totals.rows != plan.num_sequences:
+        yield "manifest.json: its files or totals are not those of the plan."
+        return
+    for index, entry in enumerate(manifest.files):
+        ranges = plan.file_ranges(index)
+        first, last = plan.sequence_ids(ranges[0]), plan.sequence_ids(ranges[-1])
+        if problem := damage(out, entry) or _contradiction(out, entry, first.start, last.stop):
+            yield problem
+    for path in sorted(set((out / "data").glob("*")) - set(planned)):
+        yield f"data/{path.name}: not in the manifest. Remove it."
+    card = out / "README.md"
+    if not card.exists() or card.read_bytes() != render_card(manifest).encode():
+        yield "README.md: not as finalize wrote it; edited or damaged."
+
+
+def _verify_ranges(out: Path, plan: Plan) -> Iterator[str]:
+    missing = 0
+    for index in range(plan.num_ranges):
+        path = range_path(out, index).with_suffix(".json")
+        if not path.exists():
+            missing += 1
+            continue
+        try:
+            entry = RangeEntry.model_validate(read_record(path))
+        except StorageError as error:
+            yield str(error)
+            continue
+        ids = plan.sequence_ids(index)
+        problem = foreign(entry, plan) or damage(out, entry)
+        if problem := problem or _contradiction(out, entry, ids.start, ids.stop):
+            yield problem
+    if missing:
+        yield f"{out} is incomplete: {missing} of {plan.num_ranges} ranges are missing."
+
+
+def _contradiction(out: Path, entry: FileEntry, start: int, stop: int) -> str | None:
+    """Why the rows of an undamaged file are not sequences [start, stop), or not as counted."""
+    import pyarrow.compute as pc
+
+    counts: Counts = NOTHING
+    expected = start
+    try:
+        for table in read_batches(out / entry.path):
+            ids = table["sequence_id"].to_numpy()
+            if not np.array_equal(ids, np.arange(expected, expected + len(ids))):
+                return f"{entry.path}: sequence ids are not {start} to {stop - 1}, each once"
+            lengths = pc.add(table["prompt_tokens"], table["new_tokens"])
+            if not pc.all(pc.equal(pc.list_value_length(table["tokens"]), lengths)).as_py():
+                return f"{entry.path}: a row has other than prompt_tokens + new_tokens tokens"
+            expected += len(ids)
+            counts += count_rows(table)
+    except StorageError as error:
+        return str(error)
+    if expected != stop or counts != entry.counts:
+        return f"{entry.path}: holds {counts}, expected {entry.counts}"
+    return None
