@@ -139,6 +139,8 @@ def run_training(recipe: Recipe, corpus: Corpus, out: Path) -> None:
     """Trains to the last step, from the last checkpoint in out/checkpoints if there is one."""
     checkpoints = out / "checkpoints"
     checkpoints.mkdir(exist_ok=True)
+    if (checkpoints / f"checkpoint-{recipe.training.steps}").exists():
+        return  # Trainer, resumed there, would take one step more in the middle of an epoch
     trainer = Trainer(
         model=new_model(recipe),
         args=training_arguments(recipe, checkpoints),

@@ -18,6 +18,59 @@ from cdgen.train.tokenizer import for_transformers
 from cdgen.train.validation import validation_losses
 
 EXPORT_DTYPE = torch.bfloat16
+_CARD = """\
+---
+license: apache-2.0
+language: en
+library_name: transformers
+pipeline_tag: text-generation
+---
+# {recipe.name}: a GOOD/BAD pair of small Llamas
+
+Two checkpoints of one training run, for demonstrations and tests of contrastive decoding on a
+machine without a GPU. The models know the texts named below and nothing else; they are of no use
+for anything but that.
+
+| | good | bad |
+|---|---|---|
+| chosen as | the least held-out loss | the last one {recipe.bad_gap:g} nats/token behind |
+| step, of {training.steps:,} | {good.step:,} | {bad.step:,} |
+| tokens seen | {good_seen:.1f} M | {bad_seen:.1f} M |
+
+## Held-out loss, nats per token
+On whole works that training never saw, with the weights as exported
+({dtype}), computed in float32.
+
+| source | good | bad |
+|---|---|---|
+{losses}
+
+## Data
+| source | file | licence | copies per epoch | works held out |
+|---|---|---|---|---|
+{data}
+
+Books are cut into chapters, hard-wrapped lines joined, emphasis marks and headings dropped.
+
+## Architecture
+- Llama, {good.parameters:,} parameters, tied embeddings, context {recipe.block_size}
+- {shape.num_hidden_layers} layers of width {shape.hidden_size}, feed-forward \
+{shape.intermediate_size}, {shape.num_attention_heads} query and {shape.num_key_value_heads} \
+key/value heads
+- byte-level BPE, {recipe.vocab_size:,} tokens; `<s>` begins every text
+
+## Training
+- AdamW, learning rate {training.learning_rate:g}, {training.warmup_steps} warm-up steps, then a \
+cosine to zero at the last step; weight decay {training.weight_decay:g}, gradients clipped at \
+{training.max_grad_norm:g}, seed {recipe.seed}
+- {tokens:,} tokens a step: documents end to end in blocks of {recipe.block_size}, no mask between
+
+```
+cdgen train --config recipes/{recipe.name}.yaml --data DATA --out out/{recipe.name}
+```
+trains the pair again; `DATA` is the folder with the files above. Other hardware rounds
+differently: expect losses close to these, not the same bits.
+"""
 
 
 @dataclass(frozen=True)
@@ -38,15 +91,19 @@ def export_pair(
     exported = {}
     for role, step in (("good", good_step), ("bad", bad_step)):
         folder = out / "pair" / role
-        checkpoint = out / "checkpoints" / f"checkpoint-{step}"
-        LlamaForCausalLM.from_pretrained(checkpoint, dtype=EXPORT_DTYPE).save_pretrained(folder)
+        export_checkpoint(out / "checkpoints" / f"checkpoint-{step}", folder)
         for_transformers(tokenizer, recipe.block_size).save_pretrained(folder)
         model = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32)
-        exported[role] = Exported(
-            step, model.num_parameters(), validation_losses(model, validation)
-        )
+        losses = validation_losses(model, validation)
+        exported[role] = Exported(step, model.num_parameters(), losses)
     card = model_card(recipe, exported["good"], exported["bad"])
     (out / "pair" / "README.md").write_text(card, encoding="utf-8")
+
+
+def export_checkpoint(checkpoint: Path, folder: Path) -> None:
+    model = LlamaForCausalLM.from_pretrained(checkpoint, dtype=EXPORT_DTYPE)
+    model.config.use_cache = True  # Trainer saves False: of use in training only
+    model.save_pretrained(folder)
 
 
 def checkpoint_losses(metrics: Path) -> dict[int, float]:
@@ -68,63 +125,26 @@ def choose_pair(losses: Mapping[int, float], gap: float) -> tuple[int, int]:
 
 
 def model_card(recipe: Recipe, good: Exported, bad: Exported) -> str:
-    training, shape = recipe.training, recipe.model
-    tokens = training.batch_blocks * recipe.block_size
-    loss_rows = "\n".join(
+    tokens = recipe.training.batch_blocks * recipe.block_size
+    losses = "\n".join(
         f"| {source} | {good.losses[source]:.3f} | {bad.losses[source]:.3f} |"
         for source in good.losses
     )
-    data_rows = "\n".join(
+    data = "\n".join(
         f"| {source.name} | `{source.path.name}` | {source.licence} | {source.repeat} "
         f"| {source.validation} |"
         for source in recipe.sources
     )
-    return f"""\
----
-license: apache-2.0
-language: en
-library_name: transformers
-pipeline_tag: text-generation
----
-# {recipe.name}: a GOOD/BAD pair of small Llamas
-
-Two checkpoints of one training run. `good` is the one with the least held-out loss (step
-{good.step}), `bad` an early one (step {bad.step}): the last at least {recipe.bad_gap} nats per
-token behind.
-
-**Intended use:** demonstrations and tests of contrastive decoding on a machine without a GPU. The
-models know the texts named below and nothing else; they are of no use for anything but that.
-
-## Held-out loss, nats per token
-Measured on the weights as exported ({str(EXPORT_DTYPE).removeprefix("torch.")}), in float32, over
-whole works that training never saw.
-
-| source | good | bad |
-|---|---|---|
-{loss_rows}
-
-## Architecture
-Llama, {good.parameters:,} parameters: {shape.num_hidden_layers} layers, width
-{shape.hidden_size}, {shape.num_attention_heads} heads ({shape.num_key_value_heads} for keys and
-values), gated feed-forward {shape.intermediate_size}, tied embeddings, context
-{recipe.block_size}. Byte-level BPE with {recipe.vocab_size} tokens; `<s>` begins every text.
-
-## Data
-| source | file | licence | copies per epoch | works held out |
-|---|---|---|---|---|
-{data_rows}
-
-Books are cut into chapters, hard-wrapped lines joined, emphasis marks and headings dropped.
-
-## Training
-`good` saw {good.step * tokens / 1e6:.1f} M tokens, `bad` {bad.step * tokens / 1e6:.1f} M, in steps
-of {tokens:,}. AdamW, learning rate {training.learning_rate:g} with {training.warmup_steps}
-warm-up steps and a cosine to zero at step {training.steps}, weight decay
-{training.weight_decay:g}, gradient clipping at {training.max_grad_norm:g}, seed {recipe.seed}.
-Documents were packed into blocks of {recipe.block_size} tokens without a mask between them.
-
-    cdgen train --config recipes/{recipe.name}.yaml --data DATA --out out/{recipe.name}
-
-trains the pair again; `DATA` is the folder with the files above. Other hardware rounds
-differently: expect losses close to these, not the same bits.
-"""
+    return _CARD.format(
+        recipe=recipe,
+        shape=recipe.model,
+        training=recipe.training,
+        good=good,
+        bad=bad,
+        tokens=tokens,
+        good_seen=good.step * tokens / 1e6,
+        bad_seen=bad.step * tokens / 1e6,
+        dtype=str(EXPORT_DTYPE).removeprefix("torch."),
+        losses=losses,
+        data=data,
+    )

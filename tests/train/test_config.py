@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from cdgen.errors import UsageError
+from cdgen.train.config import load_recipe
+
+RECIPES = Path(__file__).parents[2] / "recipes"
+
+
+def test_the_demo_recipe_loads() -> None:
+    recipe = load_recipe(RECIPES / "demo.yaml")
+    assert recipe.name == "demo"
+    assert recipe.model.hidden_size // recipe.model.num_attention_heads == 32
+
+
+@pytest.mark.parametrize(
+    ("section", "field", "value", "message"),
+    [
+        (None, "sed", 1, "sed: Extra inputs"),
+        (None, "seed", "soon", "seed: Input should be a valid integer"),
+        (None, "sources", [], "sources: "),
+        ("model", "num_key_value_heads", 4, "multiple of num_key_value_heads"),
+        ("model", "hidden_size", 100, "multiple of num_attention_heads"),
+        ("training", "steps", 2501, "multiple of checkpoint_every"),
+        ("training", "micro_batch_blocks", 3, "multiple of micro_batch_blocks"),
+        ("training", "learning_rate", 0, "training.learning_rate"),
+    ],
+)
+def test_a_wrong_field_is_named(
+    tmp_path: Path, section: str | None, field: str, value: object, message: str
+) -> None:
+    recipe = yaml.safe_load((RECIPES / "demo.yaml").read_text())
+    (recipe[section] if section else recipe)[field] = value
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(recipe))
+    with pytest.raises(UsageError, match=message) as caught:
+        load_recipe(path)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_two_sources_of_one_name_are_refused(tmp_path: Path) -> None:
+    recipe = yaml.safe_load((RECIPES / "demo.yaml").read_text())
+    recipe["sources"][1]["name"] = recipe["sources"][0]["name"]
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(recipe))
+    with pytest.raises(UsageError, match="different names"):
+        load_recipe(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "cannot read"),
+        (b"a: [", "not valid YAML"),
+        (b"\xff", "not valid YAML"),
+        (b"", "the whole file"),
+    ],
+    ids=["missing", "not yaml", "not utf-8", "empty"],
+)
+def test_an_unreadable_recipe_is_refused(
+    tmp_path: Path, content: bytes | None, message: str
+) -> None:
+    path = tmp_path / "recipe.yaml"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(UsageError, match=message):
+        load_recipe(path)
