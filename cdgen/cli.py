@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 from typer.exceptions import TyperException
@@ -208,5 +209,13 @@ def run(command: Callable[[], Any]) -> int:
     return 0
 
 
+def execute(command: Callable[[], Any]) -> NoReturn:
+    """Ends the process as `run` says."""
+    # Threads that wait for each other sleep instead of spinning. It must be said before torch loads
+    # its OpenMP runtime; an OMP_WAIT_POLICY of the user's own stands (docs/decisions.md).
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    sys.exit(run(command))
+
+
 def main() -> None:
-    sys.exit(run(lambda: app(standalone_mode=False)))
+    execute(lambda: app(standalone_mode=False))

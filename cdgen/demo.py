@@ -75,6 +75,6 @@ def main(out: Path) -> None:
 if __name__ == "__main__":
     if len(sys.argv) != 2:
         sys.exit("usage: python -m cdgen.demo OUT")
-    from cdgen.cli import run
+    from cdgen.cli import execute
 
-    sys.exit(run(lambda: main(Path(sys.argv[1]))))
+    execute(lambda: main(Path(sys.argv[1])))

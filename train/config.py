@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from cdgen.config import read_yaml
 from cdgen.errors import UsageError
 
 
@@ -87,12 +87,7 @@ class Recipe(_Section):
 def load_recipe(path: Path) -> Recipe:
     """Raises UsageError (unreadable file, YAML or field errors, each field error named)."""
     try:
-        return Recipe.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except OSError as error:
-        raise UsageError(f"cannot read the recipe {path}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())
-        raise UsageError(f"{path} is not valid YAML: {reason}") from error
+        return Recipe.model_validate(read_yaml(path))
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(map(str, first["loc"])) or "the whole file"

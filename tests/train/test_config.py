@@ -58,7 +58,7 @@ def test_two_sources_of_one_name_are_refused(tmp_path: Path) -> None:
         (None, "cannot read"),
         (b"a: [", "not valid YAML"),
         (b"\xff", "not valid YAML"),
-        (b"", "the whole file"),
+        (b"", "expected `name: value` lines"),
     ],
     ids=["missing", "not yaml", "not utf-8", "empty"],
 )
