@@ -35,7 +35,7 @@ format: $(READY)
 
 # Every figure of the README; run it on a quiet machine.
 bench: $(READY)
-	$(PYTHON) -m cdgen.bench.bench_sample_contrastive --out bench/results/cpu-sampler.json
+	$(PYTHON) -m cdgen.bench.bench_sample_contrastive --out bench/results/cpu-sample-contrastive.json
 	$(PYTHON) -m cdgen.bench.bench_generate --out bench/results/cpu-generate.json
 	$(PYTHON) -m cdgen.bench.bench_startup --out bench/results/cpu-startup.json
 

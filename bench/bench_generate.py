@@ -20,7 +20,8 @@ import torch
 from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM, LogitsProcessor
 
 from cdgen.bench.environment import write_result
-from cdgen.decoder import Decoder, lean_config
+from cdgen.decoder import Decoder
+from cdgen.decoder_weights import lean_config
 from cdgen.engine import Limits, Request, Sequence, SlotEngine
 from cdgen.kernels import reference
 from cdgen.kernels.sampling_params import SamplingParams

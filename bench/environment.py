@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import subprocess
 import sys
@@ -37,6 +38,7 @@ def environment() -> dict[str, Any]:
     return {
         "processor": processor(),
         "threads": torch.get_num_threads(),
+        "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "(unset)"),
         "kernels": native.instruction_set(),
         "torch_cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "versions": {
