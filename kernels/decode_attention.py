@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from cdgen.kernels import reference
-from cdgen.kernels.dispatch import check_native, choose_backend, native, threads
+from cdgen.kernels.dispatch import check, choose_backend, native, threads
 
 
 @dataclass(frozen=True)
@@ -39,24 +39,22 @@ def decode_attention(
 
     Raises ValueError on tensors that do not fit; lengths are the caller's promise.
     """
-    check_native("decode_attention", query, keys, values)
     rows, heads, width = query.shape
-    if keys.shape != values.shape or len(keys) != rows or keys.shape[3] != width:
-        raise ValueError(
-            f"keys and values: expected [{rows}, Hkv, T, {width}],"
-            f" got {tuple(keys.shape)} and {tuple(values.shape)}"
-        )
-    if heads % keys.shape[1] or lengths.shape != (rows,):
-        raise ValueError(
-            f"expected heads in groups of {keys.shape[1]} and {rows} lengths,"
-            f" got {heads} heads and {tuple(lengths.shape)}"
-        )
+    kv_heads, capacity = keys.shape[1:3]
+    check("query", query, (rows, heads, width))
+    for name, cache in (("keys", keys), ("values", values)):
+        check(name, cache, (rows, kv_heads, capacity, width))
+    check("lengths", lengths, (rows,), torch.int64)
+    if heads % kv_heads:
+        raise ValueError(f"query: expected heads in groups of {kv_heads}, got {heads}")
+    if dropout:
+        check("sequence_ids", dropout.sequence_ids, (rows,), torch.int64)
     if choose_backend(query.device, backend) == "reference":
         keep = None
         if dropout:
             keep = reference.dropout_keep(
                 dropout.seed, dropout.rate, dropout.layer, dropout.sequence_ids, lengths,
-                heads, keys.shape[2],
+                heads, capacity,
             )  # fmt: skip
         rate = dropout.rate if dropout else 0.0
         return reference.decode_attention(query, keys, values, lengths, scale, keep, rate)
@@ -64,7 +62,7 @@ def decode_attention(
     d = dropout or _NO_DROPOUT
     native.decode_attention(
         query.data_ptr(), keys.data_ptr(), values.data_ptr(), lengths.data_ptr(), out.data_ptr(),
-        rows, heads, keys.shape[1], keys.shape[2], width, scale, d.rate, d.seed, d.layer,
+        rows, heads, kv_heads, capacity, width, scale, d.rate, d.seed, d.layer,
         d.sequence_ids.data_ptr(), threads(),
     )  # fmt: skip
     return out

@@ -12,7 +12,7 @@ BACKENDS: tuple[Backend, ...] = ("reference", "cpu", "triton")
 # After torch: the extension has no OpenMP runtime of its own and takes the one torch has loaded.
 from cdgen.kernels import _cpu  # type: ignore[attr-defined]  # noqa: E402
 
-__all__ = ["BACKENDS", "Backend", "check_native", "choose_backend", "native", "threads"]
+__all__ = ["BACKENDS", "Backend", "check", "choose_backend", "native", "threads"]
 
 native = _cpu
 
@@ -39,10 +39,17 @@ def threads() -> int:
     return torch.get_num_threads()
 
 
-def check_native(op: str, *tensors: torch.Tensor | None) -> None:
-    """Raises ValueError unless all are contiguous fp32: a kernel is handed bare addresses."""
-    for x in tensors:
-        if x is not None and not (x.dtype is torch.float32 and x.is_contiguous()):
-            raise ValueError(
-                f"{op}: expected contiguous float32, got {x.dtype} with strides {x.stride()}"
-            )
+def check(
+    name: str,
+    x: torch.Tensor,
+    shape: tuple[int, ...],
+    dtype: torch.dtype = torch.float32,
+) -> None:
+    """Raises ValueError unless `x` is a contiguous tensor of that shape and dtype: the kernels are
+    handed bare addresses."""
+    if x.shape == shape and x.dtype is dtype and x.is_contiguous():
+        return
+    raise ValueError(
+        f"{name}: expected contiguous {list(shape)} {dtype},"
+        f" got {list(x.shape)} {x.dtype} with strides {x.stride()}"
+    )

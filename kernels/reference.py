@@ -15,7 +15,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from cdgen.kernels.sampling_params import RowStatus, SampleOutput, SamplingParams
+from cdgen.kernels.sampling_params import RowStatus, SampleOutput, SamplingParams, fp32
 
 _MASK32 = 0xFFFFFFFF
 _NEVER = float("-inf")
@@ -94,17 +94,17 @@ def sample_contrastive(
     """Gumbel-max over what truncation keeps of the scores; T = 0 takes the argmax of the score."""
     g = good[:, :vocab_size].float()
     plausible = (g >= g.amax(-1, keepdim=True) + params.log_alpha) & (g > _NEVER)
-    score = params.good_weight * g
-    if params.bad_weight:
+    score = fp32(params.good_weight) * g
+    if bad_weight := fp32(params.bad_weight):
         assert bad is not None
         b = bad[:, :vocab_size].float()
-        score = score - params.bad_weight * b
-    if params.temperature:
-        score = score / params.temperature
+        score = score - bad_weight * b
+    if temperature := fp32(params.temperature):
+        score = score / temperature
 
     status = torch.full_like(sequence_ids, RowStatus.OK, dtype=torch.uint8)
     status[(plausible & ~score.isfinite()).any(-1)] = RowStatus.SCORE_OVERFLOW
-    if params.bad_weight:
+    if bad_weight:
         status[(plausible & ~b.isfinite()).any(-1)] = RowStatus.BAD_NOT_FINITE
     status[(g == _NEVER).all(-1)] = RowStatus.NO_FINITE_GOOD
     status[(g.isnan() | (g == float("inf"))).any(-1)] = RowStatus.GOOD_NOT_FINITE
@@ -113,7 +113,7 @@ def sample_contrastive(
     score = torch.where(plausible & ok[:, None], score, _NEVER)
     keep = truncate(score, params) & ok[:, None]
     key = score
-    if params.temperature:
+    if temperature:
         key = score + gumbel_from_words(random_words(seed, sequence_ids, positions, vocab_size))
     key = torch.where(keep, key, _NEVER)
     ids = torch.arange(vocab_size, device=good.device)

@@ -73,11 +73,8 @@ def sample_contrastive_heads(
     vocab = _check_good(good, seed, sequence_ids, positions, vocab_size)
     _check_heads(good, bad_hidden, bad_head, bad_bias, vocab)
     if choose_backend(good.device, backend) == "reference":
-        bad = (
-            reference.head_logits(bad_hidden, bad_head[:vocab], bad_bias)
-            if params.bad_weight
-            else None
-        )
+        bias = None if bad_bias is None else bad_bias[:vocab]
+        bad = reference.head_logits(bad_hidden, bad_head[:vocab], bias)
         return reference.sample_contrastive(good, bad, params, seed, sequence_ids, positions, vocab)
     head = bad_head if params.bad_weight else None
     return _native(
@@ -143,23 +140,28 @@ def _check_good(
             f"good: expected non-empty [B, V] float32, bfloat16 or float16,"
             f" got {tuple(good.shape)} {good.dtype}"
         )
-    if good.shape[1] > 1 and good.stride(1) != 1:
+    columns = good.shape[1]
+    if columns > 1 and good.stride(1) != 1:
         raise ValueError(f"good: expected columns side by side, got strides {good.stride()}")
-    for name, ids, dtypes in (
-        ("sequence_ids", sequence_ids, (torch.int64,)),
-        ("positions", positions, (torch.int32, torch.int64)),
-    ):
-        if ids.shape != good.shape[:1] or ids.dtype not in dtypes or ids.device != good.device:
-            raise ValueError(
-                f"{name}: expected [{len(good)}] {' or '.join(map(str, dtypes))} on {good.device},"
-                f" got {list(ids.shape)} {ids.dtype} on {ids.device}"
-            )
+    _check_per_row("sequence_ids", sequence_ids, good, (torch.int64,))
+    _check_per_row("positions", positions, good, (torch.int32, torch.int64))
     if not 0 <= seed < 2**64:
         raise ValueError(f"seed: expected 64 bits, 0 <= seed < 2**64, got {seed}")
-    vocab = good.shape[1] if vocab_size is None else vocab_size
-    if not 1 <= vocab <= good.shape[1]:
-        raise ValueError(f"vocab_size: expected 1 to {good.shape[1]} (good's width), got {vocab}")
+    vocab = columns if vocab_size is None else vocab_size
+    if not 1 <= vocab <= columns:
+        raise ValueError(f"vocab_size: expected 1 to {columns} (good's width), got {vocab}")
     return vocab
+
+
+def _check_per_row(
+    name: str, x: torch.Tensor, good: torch.Tensor, dtypes: tuple[torch.dtype, ...]
+) -> None:
+    if x.dtype in dtypes and x.dim() == 1 and len(x) == len(good) and x.device == good.device:
+        return
+    raise ValueError(
+        f"{name}: expected [{len(good)}] {' or '.join(map(str, dtypes))} on {good.device},"
+        f" got {list(x.shape)} {x.dtype} on {x.device}"
+    )
 
 
 def _check_like_good(name: str, x: torch.Tensor, good: torch.Tensor) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import struct
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -17,6 +18,14 @@ class RowStatus(IntEnum):
     NO_FINITE_GOOD = 2  # every logit of GOOD is -inf: nothing is plausible
     BAD_NOT_FINITE = 3  # NaN or +-inf in BAD's logit of a plausible token
     SCORE_OVERFLOW = 4  # finite logits, but a score beyond the range of fp32
+
+
+_FP32_MAX = 3.4028234663852886e38
+
+
+def fp32(value: float) -> float:
+    """`value` as every backend takes weights and temperature: rounded to fp32 (1e-60 is 0)."""
+    return float(struct.unpack("f", struct.pack("f", value))[0])
 
 
 @dataclass(frozen=True)
@@ -42,8 +51,8 @@ class SamplingParams:
     def __post_init__(self) -> None:
         for name in ("good_weight", "bad_weight", "alpha", "temperature", "top_p", "min_p"):
             value = getattr(self, name)
-            if not isinstance(value, int | float) or not math.isfinite(value):
-                raise ValueError(f"{name}: expected a finite number, got {value!r}")
+            if not isinstance(value, int | float) or not abs(value) <= _FP32_MAX:
+                raise ValueError(f"{name}: expected a finite number within fp32, got {value!r}")
         if self.bad_weight < 0:
             raise ValueError(f"bad_weight: expected 0 or more, got {self.bad_weight}")
         if not 0 <= self.alpha <= 1:

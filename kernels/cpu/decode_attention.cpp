@@ -81,8 +81,8 @@ void drop(const AttentionArgs& args, int64_t row, int64_t head, float* weights) 
         args.sequence_ids[row] |
         static_cast<int64_t>(static_cast<uint64_t>(args.layer * args.heads + head) << 48);
     const Stream stream = make_stream(args.seed ^ 0xFFFFFFFF00000000u, stream_id, length - 1);
-    const uint32_t bound = static_cast<uint32_t>(static_cast<double>(args.rate) * 0x1p32);
-    const float kept = 1.0f / (1.0f - args.rate);
+    const uint32_t bound = static_cast<uint32_t>(args.rate * 0x1p32);
+    const float kept = static_cast<float>(1.0 / (1.0 - args.rate));
     for (int64_t t = 0; t < length; t += 4) {
         const Words words = philox(stream, static_cast<uint32_t>(t >> 2));
         for (int64_t j = 0; j < 4 && t + j < length; ++j)
@@ -138,7 +138,7 @@ void attend(const AttentionArgs& args, int64_t row, int64_t kv_head) {
     for (int64_t g = 0; g < group; ++g) {
         float* w = weights + g * stride;
         const float total = softmax_numerators(w, length, args.scale);
-        if (args.rate > 0.0f) drop(args, row, kv_head * group + g, w);
+        if (args.rate > 0.0) drop(args, row, kv_head * group + g, w);
         weighted_values(args.values + cache, w, total, length, args.width,
                         args.out + first + g * args.width);
     }

@@ -15,7 +15,7 @@ struct AttentionArgs {
     float scale;
 
     // Dropout of attention weights at `rate`; off when rate is 0.
-    float rate;
+    double rate;
     uint64_t seed;
     int64_t layer;
     const int64_t* sequence_ids;  // [rows]

@@ -114,7 +114,7 @@ void sample_contrastive(const Matrix& good, int64_t rows, int64_t vocab, const M
 
 void decode_attention(Address query, Address keys, Address values, Address lengths, Address out,
                       int64_t rows, int64_t heads, int64_t kv_heads, int64_t capacity,
-                      int64_t width, float scale, float rate, uint64_t seed, int64_t layer,
+                      int64_t width, float scale, double rate, uint64_t seed, int64_t layer,
                       Address sequence_ids, int threads) {
     const cdgen::AttentionArgs args{at<const float>(query),
                                     at<const float>(keys),

@@ -282,12 +282,20 @@ struct Winner {
     }
 };
 
-// The largest random word with which a score can still win. key = s - ln E with E >= u, so a winner
-// has u <= exp(s - best); the slack covers every rounding on the way to the compared keys.
+// key = s - ln E with E >= u, so what beats `best` has u <= exp(s - best). The slack covers every
+// rounding on the way to the compared keys; a score that can win is within 23 of `best`.
+inline float slack(float best) { return 0.01f + 1e-6f * (2.0f * std::fabs(best) + 23.0f); }
+
+// The largest random word with which a score can still win.
 uint32_t largest_winning_word(float score, float best) {
-    const float slack = 0.01f + 1e-6f * (std::fabs(score) + std::fabs(best));
-    const float u = std::exp(score - best + slack);
+    const float u = std::exp(score - best + slack(best));
     return u < 1.0f ? static_cast<uint32_t>(u * 0x1p32f) : 0xFFFFFFFFu;
+}
+
+// Which of eight tokens can still win with their random words.
+int may_win(const float* scores, const uint32_t* words, float best) {
+    const f32x8 gap = load(scores) - set1(best) + set1(slack(best));
+    return bits(greater_equal(exp_nonpositive(min(gap, set1(0.0f))), fractions(words)));
 }
 
 // Offers tokens [begin, end), eight at a time; only words that may win are turned into noise. The
@@ -295,16 +303,14 @@ uint32_t largest_winning_word(float score, float best) {
 void offer_range(const Stream& stream, const Candidates& tokens, int64_t begin, int64_t end,
                  Winner& winner) {
     for (int64_t i = begin; i < end; i += kLanes) {
-        const int64_t count = end - i < kLanes ? end - i : kLanes;
-        float best = tokens.score[i];
-        for (int64_t j = 1; j < count; ++j)
-            best = tokens.score[i + j] > best ? tokens.score[i + j] : best;
-        const uint32_t limit = largest_winning_word(best, winner.key);
+        const int valid = end - i < kLanes ? (1 << (end - i)) - 1 : 0xFF;
         uint32_t words[kLanes];
         words_of(stream, tokens.ids + i, words);
-        for (int64_t j = 0; j < count; ++j)
-            if (words[j] <= limit)
-                winner.offer(tokens.score[i + j] + gumbel(words[j]), tokens.ids[i + j]);
+        int hits = may_win(tokens.score + i, words, winner.key) & valid;
+        for (; hits; hits &= hits - 1) {
+            const int j = __builtin_ctz(static_cast<unsigned>(hits));
+            winner.offer(tokens.score[i + j] + gumbel(words[j]), tokens.ids[i + j]);
+        }
     }
 }
 

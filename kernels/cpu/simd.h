@@ -64,6 +64,11 @@ inline f32x8 fma(f32x8 a, f32x8 b, f32x8 c) { return {_mm256_fmadd_ps(a.v, b.v, 
 // The larger lane; the second operand where either is NaN.
 inline f32x8 max(f32x8 a, f32x8 b) { return {_mm256_max_ps(a.v, b.v)}; }
 inline f32x8 min(f32x8 a, f32x8 b) { return {_mm256_min_ps(a.v, b.v)}; }
+// The upper 24 bits of each word, as a fraction of one: exact, and below word / 2^32 by < 2^-24.
+inline f32x8 fractions(const uint32_t* words) {
+    const __m256i w = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(words));
+    return {_mm256_mul_ps(_mm256_cvtepi32_ps(_mm256_srli_epi32(w, 8)), _mm256_set1_ps(0x1p-24f))};
+}
 // All bits of a lane set where the comparison holds, as a float vector.
 inline f32x8 unordered(f32x8 a, f32x8 b) { return {_mm256_cmp_ps(a.v, b.v, _CMP_UNORD_Q)}; }
 inline f32x8 greater_equal(f32x8 a, f32x8 b) { return {_mm256_cmp_ps(a.v, b.v, _CMP_GE_OQ)}; }
@@ -147,6 +152,9 @@ inline f32x8 set1(float x) {
     return lanes([&](int) { return x; });
 }
 inline void store(float* p, f32x8 x) { std::memcpy(p, x.v, sizeof x.v); }
+inline f32x8 fractions(const uint32_t* words) {
+    return lanes([&](int i) { return static_cast<float>(words[i] >> 8) * 0x1p-24f; });
+}
 inline f32x8 operator+(f32x8 a, f32x8 b) {
     return lanes([&](int i) { return a.v[i] + b.v[i]; });
 }

@@ -194,13 +194,22 @@ def test_dropout_against_the_reference(instruction_set: str) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"keys": torch.zeros(3, 2, 9, 9)}, r"keys and values: expected \[3, Hkv, T, 8\], got"),
-        ({"keys": torch.zeros(2, 2, 9, 8)}, r"keys and values: expected \[3, Hkv, T, 8\], got"),
-        ({"values": torch.zeros(3, 2, 8, 8)}, r"keys and values: expected \[3, Hkv, T, 8\], got"),
-        ({"query": torch.zeros(3, 5, 8)}, "expected heads in groups of 2 .* got 5 heads"),
-        ({"query": torch.zeros(3, 4, 16)[..., ::2]}, "expected contiguous float32, got"),
-        ({"query": torch.zeros(3, 4, 8).half()}, "expected contiguous float32, got torch.float16"),
-        ({"lengths": torch.ones(2, dtype=torch.int64)}, r"3 lengths, got 4 heads and \(2,\)"),
+        (
+            {"keys": torch.zeros(3, 2, 9, 9)},
+            r"keys: expected .*\[3, 2, 9, 8\].* got \[3, 2, 9, 9\]",
+        ),
+        (
+            {"keys": torch.zeros(2, 2, 9, 8)},
+            r"keys: expected .*\[3, 2, 9, 8\].* got \[2, 2, 9, 8\]",
+        ),
+        ({"values": torch.zeros(3, 2, 8, 8)}, r"values: expected .*\[3, 2, 9, 8\].* got"),
+        ({"query": torch.zeros(3, 5, 8)}, "query: expected heads in groups of 2, got 5"),
+        ({"query": torch.zeros(3, 4, 16)[..., ::2]}, "query: expected contiguous .* strides"),
+        (
+            {"query": torch.zeros(3, 4, 8).half()},
+            r"query: expected .*float32, got .*torch\.float16",
+        ),
+        ({"lengths": torch.ones(2, dtype=torch.int64)}, r"lengths: expected .*\[3\].* got \[2\]"),
         ({"lengths": torch.ones(3, dtype=torch.int32)}, "lengths: expected .*int64.* got .*int32"),
         ({"lengths": torch.ones(6, dtype=torch.int64)[::2]}, "lengths: expected .*contiguous"),
     ],

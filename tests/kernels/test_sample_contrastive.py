@@ -10,6 +10,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from cdgen.kernels import reference
 from cdgen.kernels.sample_contrastive import sample_contrastive
 from cdgen.kernels.sampling_params import SampleOutput, SamplingParams
 
@@ -164,6 +165,17 @@ def test_equal_keys_go_to_the_lowest_id(instruction_set: str) -> None:
     assert torch.equal(out.tokens, expected.tokens)
     best = good.argmax(-1)  # the first of the largest
     assert 50 < (out.tokens != best).sum() < 500
+
+
+def test_the_largest_words_still_make_finite_noise(instruction_set: str) -> None:
+    """fp32 rounds the top 2**7 words to 2**32. They are rare; these coordinates draw one."""
+    ids, position = torch.tensor([10475606, 19564427, 34290445]), torch.zeros(3, dtype=torch.int64)
+    words = reference.random_words(0, ids, position, 4)
+    assert (words.amax(-1) >= 2**32 - 2**7).all()
+    good = torch.zeros(3, 4).scatter(1, words.argmax(-1, keepdim=True), 20.0)
+    params = SamplingParams(alpha=0.0, bad_weight=0.0)
+    out = sample_contrastive(good, None, params, seed=0, sequence_ids=ids, positions=position)
+    assert out.tokens.tolist() == good.argmax(-1).tolist()
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2**32 - 1, 2**32, 2**63, 2**64 - 1])

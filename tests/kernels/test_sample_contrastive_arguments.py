@@ -105,11 +105,14 @@ def test_heads_are_checked(changes: dict[str, Any], message: str, no_kernel_runs
     [
         ({"alpha": -0.1}, "alpha: expected a number in [0, 1], got -0.1"),
         ({"alpha": 1.1}, "alpha: expected a number in [0, 1], got 1.1"),
-        ({"alpha": float("nan")}, "alpha: expected a finite number, got nan"),
-        ({"good_weight": float("inf")}, "good_weight: expected a finite number, got inf"),
+        ({"alpha": float("nan")}, "alpha: expected a finite number within fp32, got nan"),
+        (
+            {"good_weight": float("inf")},
+            "good_weight: expected a finite number within fp32, got inf",
+        ),
         ({"bad_weight": -1.0}, "bad_weight: expected 0 or more, got -1.0"),
         ({"temperature": -1.0}, "temperature: expected 0 or more, got -1.0"),
-        ({"temperature": "hot"}, "temperature: expected a finite number, got 'hot'"),
+        ({"temperature": "hot"}, "temperature: expected a finite number within fp32, got 'hot'"),
         ({"top_k": -1}, "top_k: expected an integer of 0 or more, got -1"),
         ({"top_k": 2.5}, "top_k: expected an integer of 0 or more, got 2.5"),
         ({"top_p": 0.0}, "top_p: expected a number in (0, 1], got 0.0"),
