@@ -38,7 +38,7 @@ def environment() -> dict[str, Any]:
     return {
         "processor": processor(),
         "threads": torch.get_num_threads(),
-        "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "(unset)"),
+        "GOMP_SPINCOUNT": os.environ.get("GOMP_SPINCOUNT", "(unset)"),
         "kernels": native.instruction_set(),
         "torch_cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "versions": {

@@ -211,9 +211,9 @@ def run(command: Callable[[], Any]) -> int:
 
 def execute(command: Callable[[], Any]) -> NoReturn:
     """Ends the process as `run` says."""
-    # Threads that wait for each other sleep instead of spinning. It must be said before torch loads
-    # its OpenMP runtime; an OMP_WAIT_POLICY of the user's own stands (docs/decisions.md).
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    # Threads that wait for each other spin for some microseconds, then sleep. It must be said
+    # before torch loads its OpenMP runtime; the user's own setting stands (docs/decisions.md).
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     sys.exit(run(command))
 
 

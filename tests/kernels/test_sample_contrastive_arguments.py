@@ -110,6 +110,7 @@ def test_heads_are_checked(changes: dict[str, Any], message: str, no_kernel_runs
             {"good_weight": float("inf")},
             "good_weight: expected a finite number within fp32, got inf",
         ),
+        ({"good_weight": 1e39}, "good_weight: expected a finite number within fp32, got 1e+39"),
         ({"bad_weight": -1.0}, "bad_weight: expected 0 or more, got -1.0"),
         ({"temperature": -1.0}, "temperature: expected 0 or more, got -1.0"),
         ({"temperature": "hot"}, "temperature: expected a finite number within fp32, got 'hot'"),
