@@ -31,7 +31,8 @@ def commit() -> str:
         run = subprocess.run(["git", *args], capture_output=True, text=True, check=True)
         return run.stdout.strip()
 
-    return git("rev-parse", "--short", "HEAD") + ("+" if git("status", "--porcelain") else "")
+    changed = git("status", "--porcelain", "--", ":/", ":!/bench/results")
+    return git("rev-parse", "--short", "HEAD") + ("+" if changed else "")
 
 
 def environment() -> dict[str, Any]:
