@@ -19,6 +19,7 @@ check: $(READY) types
 	$(VENV)/bin/ruff check $(SOURCES)
 	$(VENV)/bin/ruff format --check $(SOURCES)
 	$(VENV)/bin/clang-format --dry-run --Werror $(NATIVE)
+	$(PYTHON) -m pytest -q tests/test_layering.py
 
 # The checkout's folders as the package that the wheel makes of them, for a tool that follows files.
 types: $(READY)
