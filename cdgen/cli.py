@@ -105,12 +105,12 @@ def generate(
     """Write a corpus; run the same command again to go on after an interruption."""
     flags = {name: value for name, value in locals().items() if name in GenerateConfig.model_fields}
     chosen = generate_config(flags, config)
-    from cdgen import generate as job
+    from cdgen import generate as generation
 
     if dry_run:
-        typer.echo(job.plan_only(chosen).model_dump_json(indent=2))
+        typer.echo(generation.plan_only(chosen).model_dump_json(indent=2))
         return
-    outcome = job.generate(chosen)
+    outcome = generation.generate(chosen)
     if outcome.sequences:
         typer.echo(
             f"{outcome.sequences} sequences, {outcome.tokens:,} tokens in {outcome.seconds:.1f} s"
