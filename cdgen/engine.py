@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -135,7 +135,7 @@ class SlotEngine:
         bad_hidden = self.bad.forward(tokens, positions, ids) if self.bad else None
         position = positions.tolist()
         drawing = [
-            row
+            (row, sequence)
             for row, sequence in enumerate(slots)
             if sequence and position[row] == len(sequence.tokens) - 1
         ]
@@ -143,16 +143,8 @@ class SlotEngine:
             return self.on_step(StepReport(0, 0))
         logits = self.good.logits(hidden)
         out = self._sample(logits, bad_hidden, ids, positions + 1)
-        token, status, plausible = out.tokens.tolist(), out.status.tolist(), out.plausible.tolist()
-        if self.logprobs:
-            logprob = log_probs(logits, out.tokens, self.vocab_size).tolist()
-        for row in drawing:
-            sequence = slots[row]
-            assert sequence is not None
-            sequence.append(token[row], status[row], plausible[row], self.limits)
-            if self.logprobs and status[row] == RowStatus.OK:
-                sequence.good_logprob = (sequence.good_logprob or 0.0) + logprob[row]
-        self.on_step(StepReport(len(drawing), sum(plausible[row] for row in drawing)))
+        logprob = log_probs(logits, out.tokens, self.vocab_size) if self.logprobs else None
+        self.on_step(take_draws(drawing, out, logprob, self.limits))
 
     def _sample(
         self,
@@ -162,20 +154,34 @@ class SlotEngine:
         positions: torch.Tensor,  # [B]: of the tokens to draw
     ) -> SampleOutput:
         """BAD's logits only at plausible tokens, unless alpha = 0 makes every token plausible."""
+        draw: dict[str, Any] = {
+            "seed": self.seed, "sequence_ids": ids, "positions": positions,
+            "vocab_size": self.vocab_size,
+        }  # fmt: skip
         if self.bad is None or bad_hidden is None:
-            return sample_contrastive(
-                logits, None, self.params, seed=self.seed, sequence_ids=ids, positions=positions,
-                vocab_size=self.vocab_size,
-            )  # fmt: skip
+            return sample_contrastive(logits, None, self.params, **draw)
         if self.params.alpha == 0:
-            return sample_contrastive(
-                logits, self.bad.logits(bad_hidden), self.params, seed=self.seed,
-                sequence_ids=ids, positions=positions, vocab_size=self.vocab_size,
-            )  # fmt: skip
-        return sample_contrastive_heads(
-            logits, bad_hidden, self.bad.head_weight, self.params, seed=self.seed,
-            sequence_ids=ids, positions=positions, vocab_size=self.vocab_size,
-        )  # fmt: skip
+            return sample_contrastive(logits, self.bad.logits(bad_hidden), self.params, **draw)
+        head = self.bad.head_weight
+        return sample_contrastive_heads(logits, bad_hidden, head, self.params, **draw)
+
+
+def take_draws(
+    drawing: list[tuple[int, Sequence]],
+    out: SampleOutput,
+    logprob: np.ndarray | None,  # [B] float64, GOOD's of each draw
+    limits: Limits,
+) -> StepReport:
+    """Hands every sequence that draws in this step the token of its row."""
+    token, status, plausible = out.tokens.tolist(), out.status.tolist(), out.plausible.tolist()
+    for row, sequence in drawing:
+        sequence.append(token[row], status[row], plausible[row], limits)
+        if logprob is not None and status[row] == RowStatus.OK:
+            sequence.good_logprob = (sequence.good_logprob or 0.0) + float(logprob[row])
+    return StepReport(
+        drawn=sum(status[row] == RowStatus.OK for row, _ in drawing),
+        plausible=sum(plausible[row] for row, _ in drawing),
+    )
 
 
 def log_probs(

@@ -15,10 +15,10 @@ from typing import Any
 
 import torch
 
-from cdgen.engine import Limits, Request, Sequence, StepReport, log_probs
+from cdgen.engine import Limits, Request, Sequence, StepReport, log_probs, take_draws
 from cdgen.errors import ModelError
 from cdgen.kernels.sample_contrastive import sample_contrastive
-from cdgen.kernels.sampling_params import RowStatus, SampleOutput, SamplingParams
+from cdgen.kernels.sampling_params import SamplingParams
 
 
 def load_causal_lm(folder: Path, dtype: torch.dtype) -> Any:
@@ -75,25 +75,13 @@ class GenericEngine:
                 logits, bad_logits, self.params, seed=self.seed, sequence_ids=ids,
                 positions=torch.full_like(ids, position), vocab_size=self.vocab_size,
             )  # fmt: skip
-            self._append(wave, out, logits)
+            logprob = log_probs(logits, out.tokens, self.vocab_size) if self.logprobs else None
+            drawing = [(i, row) for i, row in enumerate(wave) if not row.finish_reason]
+            self.on_step(take_draws(drawing, out, logprob, self.limits))
             # A finished row goes on with what it draws, unread: the wave's shape never changes.
             inputs = out.tokens.clamp(min=0)[:, None]
             position += 1
         return wave
-
-    def _append(self, wave: list[Sequence], out: SampleOutput, logits: torch.Tensor) -> None:
-        logprob = log_probs(logits, out.tokens, self.vocab_size) if self.logprobs else None
-        drawn = plausible = 0
-        for row, sequence in enumerate(wave):
-            if sequence.finish_reason:
-                continue
-            status = int(out.status[row])
-            sequence.append(int(out.tokens[row]), status, int(out.plausible[row]), self.limits)
-            if status == RowStatus.OK:
-                drawn, plausible = drawn + 1, plausible + int(out.plausible[row])
-                if logprob is not None:
-                    sequence.good_logprob = (sequence.good_logprob or 0.0) + float(logprob[row])
-        self.on_step(StepReport(drawn, plausible))
 
 
 def _advance(

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 
-Backend = Literal["reference", "cpu", "triton"]
-BACKENDS: tuple[Backend, ...] = ("reference", "cpu", "triton")
-
 # After torch: the extension has no OpenMP runtime of its own and takes the one torch has loaded.
-from cdgen.kernels import _cpu  # type: ignore[attr-defined]  # noqa: E402
+from cdgen.kernels import _cpu as native  # type: ignore[attr-defined]
 
-__all__ = ["BACKENDS", "Backend", "check", "choose_backend", "native", "threads"]
+__all__ = ["Backend", "check", "choose_backend", "native", "threads"]
 
-native = _cpu
+Backend = Literal["reference", "cpu", "triton"]
 
 
 def choose_backend(device: torch.device, backend: str | None = None) -> Backend:
@@ -31,7 +28,7 @@ def choose_backend(device: torch.device, backend: str | None = None) -> Backend:
         return "cpu"
     if backend == "triton":
         raise ValueError("backend 'triton': no Triton kernel for this op yet; use 'cpu'")
-    raise ValueError(f"backend: expected one of {BACKENDS} or None, got {backend!r}")
+    raise ValueError(f"backend: expected one of {get_args(Backend)} or None, got {backend!r}")
 
 
 def threads() -> int:
