@@ -21,6 +21,10 @@ from typing import Any
 
 import pytest
 
+from cdgen.errors import Interrupted
+from cdgen.job import StopSignals
+from cdgen.out_folder import set_up
+
 PATIENCE = 60.0  # seconds; every wait below takes a small fraction of it, even on a busy machine
 KILLS = 10
 RANGES = 30  # of 16 sequences: more than the kills can need
@@ -166,32 +170,13 @@ def test_a_signal_stops_at_once_and_costs_one_range(
     assert (out / "manifest.json").exists()
 
 
-def test_ctrl_c_at_start_up_leaves_nothing(
-    start: Callable[[list[str]], BaseProcess], arguments: list[str], tmp_path: Path
-) -> None:
-    """While it waits for its prompts, which are a pipe here."""
-    pipe = tmp_path / "pipe.txt"
-    os.mkfifo(pipe)
-    arguments[arguments.index("--prompts") + 1] = str(pipe)
-    process = start([*arguments, str(tmp_path / "out")])
-    writers: list[int] = []
-
-    def it_reads() -> bool:
-        try:
-            writers.append(os.open(pipe, os.O_WRONLY | os.O_NONBLOCK))
-        except OSError:  # no reader yet
-            return False
-        return True
-
-    wait_until(it_reads, process)
-    assert process.pid is not None
-    os.kill(process.pid, signal.SIGINT)
-    # Python sees a signal that comes just before a blocking read only when the read returns. The
-    # pipe ends then; without the signal, an empty one is a usage error (exit code 2).
-    process.join(2.0)
-    os.close(writers[0])
-    assert finish(process) == 75
-    assert not (tmp_path / "out").exists()
+def test_ctrl_c_at_start_up_leaves_nothing(tmp_path: Path) -> None:
+    """Outside of the steps a signal acts at once; OUT, half set up, is removed again."""
+    out = tmp_path / "out"
+    with pytest.raises(Interrupted) as stopped, StopSignals(), set_up(out):
+        os.kill(os.getpid(), signal.SIGINT)
+    assert stopped.value.exit_code == 75
+    assert not out.exists()
 
 
 def test_a_second_ctrl_c_ends_the_process_at_once() -> None:
