@@ -2,24 +2,43 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Any, Literal, NoReturn, get_args
 
 import torch
 
-# After torch: the extension has no OpenMP runtime of its own and takes the one torch has loaded.
-from cdgen.kernels import _cpu as native  # type: ignore[attr-defined]
+__all__ = ["Backend", "check", "choose_backend", "interpreting", "native", "threads"]
 
-__all__ = ["Backend", "check", "choose_backend", "native", "threads"]
+
+class _NotBuilt:
+    """Stands for the native kernels where they were not compiled: a GPU can do without them."""
+
+    def __getattr__(self, name: str) -> NoReturn:
+        raise ImportError("the native CPU kernels are not built here; run: pip install -e .")
+
+
+native: Any
+try:
+    # After torch: the extension has no OpenMP runtime of its own and takes the one torch loaded.
+    from cdgen.kernels import _cpu as native  # type: ignore[attr-defined, no-redef]
+except ModuleNotFoundError:
+    native = _NotBuilt()
 
 Backend = Literal["reference", "cpu", "triton"]
+
+
+def interpreting() -> bool:
+    """Whether Triton kernels run under Triton's interpreter, which needs no GPU."""
+    from triton import knobs
+
+    return bool(knobs.runtime.interpret)
 
 
 def choose_backend(device: torch.device, backend: str | None = None) -> Backend:
     """The backend for tensors on `device`; ValueError where the one named cannot run there."""
     if backend is None:
-        if device.type == "cpu":
-            return "cpu"
-        raise ValueError(f"backend: no kernel for device {device.type!r} yet; expected cpu")
+        if device.type not in ("cpu", "cuda"):
+            raise ValueError(f"backend: expected tensors on cpu or cuda, got device {device}")
+        return "triton" if device.type == "cuda" else "cpu"
     if backend == "reference":
         return "reference"
     if backend == "cpu":
@@ -27,7 +46,12 @@ def choose_backend(device: torch.device, backend: str | None = None) -> Backend:
             raise ValueError(f"backend 'cpu' needs tensors on the CPU, got device {device}")
         return "cpu"
     if backend == "triton":
-        raise ValueError("backend 'triton': no Triton kernel for this op yet; use 'cpu'")
+        if device.type == "cuda" or interpreting():
+            return "triton"
+        raise ValueError(
+            f"backend 'triton' needs tensors on a CUDA device, got device {device};"
+            " set TRITON_INTERPRET=1 to run it in Triton's interpreter"
+        )
     raise ValueError(f"backend: expected one of {get_args(Backend)} or None, got {backend!r}")
 
 
