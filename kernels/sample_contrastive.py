@@ -50,9 +50,11 @@ def sample_contrastive(
                 f"bad: expected [{len(good)}, {vocab} or more] {good.dtype} as good,"
                 f" got {tuple(bad.shape)} {bad.dtype}"
             )
-    if choose_backend(good.device, backend) == "reference":
+    chosen = choose_backend(good.device, backend)
+    if chosen == "reference":
         return reference.sample_contrastive(good, bad, params, seed, sequence_ids, positions, vocab)
-    return _native(good, bad, None, None, None, params, seed, sequence_ids, positions, vocab)
+    draw = _triton if chosen == "triton" else _native
+    return draw(good, bad, None, None, None, params, seed, sequence_ids, positions, vocab)
 
 
 def sample_contrastive_heads(
@@ -72,14 +74,22 @@ def sample_contrastive_heads(
     the plausible set depends on GOOD alone, so only its few dot products are computed."""
     vocab = _check_good(good, seed, sequence_ids, positions, vocab_size)
     _check_heads(good, bad_hidden, bad_head, bad_bias, vocab)
-    if choose_backend(good.device, backend) == "reference":
+    chosen = choose_backend(good.device, backend)
+    if chosen == "reference":
         bias = None if bad_bias is None else bad_bias[:vocab]
         bad = reference.head_logits(bad_hidden, bad_head[:vocab], bias)
         return reference.sample_contrastive(good, bad, params, seed, sequence_ids, positions, vocab)
     head = bad_head if params.bad_weight else None
-    return _native(
+    draw = _triton if chosen == "triton" else _native
+    return draw(
         good, None, bad_hidden, head, bad_bias, params, seed, sequence_ids, positions, vocab
     )
+
+
+def _triton(*arguments: Any) -> SampleOutput:
+    from cdgen.kernels.gpu.sample_contrastive import sample_contrastive  # only now imports triton
+
+    return sample_contrastive(*arguments)
 
 
 def _native(

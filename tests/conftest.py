@@ -14,6 +14,10 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 import pytest
 import torch
 
+# Where there is no GPU, the tests of the Triton kernels run them in Triton's interpreter.
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
@@ -32,6 +36,12 @@ def data_folder() -> Path:
     if not DATA.is_dir():
         pytest.skip(f"no development data at {DATA}")
     return DATA
+
+
+@pytest.fixture(scope="session")
+def device() -> str:
+    """Where Triton kernels run in these tests: compiled on a GPU, else interpreted on the CPU."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 @pytest.fixture

@@ -25,7 +25,9 @@ MAY_IMPORT = {
 # The command line starts the other folders' programs, inside the command that was asked for.
 COMMAND_LINE = Path("cdgen/cli.py")
 
-SOURCES = [path.relative_to(ROOT) for folder in MAY_IMPORT for path in (ROOT / folder).glob("*.py")]
+SOURCES = [
+    path.relative_to(ROOT) for folder in MAY_IMPORT for path in (ROOT / folder).rglob("*.py")
+]
 
 
 def folder_of(module: str) -> str | None:

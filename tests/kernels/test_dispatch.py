@@ -4,26 +4,42 @@ from __future__ import annotations
 
 import pytest
 import torch
+from triton import knobs
 
-from cdgen.kernels.dispatch import choose_backend, native, threads
+from cdgen.kernels.dispatch import _NotBuilt, choose_backend, native, threads
 
 
 def test_backend_follows_the_device_or_the_name() -> None:
-    cpu = torch.device("cpu")
+    cpu, cuda = torch.device("cpu"), torch.device("cuda")
     assert choose_backend(cpu) == choose_backend(cpu, "cpu") == "cpu"
+    assert choose_backend(cuda) == choose_backend(cuda, "triton") == "triton"
     assert choose_backend(cpu, "reference") == "reference"
     assert choose_backend(torch.device("meta"), "reference") == "reference"
+
+
+def test_triton_runs_on_the_cpu_only_where_it_is_interpreted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(knobs.runtime, "interpret", True)
+    assert choose_backend(torch.device("cpu"), "triton") == "triton"
+    monkeypatch.setattr(knobs.runtime, "interpret", False)
+    with pytest.raises(ValueError, match="got device cpu; set TRITON_INTERPRET=1"):
+        choose_backend(torch.device("cpu"), "triton")
 
 
 @pytest.mark.parametrize(
     ("device", "backend", "message"),
     [
         ("meta", "cpu", "needs tensors on the CPU, got device meta"),
+        ("meta", None, "expected tensors on cpu or cuda, got device meta"),
+        ("cuda", "cpu", "needs tensors on the CPU, got device cuda"),
         ("cpu", "gpu", "expected one of .* got 'gpu'"),
         ("cpu", "", "expected one of .* got ''"),
     ],
 )
-def test_a_backend_that_cannot_run_is_refused(device: str, backend: str, message: str) -> None:
+def test_a_backend_that_cannot_run_is_refused(
+    device: str, backend: str | None, message: str
+) -> None:
     with pytest.raises(ValueError, match=message):
         choose_backend(torch.device(device), backend)
 
@@ -40,3 +56,8 @@ def test_threads_are_those_of_torch() -> None:
     torch.set_num_threads(1)
     assert threads() == 1
     torch.set_num_threads(before)
+
+
+def test_native_kernels_that_were_not_built_say_how_to_build_them() -> None:
+    with pytest.raises(ImportError, match="pip install -e"):
+        _NotBuilt().sample_contrastive()

@@ -1,0 +1,91 @@
+"""BAD's logits as dot products of its hidden state and rows of its head.
+
+b_v = h . W_v + bias_v, products and sums in fp32. A row with a list takes them at its plausible
+tokens alone; a row that is finished by the dense kernel has them all computed first, as a matrix
+product over the pending rows.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import triton
+import triton.language as tl
+
+
+class Bad(NamedTuple):
+    """Where BAD's logits come from: a matrix of them, or a head; None where it is not that one."""
+
+    logits: Any = None  # [B, V]
+    logits_stride: Any = None
+    hidden: Any = None  # [B, D]
+    hidden_stride: Any = None
+    head: Any = None  # [V, D]
+    head_stride: Any = None
+    bias: Any = None  # [V]
+    width: Any = None
+
+
+@triton.jit
+def dot_products(bad, row, tokens, wanted, BLOCK_D: tl.constexpr):
+    """[N] float32: BAD's logits of [N] tokens, where wanted."""
+    column = tl.arange(0, BLOCK_D)
+    hidden = bad.hidden + row * bad.hidden_stride
+    rows = bad.head + tokens.to(tl.int64)[:, None] * bad.head_stride
+    sums = tl.zeros([tokens.shape[0], BLOCK_D], tl.float32)
+    for start in range(0, bad.width, BLOCK_D):
+        inside = start + column < bad.width
+        h = tl.load(hidden + start + column, mask=inside, other=0.0).to(tl.float32)
+        w = tl.load(
+            rows + (start + column)[None, :], mask=wanted[:, None] & inside[None, :], other=0.0
+        )
+        sums += w.to(tl.float32) * h[None, :]
+    b = tl.sum(sums, 1)
+    if bad.bias is not None:
+        b += tl.load(bad.bias + tokens, mask=wanted, other=0.0).to(tl.float32)
+    return b
+
+
+@triton.jit
+def head_kernel(
+    bad,  # Bad with a head
+    rows,
+    vocab,
+    status,  # [B] uint8; None: every row is wanted
+    pending,  # its value for the rows that are wanted
+    out,  # [B, V] float32: only wanted rows are written
+    ROWS: tl.constexpr,
+    TOKENS: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):
+    """A fixed number of programs shares the tiles of tokens; each takes all wanted rows in turn."""
+    lane, column = tl.arange(0, ROWS), tl.arange(0, BLOCK_D)
+    for first_row in range(0, rows, ROWS):
+        row = (first_row + lane).to(tl.int64)
+        wanted = row < rows
+        if status is not None:
+            wanted &= tl.load(status + row, mask=wanted, other=0) == pending
+        if tl.max(wanted.to(tl.int32), 0) > 0:
+            for start in range(tl.program_id(0) * TOKENS, vocab, tl.num_programs(0) * TOKENS):
+                token = start + tl.arange(0, TOKENS)
+                head = bad.head + token.to(tl.int64)[None, :] * bad.head_stride
+                hidden = bad.hidden + row[:, None] * bad.hidden_stride
+                sums = tl.zeros([ROWS, TOKENS], tl.float32)
+                for d in range(0, bad.width, BLOCK_D):
+                    inside = d + column < bad.width
+                    h = tl.load(
+                        hidden + (d + column)[None, :],
+                        mask=wanted[:, None] & inside[None, :],
+                        other=0.0,
+                    )
+                    w = tl.load(
+                        head + (d + column)[:, None],
+                        mask=inside[:, None] & (token < vocab)[None, :],
+                        other=0.0,
+                    )
+                    sums = tl.dot(h, w, sums, input_precision="ieee")
+                if bad.bias is not None:
+                    bias = tl.load(bad.bias + token, mask=token < vocab, other=0.0)
+                    sums += bias.to(tl.float32)[None, :]
+                at = out + row[:, None] * vocab + token[None, :]
+                tl.store(at, sums, mask=wanted[:, None] & (token < vocab)[None, :])
