@@ -184,10 +184,11 @@ def decode_attention(
 
 def rms_norm(
     x: torch.Tensor,  # [B, D]
-    weight: torch.Tensor,  # [D]
+    weight: torch.Tensor,  # [D], or [B, D]
     eps: float,
 ) -> torch.Tensor:  # [B, D]
-    """x / sqrt(mean(x^2) + eps) * weight (Zhang and Sennrich 2019)."""
+    """x / sqrt(mean(x^2) + eps) * weight (Zhang and Sennrich 2019); rounds to x's dtype before the
+    weight, and after it."""
     wide = x.float()
     normed = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + eps)
     return weight * normed.to(x.dtype)

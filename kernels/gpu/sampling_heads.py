@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 import triton
 import triton.language as tl
 
+from cdgen.kernels.gpu.precision import dot
+
 
 class Bad(NamedTuple):
     """Where BAD's logits come from: a matrix of them, or a head; None where it is not that one."""
@@ -83,7 +85,7 @@ def head_kernel(
                         mask=inside[:, None] & (token < vocab)[None, :],
                         other=0.0,
                     )
-                    sums = tl.dot(h, w, sums, input_precision="ieee")
+                    sums = dot(h, w, sums)
                 if bad.bias is not None:
                     bias = tl.load(bad.bias + token, mask=token < vocab, other=0.0)
                     sums += bias.to(tl.float32)[None, :]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -191,6 +192,46 @@ def test_dropout_against_the_reference(instruction_set: str) -> None:
     torch.testing.assert_close(out, expected, atol=2 * ATOL, rtol=2 * RTOL)
 
 
+# Two models' rows, stacked
+
+
+@pytest.mark.parametrize("dropped", [False, True], ids=["", "dropout"])
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+def test_stacked_models_equal_each_alone(instruction_set: str, backend: str, dropped: bool) -> None:
+    query, keys, values, lengths = problem(6, 4, 2, 20)
+    lengths = lengths[:3]
+    good, bad = ([x[rows] for x in (query, keys, values)] for rows in (slice(3), slice(3, 6)))
+    dropout = AttentionDropout(0.5, 11, 2, torch.tensor([3, 4, 2**47])) if dropped else None
+    alone = [
+        decode_attention(*good, lengths, scale=0.2, backend=backend),
+        decode_attention(*bad, lengths, scale=0.2, backend=backend, dropout=dropout),
+    ]
+    if dropout:
+        dropout = replace(dropout, first_row=3)
+    stacked = decode_attention(
+        query, keys, values, lengths, scale=0.2, backend=backend, dropout=dropout
+    )
+    # Native sums have one order per row; how eager ones are split may follow from the shape.
+    atol, rtol = (0.0, 0.0) if backend == "cpu" else (ATOL, RTOL)
+    torch.testing.assert_close(stacked, torch.cat(alone), atol=atol, rtol=rtol)
+
+
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+@pytest.mark.parametrize("first_row", [0, 1, 4, 6])
+def test_rows_before_the_first_keep_every_weight(
+    instruction_set: str, backend: str, first_row: int
+) -> None:
+    tensors = problem(6, 2, 2, 20)
+    plain = AttentionDropout(0.5, 1, 0, torch.arange(6))
+    kept, dropped, mixed = (
+        decode_attention(*tensors, scale=0.2, backend=backend, dropout=dropout)
+        for dropout in (None, plain, replace(plain, first_row=first_row))
+    )
+    expected = torch.cat([kept[:first_row], dropped[first_row:]])
+    torch.testing.assert_close(mixed, expected, atol=ATOL, rtol=RTOL)
+    assert not torch.isclose(kept, dropped, atol=10 * ATOL).flatten(1).all(1).any()
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -210,6 +251,8 @@ def test_dropout_against_the_reference(instruction_set: str) -> None:
         ({"lengths": torch.ones(3, dtype=torch.int32)}, "lengths: expected .*int64.* got .*int32"),
         ({"lengths": torch.ones(6, dtype=torch.int64)[::2]}, "lengths: expected contiguous"),
         ({"dropout": AttentionDropout(0.5, 0, 0, torch.arange(2))}, "sequence_ids: expected"),
+        ({"dropout": AttentionDropout(0.5, 0, 0, torch.arange(3), 4)}, "first_row: expected 0 to"),
+        ({"dropout": AttentionDropout(0.5, 0, 0, torch.arange(3), -1)}, "first_row: expected 0 to"),
     ],
 )
 def test_arguments_are_checked(changes: dict[str, Any], message: str, no_kernel_runs: None) -> None:

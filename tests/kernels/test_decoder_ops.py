@@ -139,6 +139,36 @@ def test_swiglu_of_extreme_gates(instruction_set: str, position: int) -> None:
     assert_near(out, wide * torch.special.expit(wide), "swiglu")
 
 
+# Two models' rows, stacked
+
+
+def test_rms_norm_of_stacked_models(instruction_set: str) -> None:
+    x, delta, weight = normal(6, 20), normal(6, 20, seed=1), normal(2, 20, seed=2)
+    residual = x + delta
+    halves = [
+        rms_norm(x[rows].clone(), delta[rows], weight[model], 1e-6)
+        for model, rows in enumerate((slice(3), slice(3, 6)))
+    ]
+    assert torch.equal(rms_norm(x, delta, weight, 1e-6), torch.cat(halves))
+    assert torch.equal(x, residual)
+
+
+@pytest.mark.parametrize("norms", [(), ("key_norm",), ("query_norm", "key_norm")])
+def test_rotary_of_stacked_models(instruction_set: str, norms: tuple[str, ...]) -> None:
+    """Four rows of two sequences: the positions are the sequences'."""
+    qkv, cos, sin, keys, values = rotary_problem(4, 2, 8)
+    gains = {name: normal(2, 8, seed=len(name)) for name in norms}
+    alone = []
+    for model, rows in enumerate((slice(2), slice(2, 4))):
+        caches = keys[rows].clone(), values[rows].clone()
+        gain = {name: both[model] for name, both in gains.items()}
+        query = rotary_to_cache(qkv[rows], cos, sin, POSITIONS[:2], *caches, **gain)
+        alone.append((query, *caches))
+    query = rotary_to_cache(qkv, cos, sin, POSITIONS[:2], keys, values, **gains)
+    for stacked, parts in zip((query, keys, values), zip(*alone, strict=True), strict=True):
+        assert torch.equal(stacked, torch.cat(parts))
+
+
 # All of them
 
 
@@ -209,8 +239,10 @@ def test_backends_have_the_same_effects(instruction_set: str, backend: str) -> N
         lambda: rms_norm(normal(2, 6).double(), None, torch.ones(6).double(), 1e-6),
         lambda: swiglu(normal(2, 7)),
         lambda: swiglu(normal(2, 8).half()),
+        lambda: rms_norm(normal(2, 6), None, torch.ones(3, 6), 1e-6),
+        lambda: rms_norm(normal(2, 6), None, torch.ones(0, 6), 1e-6),
     ],
-    ids=["delta", "weight", "strides", "dtype", "odd", "half"],
+    ids=["delta", "weight", "strides", "dtype", "odd", "half", "3 models of 2 rows", "no model"],
 )
 def test_arguments_are_checked(call: Callable[[], torch.Tensor], no_kernel_runs: None) -> None:
     with pytest.raises(ValueError, match="expected"):

@@ -9,41 +9,13 @@ from typing import Any
 
 import pytest
 import torch
+from head_cases import KEY_TOLERANCE, PARAMETERS, ROWS, VOCAB, noise, problem
 
 from cdgen.kernels import reference
 from cdgen.kernels.sample_contrastive import sample_contrastive, sample_contrastive_heads
 from cdgen.kernels.sampling_params import RowStatus, SampleOutput, SamplingParams
 
-# How far apart, relative to their magnitude (or 1), the keys of two different tokens may be: sums
-# of products round differently in another order, by about sqrt(width) 2^-24 of BAD's logits.
-KEY_TOLERANCE = 2e-5
-
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-ROWS, VOCAB, SEED = 40, 500, 21
-
-PARAMETERS = {
-    "cd": SamplingParams(),
-    "greedy": SamplingParams(temperature=0.0),
-    "dense": SamplingParams(alpha=0.0, bad_weight=0.5),
-    "all-three": SamplingParams(alpha=0.01, top_k=30, top_p=0.9, min_p=0.01),
-    "bad-unread": SamplingParams(bad_weight=0.0),
-}
-
-
-def problem(
-    width: int, dtype: torch.dtype = torch.float32, rows: int = ROWS
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """GOOD's logits; BAD's hidden states, head and bias. BAD's logits have a spread of about 1."""
-    generator = torch.Generator().manual_seed(width)
-    good = 2 * torch.randn(rows, VOCAB, generator=generator)
-    hidden = torch.randn(rows, width, generator=generator)
-    head = torch.randn(VOCAB, width, generator=generator) / width**0.5
-    bias = torch.randn(VOCAB, generator=generator)
-    return good, hidden.to(dtype), head.to(dtype), bias.to(dtype)
-
-
-def noise(rows: int = ROWS) -> tuple[int, torch.Tensor, torch.Tensor]:
-    return SEED, torch.arange(rows) + 2**40, torch.arange(rows) * 3
 
 
 def draw(

@@ -1,0 +1,267 @@
+"""Triton kernels of decode attention: a program per (row, KV head) reads its keys and values once.
+
+The keys of one (row, KV head) are never split over programs. Splitting pays where rows x KV heads
+are fewer than the GPU can hold at once; a generator runs hundreds of rows. And how to split would
+follow from how many rows there are, so the order of a row's sums, and with it the row's bits, would
+depend on its neighbours. Here that order is one fixed function of the row's own length.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import triton
+import triton.language as tl
+
+from cdgen.kernels.gpu.precision import dot, rounded
+
+# Below every score: exp2(_LOWEST - score) is 0, and unlike with -inf no difference is NaN.
+_LOWEST = tl.constexpr(-1e38)
+
+# Keys per tile by whether query heads share KV heads; warps by that, bytes per number and padded
+# head size. Compiled for compute capability 8.0, 9.0 and 10.0: of what was tried, few
+# instructions per key with no spills; tiles in flight add up to 64 KiB per multiprocessor or more,
+# where 4.8 TB/s over 132 of them and a latency of a microsecond ask for 36. Alone, a head's tile is
+# two 16-byte loads per thread, which takes half the registers of four and 4 % more instructions. In
+# groups, one warp needs no barriers between its matrix products. Not timed on a GPU yet.
+_STAGES = 3
+_TILE = {False: 16, True: 32}
+_WARPS = {
+    (False, 2): {16: 1, 32: 1, 64: 2, 128: 4, 256: 8},
+    (False, 4): {16: 1, 32: 2, 64: 4, 128: 8, 256: 16},
+    (True, 2): {16: 1, 32: 1, 64: 1, 128: 2, 256: 4},
+    (True, 4): {16: 4, 32: 4, 64: 4, 128: 8, 256: 8},
+}
+WIDEST_HEAD = 256
+
+
+@triton.jit
+def _noise(
+    sequence_ids, seed_low, seed_high, bound, kept_weight, row, batch, first_row
+):  # fmt: skip
+    """What `_kept` needs of a row: its sequence, the key, and the bound below which words drop a
+    weight; and the factor of those kept. Rows before `first_row` drop none."""
+    sequence = tl.load(sequence_ids + row % batch)
+    # The halves are reinterpreted, not converted: their signs must not spread.
+    low, high = seed_low.to(tl.uint32, bitcast=True), seed_high.to(tl.uint32, bitcast=True)
+    seed = ((high ^ 0xFFFFFFFF).to(tl.uint64) << 32) | low.to(tl.uint64)
+    drops = row >= first_row
+    bound = tl.where(drops, bound, 0).to(tl.uint32, bitcast=True)
+    return sequence, seed, bound, tl.where(drops, kept_weight, 1.0)
+
+
+@triton.jit
+def _kept(sequence, seed, bound, length, stream, start, TILE: tl.constexpr):
+    """`reference.dropout_keep` of the keys from `start` on; `stream` is layer * H + head."""
+    block = start // 4 + tl.arange(0, TILE // 4)
+    upper = (sequence >> 32).to(tl.int32) | (stream << 16)
+    if len(upper.shape):
+        block = block[None, :]
+    block, upper = tl.broadcast(block, upper)
+    same = tl.zeros_like(block)
+    a, b, c, d = tl.philox(seed, block, same + (length - 1), same + sequence.to(tl.int32), upper)
+    # Key t takes word t & 3 of block t >> 2.
+    return tl.interleave(tl.interleave(a, c), tl.interleave(b, d)) >= bound
+
+
+@triton.jit(
+    do_not_specialize=["batch", "seed_low", "seed_high", "bound", "first_row", "first_stream"]
+)
+def _attend_single(
+    query,  # [R, H, D]
+    keys,  # [R, H, T, D]
+    values,  # [R, H, T, D]
+    lengths,  # [B]
+    sequence_ids,  # [B]
+    out,  # [R, H, D]
+    batch,
+    capacity,
+    log2_scale,
+    seed_low,
+    seed_high,
+    bound,
+    kept_weight,
+    first_row,
+    first_stream,
+    KV_HEADS: tl.constexpr,
+    WIDTH: tl.constexpr,
+    BLOCK_WIDTH: tl.constexpr,
+    TILE: tl.constexpr,
+    STAGES: tl.constexpr,
+    DROPOUT: tl.constexpr,
+):
+    # out = sum_t softmax_t(scale q . k_t) v_t.  Slot j of a tile keeps the softmax of keys
+    # j, j + TILE, j + 2 TILE ... for itself (running maximum, total, weighted sum), so that no
+    # thread waits for another inside the loop; the slots are merged after it.
+    program = tl.program_id(0).to(tl.int64)
+    row, head = tl.program_id(0) // KV_HEADS, tl.program_id(0) % KV_HEADS
+    length = tl.load(lengths + row % batch).to(tl.int32)
+    slot, d = tl.arange(0, TILE), tl.arange(0, BLOCK_WIDTH)
+    inside = d < WIDTH
+    q = tl.load(query + program * WIDTH + d, mask=inside, other=0.0).to(tl.float32)
+    tile = program * capacity * WIDTH
+    offsets = slot[:, None] * WIDTH + d[None, :]
+
+    if DROPOUT:
+        sequence, seed, bound, factor = _noise(
+            sequence_ids, seed_low, seed_high, bound, kept_weight, row, batch, first_row
+        )
+    largest = tl.full([TILE], _LOWEST, tl.float32)
+    total = tl.zeros([TILE], tl.float32)
+    acc = tl.zeros([TILE, BLOCK_WIDTH], tl.float32)
+    for start in tl.range(0, length, TILE, num_stages=STAGES):
+        live = start + slot < length
+        mask = live[:, None] & inside[None, :]
+        k = tl.load(keys + tile + offsets, mask=mask, other=0.0).to(tl.float32)
+        v = tl.load(values + tile + offsets, mask=mask, other=0.0).to(tl.float32)
+        score = tl.where(live, tl.sum(q[None, :] * k, axis=1) * log2_scale, float("-inf"))
+        before, largest = largest, tl.maximum(largest, score)
+        weight, shrink = tl.exp2(score - largest), tl.exp2(before - largest)
+        total = total * shrink + weight
+        if DROPOUT:
+            keep = _kept(sequence, seed, bound, length, first_stream + head, start, TILE)
+            weight = tl.where(keep, weight, 0.0)
+        acc = acc * shrink[:, None] + weight[:, None] * v
+        tile += TILE * WIDTH
+
+    share = tl.exp2(largest - tl.max(largest, axis=0))
+    result = tl.sum(acc * share[:, None], axis=0) / tl.sum(total * share, axis=0)
+    if DROPOUT:
+        result *= factor
+    tl.store(out + program * WIDTH + d, rounded(result, out.dtype.element_ty), mask=inside)
+
+
+@triton.jit(
+    do_not_specialize=["batch", "seed_low", "seed_high", "bound", "first_row", "first_stream"]
+)
+def _attend_grouped(
+    query,  # [R, H, D]
+    keys,  # [R, Hkv, T, D]
+    values,  # [R, Hkv, T, D]
+    lengths,  # [B]
+    sequence_ids,  # [B]
+    out,  # [R, H, D]
+    batch,
+    capacity,
+    log2_scale,
+    seed_low,
+    seed_high,
+    bound,
+    kept_weight,
+    first_row,
+    first_stream,
+    KV_HEADS: tl.constexpr,
+    GROUP: tl.constexpr,
+    WIDTH: tl.constexpr,
+    BLOCK_GROUP: tl.constexpr,
+    BLOCK_WIDTH: tl.constexpr,
+    TILE: tl.constexpr,
+    STAGES: tl.constexpr,
+    DROPOUT: tl.constexpr,
+):
+    # out_g = sum_t softmax_t(scale q_g . k_t) v_t for the queries g that share a KV head, padded to
+    # the rows of a matrix product; one running softmax per query.
+    program = tl.program_id(0).to(tl.int64)
+    row, kv_head = tl.program_id(0) // KV_HEADS, tl.program_id(0) % KV_HEADS
+    length = tl.load(lengths + row % batch).to(tl.int32)
+    g, slot, d = tl.arange(0, BLOCK_GROUP), tl.arange(0, TILE), tl.arange(0, BLOCK_WIDTH)
+    inside = d < WIDTH
+    cells = program * (GROUP * WIDTH) + g[:, None] * WIDTH + d[None, :]
+    present = (g < GROUP)[:, None] & inside[None, :]
+    q = tl.load(query + cells, mask=present, other=0.0)
+    tile = program * capacity * WIDTH
+    offsets = slot[:, None] * WIDTH + d[None, :]
+
+    if DROPOUT:
+        stream = first_stream + kv_head * GROUP + g
+        sequence, seed, bound, factor = _noise(
+            sequence_ids, seed_low, seed_high, bound, kept_weight, row, batch, first_row
+        )
+    largest = tl.full([BLOCK_GROUP], _LOWEST, tl.float32)
+    total = tl.zeros([BLOCK_GROUP], tl.float32)
+    acc = tl.zeros([BLOCK_GROUP, BLOCK_WIDTH], tl.float32)
+    for start in tl.range(0, length, TILE, num_stages=STAGES):
+        live = start + slot < length
+        mask = live[:, None] & inside[None, :]
+        k = tl.load(keys + tile + offsets, mask=mask, other=0.0)
+        v = tl.load(values + tile + offsets, mask=mask, other=0.0)
+        score = dot(q, tl.trans(k), tl.zeros([BLOCK_GROUP, TILE], tl.float32)) * log2_scale
+        score = tl.where(live[None, :], score, float("-inf"))
+        before, largest = largest, tl.maximum(largest, tl.max(score, axis=1))
+        weight, shrink = tl.exp2(score - largest[:, None]), tl.exp2(before - largest)
+        total = total * shrink + tl.sum(weight, axis=1)
+        if DROPOUT:
+            keep = _kept(sequence, seed, bound, length, stream[:, None], start, TILE)
+            weight = tl.where(keep, weight, 0.0)
+        acc = dot(rounded(weight, v.dtype), v, acc * shrink[:, None])
+        tile += TILE * WIDTH
+
+    result = acc / total[:, None]
+    if DROPOUT:
+        result *= factor
+    tl.store(out + cells, rounded(result, out.dtype.element_ty), mask=present)
+
+
+def _int32(word: int) -> int:
+    """The 32-bit integer with the bits of an unsigned word: kernel arguments have a sign."""
+    return word - 2**32 if word >= 2**31 else word
+
+
+@torch.library.custom_op("cdgen::decode_attention", mutates_args=())
+def decode_attention(
+    query: torch.Tensor,  # [R, H, D] float32 | bfloat16 | float16, contiguous as all tensors here
+    keys: torch.Tensor,  # [R, Hkv, T, D], like query
+    values: torch.Tensor,  # [R, Hkv, T, D], like query
+    lengths: torch.Tensor,  # [B] int64: row r takes lengths[r % B]
+    scale: float,
+    sequence_ids: torch.Tensor | None,  # [B] int64; None: no dropout
+    rate: float,
+    seed_low: int,  # the seed's halves, each in [0, 2**32): 64 bits without a sign fit no argument
+    seed_high: int,
+    layer: int,
+    first_row: int,  # rows before it keep every weight
+) -> torch.Tensor:  # [R, H, D]
+    rows, heads, width = query.shape
+    kv_heads, capacity = keys.shape[1:3]
+    group, block_width = heads // kv_heads, max(16, triton.next_power_of_2(width))
+    out = torch.empty_like(query)
+    dropout = sequence_ids is not None
+    arguments = (
+        query, keys, values, lengths, sequence_ids if dropout else lengths, out,
+        len(lengths), capacity, scale * math.log2(math.e), _int32(seed_low), _int32(seed_high),
+        _int32(int(rate * 2.0**32)), 1 / (1 - rate), first_row, layer * heads,
+    )  # fmt: skip
+    sizes = {
+        "KV_HEADS": kv_heads, "WIDTH": width, "BLOCK_WIDTH": block_width, "TILE": _TILE[group > 1],
+        "STAGES": _STAGES, "DROPOUT": dropout,
+        "num_warps": _WARPS[group > 1, query.element_size()][block_width],
+    }  # fmt: skip
+    if group == 1:
+        _attend_single[(rows * kv_heads,)](*arguments, **sizes)
+    else:
+        block_group = max(16, triton.next_power_of_2(group))
+        _attend_grouped[(rows * kv_heads,)](
+            *arguments, GROUP=group, BLOCK_GROUP=block_group, **sizes
+        )
+    return out
+
+
+@decode_attention.register_fake
+def _(
+    query, keys, values, lengths, scale, sequence_ids, rate, seed_low, seed_high, layer, first_row
+):
+    return torch.empty_like(query)
+
+
+def decode_attention_bytes(
+    query: torch.Tensor,  # [R, H, D]
+    keys: torch.Tensor,  # [R, Hkv, T, D]
+    lengths: torch.Tensor,  # [B]
+) -> int:
+    """Each row's keys and values up to its length, its query and its result, the lengths:
+    2 Hkv D (sum of lengths over R rows) + 2 R H D numbers + 8 B bytes. Copies the lengths to the
+    host."""
+    rows, kv_heads, _, width = keys.shape
+    entries = int(lengths.sum()) * (rows // len(lengths))
+    return 2 * kv_heads * width * entries * keys.element_size() + 2 * query.nbytes + lengths.nbytes
