@@ -12,21 +12,22 @@ times a setting only after the kernel has drawn the reference's very tokens on t
 from __future__ import annotations
 
 import argparse
-import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-from pytest_benchmark.fixture import BenchmarkFixture
 
-from cdgen.bench.environment import write_result
+from cdgen.bench.environment import median_ratio, microseconds, write_result
 from cdgen.kernels import reference
 from cdgen.kernels.sample_contrastive import sample_contrastive, sample_contrastive_heads
 from cdgen.kernels.sampling_params import SampleOutput, SamplingParams
+
+if TYPE_CHECKING:  # the GPU benchmarks borrow `pytorch` from here, where the plugin may be missing
+    from pytest_benchmark.fixture import BenchmarkFixture
 
 ROWS, VOCAB, WIDTH = 64, 16384, 256
 
@@ -81,10 +82,11 @@ def pytorch(good: torch.Tensor, bad: torch.Tensor, params: SamplingParams) -> to
     good_logp, bad_logp = good.log_softmax(-1), bad.log_softmax(-1)
     masked = good_logp < good_logp.amax(-1, keepdim=True) + params.log_alpha
     score = (good_logp - params.bad_weight * bad_logp).masked_fill(masked, float("-inf"))
-    if not params.top_k:
+    if not params.top_k and params.top_p == 1:
         return score.softmax(-1).multinomial(1)[:, 0]
     score, order = score.sort(dim=-1, descending=True)
-    score[:, params.top_k :] = float("-inf")
+    if params.top_k:
+        score[:, params.top_k :] = float("-inf")
     p = score.softmax(-1)
     p = p.masked_fill(p.cumsum(-1) - p >= params.top_p, 0.0)
     return order.gather(-1, p.multinomial(1))[:, 0]
@@ -147,12 +149,6 @@ def calls_per_sample(call: Callable[[], Any]) -> int:
     return max(1, round(SAMPLE_S / fastest))
 
 
-def microseconds(samples: list[float]) -> dict[str, float]:
-    p20, _, _, p80 = statistics.quantiles(samples, n=5)
-    median = statistics.median(samples)
-    return {name: round(1e6 * s, 1) for name, s in (("p20", p20), ("p50", median), ("p80", p80))}
-
-
 def measure_setting(inputs: Inputs, params: SamplingParams, rounds: int) -> dict[str, Any]:
     calls = contenders(inputs, params)
     drawn = check(calls)
@@ -163,8 +159,7 @@ def measure_setting(inputs: Inputs, params: SamplingParams, rounds: int) -> dict
             samples[name].append(seconds_per_call(call, repeats[name]))
 
     def ratio(slow: str, fast: str) -> float:
-        pairs = zip(samples[slow], samples[fast], strict=True)
-        return round(statistics.median(s / f for s, f in pairs), 2)
+        return median_ratio(samples[slow], samples[fast])
 
     return {
         "mean_plausible": round(float(drawn.plausible.float().mean()), 1),

@@ -1,20 +1,34 @@
-"""What a measurement must carry to mean something: machine, versions, commit, command."""
+"""What a measurement must carry to mean something: spread, machine, versions, commit, command."""
 
 from __future__ import annotations
 
 import json
 import os
 import platform
+import statistics
 import subprocess
 import sys
 from datetime import UTC, datetime
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from cdgen.kernels.dispatch import native
+
+
+def microseconds(
+    samples: list[float],  # two or more, in seconds
+) -> dict[str, float]:
+    p20, _, _, p80 = statistics.quantiles(samples, n=5)
+    median = statistics.median(samples)
+    return {name: round(1e6 * s, 1) for name, s in (("p20", p20), ("p50", median), ("p80", p80))}
+
+
+def median_ratio(slow: list[float], fast: list[float]) -> float:
+    """The median of the ratios of the rounds that both took part in."""
+    return round(statistics.median(s / f for s, f in zip(slow, fast, strict=False)), 2)
 
 
 def processor() -> str:
@@ -31,8 +45,46 @@ def commit() -> str:
         run = subprocess.run(["git", *args], capture_output=True, text=True, check=True)
         return run.stdout.strip()
 
-    changed = git("status", "--porcelain", "--", ":/", ":!/bench/results")
-    return git("rev-parse", "--short", "HEAD") + ("+" if changed else "")
+    try:
+        changed = git("status", "--porcelain", "--", ":/", ":!/bench/results")
+        return git("rev-parse", "--short", "HEAD") + ("+" if changed else "")
+    except (FileNotFoundError, subprocess.CalledProcessError):
+        return "(no repository)"  # a copy of the working tree, on a machine that was lent
+
+
+def installed(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "(not installed)"
+
+
+def instruction_set() -> str:
+    try:
+        return native.instruction_set()
+    except ImportError:
+        return "(not built)"
+
+
+def gpu() -> dict[str, Any]:
+    """The GPU that tensors on device "cuda" live on."""
+    found = torch.cuda.get_device_properties(torch.cuda.current_device())
+    query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        run = subprocess.run(query, capture_output=True, text=True, check=True)
+        driver = run.stdout.split()[0]  # one line per GPU, of one driver
+    except (FileNotFoundError, subprocess.CalledProcessError):
+        driver = "(unknown)"
+    return {
+        "name": found.name,
+        "capability": f"{found.major}.{found.minor}",
+        "multiprocessors": found.multi_processor_count,
+        "memory_bytes": found.total_memory,
+        "l2_bytes": found.L2_cache_size,
+        "driver": driver,
+        "cuda": torch.version.cuda,
+        "versions": {name: installed(name) for name in ("triton", "flashinfer-python")},
+    }
 
 
 def environment() -> dict[str, Any]:
@@ -40,11 +92,12 @@ def environment() -> dict[str, Any]:
         "processor": processor(),
         "threads": torch.get_num_threads(),
         "GOMP_SPINCOUNT": os.environ.get("GOMP_SPINCOUNT", "(unset)"),
-        "kernels": native.instruction_set(),
+        "kernels": instruction_set(),
         "torch_cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        **({"gpu": gpu()} if torch.cuda.is_available() else {}),
         "versions": {
             "python": platform.python_version(),
-            **{name: version(name) for name in ("cdgen", "torch", "transformers", "numpy")},
+            **{name: installed(name) for name in ("cdgen", "torch", "transformers", "numpy")},
         },
         "commit": commit(),
         "command": " ".join(
