@@ -7,7 +7,22 @@ PIP := $(PYTHON) -m pip --disable-pip-version-check --quiet
 SOURCES := cdgen kernels train bench tests
 NATIVE := $(wildcard kernels/cpu/*.cpp kernels/cpu/*.h)
 
-.PHONY: demo test check format types bench wheel
+# With a GPU the kernels need no build: where no .venv was set up, the machine's own Python takes the
+# checkout as it is.
+ifeq ($(wildcard $(READY)),)
+GPU_PYTHON := python3
+test-gpu bench-gpu: export PYTHONPATH := $(CURDIR)/build/package
+else
+GPU_PYTHON := $(PYTHON)
+endif
+NEEDS_GPU = @$(GPU_PYTHON) -c "import sys, torch; torch.cuda.is_available() or \
+	sys.exit('make $@: needs a CUDA device; there is none here')"
+GPU_TESTS := $(GPU_PYTHON) -m pytest -q -o addopts="--import-mode=importlib --strict-markers"
+SANITIZED := tests/kernels/gpu -k "sizes_change_no_bit or whole_numbers or any_distance_apart or \
+	every_length or neighbours_and_room or rms_norm_of_stacked or rotary_of_stacked or swiglu_of"
+OUT ?= bench/results
+
+.PHONY: demo test check format package types bench wheel test-gpu bench-gpu kernels-table
 
 demo: $(READY)
 	$(PYTHON) -m cdgen.demo out/demo
@@ -21,12 +36,14 @@ check: $(READY) types
 	$(VENV)/bin/clang-format --dry-run --Werror $(NATIVE)
 	$(PYTHON) -m pytest -q tests/test_layering.py
 
-# The checkout's folders as the package that the wheel makes of them, for a tool that follows files.
-types: $(READY)
-	rm -rf build/types && mkdir -p build/types/cdgen
-	ln -s $(CURDIR)/cdgen/*.py $(CURDIR)/cdgen/py.typed build/types/cdgen/
-	ln -s $(CURDIR)/kernels $(CURDIR)/train $(CURDIR)/bench build/types/cdgen/
-	cd build/types && $(CURDIR)/$(VENV)/bin/mypy --config-file $(CURDIR)/pyproject.toml \
+# The checkout's folders as the package that the wheel makes of them, for who follows files.
+package:
+	rm -rf build/package && mkdir -p build/package/cdgen
+	ln -s $(CURDIR)/cdgen/*.py $(CURDIR)/cdgen/py.typed build/package/cdgen/
+	ln -s $(CURDIR)/kernels $(CURDIR)/train $(CURDIR)/bench build/package/cdgen/
+
+types: $(READY) package
+	cd build/package && $(CURDIR)/$(VENV)/bin/mypy --config-file $(CURDIR)/pyproject.toml \
 		--cache-dir $(CURDIR)/.mypy_cache -p cdgen
 
 format: $(READY)
@@ -39,6 +56,27 @@ bench: $(READY)
 	$(PYTHON) -m cdgen.bench.bench_sample_contrastive --out bench/results/cpu-sample-contrastive.json
 	GOMP_SPINCOUNT=1000 $(PYTHON) -m cdgen.bench.bench_generate --out bench/results/cpu-generate.json
 	$(PYTHON) -m cdgen.bench.bench_startup --out bench/results/cpu-startup.json
+
+# On a machine with a GPU: the kernels compiled and checked, then under compute-sanitizer, which sees
+# each tensor's bounds only where PyTorch does not keep freed memory for itself.
+test-gpu: package
+	$(NEEDS_GPU)
+	$(GPU_TESTS) -n 8 tests/kernels/gpu tests/bench/test_gpu_timing.py
+	PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool memcheck --error-exitcode 1 \
+		--require-cuda-init no $(GPU_TESTS) $(SANITIZED)
+	compute-sanitizer --tool racecheck --error-exitcode 1 --require-cuda-init no \
+		$(GPU_TESTS) $(SANITIZED)
+
+# Likewise: make bench-gpu OUT=folder
+bench-gpu: package
+	$(NEEDS_GPU)
+	$(GPU_PYTHON) -m cdgen.bench.bench_gpu_sample_contrastive --out $(OUT)/gpu-sample-contrastive.json
+	$(GPU_PYTHON) -m cdgen.bench.bench_gpu_decode_attention --out $(OUT)/gpu-decode-attention.json
+	$(GPU_PYTHON) -m cdgen.bench.bench_gpu_decoder_ops --out $(OUT)/gpu-decoder-ops.json
+
+# The table in docs/kernels.md: registers, spills and loads of every kernel. Needs no GPU.
+kernels-table: $(READY)
+	$(PYTHON) -m cdgen.bench.compiled_kernels --write docs/kernels.md
 
 wheel: $(READY)
 	$(PIP) wheel --no-deps --no-build-isolation -w dist .

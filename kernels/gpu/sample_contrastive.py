@@ -24,7 +24,7 @@ CAPACITY = 1024
 
 # Block sizes. Chosen from the compiled code (docs/kernels.md), not yet by timing: 16-byte loads, no
 # spills, and 768 threads or more on a multiprocessor, 640 for the dense kernel.
-BLOCK, GATHER = 2048, 256  # logits per tile of GOOD; per look at plausible lanes
+BLOCK, GATHER = 2048, 512  # logits per tile of GOOD; per look at plausible lanes
 LIST_SIZES = {"num_warps": 8, "maxnreg": 64}
 LONG_LIST_SIZES = {"num_warps": 8, "maxnreg": 80}  # with truncation, or a head
 LANES, HEAD_LANES = 128, 16  # list entries at a time; with a head, so many dot products
@@ -145,13 +145,13 @@ def _draw_from_lists(
     lists = Lists(
         tokens=scratch(torch.int32, CAPACITY),
         scores=scratch(torch.float32, CAPACITY) if truncate else None,
-        lanes=scratch(torch.int32, BLOCK) if splits == 1 else None,
+        groups=scratch(torch.int32, BLOCK // 4) if splits == 1 else None,
     )
     sample_kernel[(rows,)](
         good, good.stride(0), vocab, bad, rule, top_k, top_p, *noise, lists, tops, drawn, part_tops,
         SPLITS=splits, TRUNCATE=truncate, CAPACITY=CAPACITY, BLOCK=BLOCK, GATHER=GATHER,
         LANES=LANES if bad.head is None else HEAD_LANES,
-        BLOCK_D=64 if bad.width is None or bad.width <= 64 else 128,
+        BLOCK_D=128 if bad.head is not None and bad.head.element_size() == 2 else 64,
         **(LIST_SIZES if bad.head is None and not truncate else LONG_LIST_SIZES), **EXACT,
     )  # fmt: skip
 

@@ -4,7 +4,8 @@ P = { v : g_v >= max g + ln(alpha) } is known only when the pass ends, and a sec
 double the traffic. So the first one keeps, beside the maximum, where P can be: lane i of a program
 keeps the maximum of its own logits, g[i], g[BLOCK + i], g[2 BLOCK + i], ... A plausible token lies
 in a lane whose maximum is plausible, and there are no more such lanes than plausible tokens. Only
-the few logits of those lanes are read again, from cache, and tested.
+the few logits of those lanes are read again, from cache, and tested; four lanes at a time, because
+they lie in one sector of memory.
 A row that is split over programs keeps the maxima of its parts instead of its lanes'.
 """
 
@@ -16,6 +17,7 @@ import triton.language as tl
 # Tiles start at multiples of so many logits, wherever the row starts: rows of an odd length, such
 # as GPT-2's 50257, are read 16 bytes at a time like any other.
 ALIGNED = tl.constexpr(16)
+GROUP = tl.constexpr(4)  # lanes that are read again together
 NEVER = tl.constexpr(float("-inf"))
 
 
@@ -58,25 +60,27 @@ def append(items, wanted, count, out, CAPACITY: tl.constexpr):
 
 
 @triton.jit
-def collect_row(good, first, vocab, log_alpha, lanes, tokens, CAPACITY: tl.constexpr,
+def collect_row(good, first, vocab, log_alpha, groups, tokens, CAPACITY: tl.constexpr,
                 BLOCK: tl.constexpr, GATHER: tl.constexpr):  # fmt: skip
     """The row's maximum (+inf: some logit is NaN or +inf) and the size of its plausible set, whose
-    ids lie in `tokens`, ascending, as far as CAPACITY goes. `lanes` is scratch, [BLOCK] int32."""
+    ids lie in `tokens`, ascending, as far as CAPACITY goes. `groups` is [BLOCK / 4] scratch."""
     tops, early = lane_maxima(good, first, vocab, BLOCK)
     top = tl.max(tops, 0)
     threshold = top + log_alpha
     count = tl.zeros([], tl.int32)
     if (top > NEVER) & (top < float("inf")):
-        plausible = (tops >= threshold) & (tops > NEVER)
-        found = append(tl.arange(0, BLOCK), plausible, count, lanes, BLOCK)
+        group_tops = tl.max(tl.reshape(tops, [BLOCK // GROUP, GROUP]), 1)
+        plausible = (group_tops >= threshold) & (group_tops > NEVER)
+        found = append(tl.arange(0, BLOCK // GROUP), plausible, count, groups, BLOCK // GROUP)
         tl.debug_barrier()  # each thread wrote a part of the list and reads another
-        pairs = found * tl.cdiv(early + vocab, BLOCK)
+        per_tile = found * GROUP
+        total = per_tile * tl.cdiv(early + vocab, BLOCK)
         start = tl.zeros([], tl.int32)
-        while (start < pairs) & (count <= CAPACITY):
-            pair = start + tl.arange(0, GATHER)
-            lane = tl.load(lanes + pair % found, mask=pair < pairs, other=0)
-            token = pair // found * BLOCK + lane - early
-            inside = (pair < pairs) & (token >= 0) & (token < vocab)
+        while (start < total) & (count <= CAPACITY):
+            at = start + tl.arange(0, GATHER)  # ascending in the token's id
+            group = tl.load(groups + at % per_tile // GROUP, mask=at < total, other=0)
+            token = at // per_tile * BLOCK + group * GROUP + at % GROUP - early
+            inside = (at < total) & (token >= 0) & (token < vocab)
             x = tl.load(good + first + token, mask=inside, other=NEVER).to(tl.float32)
             wanted = (x >= threshold) & (x > NEVER)
             count = append(token, wanted, count, tokens, CAPACITY)

@@ -39,7 +39,7 @@ class Lists(NamedTuple):
 
     tokens: Any  # [B, CAPACITY] int32: plausible tokens, ascending
     scores: Any  # [B, CAPACITY] float32: theirs, with truncation
-    lanes: Any  # [B, BLOCK] int32: lanes with a plausible maximum
+    groups: Any  # [B, BLOCK / 4] int32: lanes, by fours, with a plausible maximum
 
 
 class Drawn(NamedTuple):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from cdgen.kernels.gpu.sampling_collect import NEVER, collect_parts, collect_row, lane_maxima
+from cdgen.kernels.gpu.sampling_collect import GROUP, NEVER, collect_parts, collect_row, lane_maxima
 from cdgen.kernels.gpu.sampling_draw import (
     GOOD_NOT_FINITE,
     NO_FINITE_GOOD,
@@ -75,7 +75,7 @@ def sample_kernel(
     tokens = lists.tokens + row * CAPACITY
     if part_tops is None:
         top, count = collect_row(
-            good, first, vocab, rule.log_alpha, lists.lanes + row * BLOCK, tokens,
+            good, first, vocab, rule.log_alpha, lists.groups + row * (BLOCK // GROUP), tokens,
             CAPACITY, BLOCK, GATHER,
         )  # fmt: skip
     else:
