@@ -1,0 +1,371 @@
+"""Every Triton kernel compiled for compute capability 8.0, 9.0 and 10.0, without a GPU, and what
+its machine code says: registers, spills, shared memory, instructions, the width of its loads.
+
+    python -m cdgen.bench.compiled_kernels                          prints the table
+    python -m cdgen.bench.compiled_kernels --write docs/kernels.md  puts it into that page
+    python -m cdgen.bench.compiled_kernels --check docs/kernels.md  exits 1 where it is stale
+
+The ops are called on CPU tensors, with a driver that answers for a GPU that is not there and
+launches nothing. So what is inspected is what a GPU would run, down to how its arguments are
+specialised.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import os
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cdgen.bench.machine_code import MachineCode, read_machine_code
+from cdgen.kernels.sampling_params import SamplingParams
+
+CAPABILITIES = (80, 90, 100)
+
+# Registers per thread that a kernel may use. A multiprocessor has 65536: room for 32 warps with 64
+# each, 25 with 80, 21 with 96, 12 with 160, 9 with 224. What only waits for memory gets the fewest.
+MOST_REGISTERS = {
+    "part_kernel": 64,
+    "sample_kernel": 80,  # 64 but for truncation and BAD's head
+    "finish_kernel": 96,  # noise and tallies
+    "head_kernel": 160,  # the sums of a matrix product
+    "_attend_single": 80,
+    "_attend_grouped": 224,  # one warp per program, and shared memory holds no more than 8 at 8.0
+    "_rms_norm": 64,
+    "_rotary_to_cache": 64,
+    "_swiglu": 64,
+}
+
+# What a loop, or a kernel without one, may load less than 16 bytes at a time, and why.
+NARROW = {
+    "collect_row.groups": "the list of plausible lanes: one entry per thread",
+    "collect_row.good": "logits of plausible lanes, four beside each other",
+    "collect_parts.part_tops": "one number per part",
+    "collect_parts.good": "only in parts that hold a plausible token, from any token on",
+    "draw_from_list.lists.tokens": "the list of plausible tokens: one entry per thread",
+    "draw_from_list.good": "logits of plausible tokens, anywhere in the row",
+    "bad_logits.at": "likewise",
+    "_entries.tokens": "the list, one entry per thread",
+    "_entries.scores": "likewise",
+    "_load.row.good": "rows of odd length are off the 16-byte grid; and tallies take small tiles,"
+    " for they compare each logit with 16 keys",
+    "_load.row.bad": "likewise",
+    "head_kernel.status": "one byte per row",
+    "_rotary_to_cache.positions": "one number per program",
+}
+
+BF16, FP16, FP32 = torch.bfloat16, torch.float16, torch.float32
+NAMES = {BF16: "bf16", FP16: "fp16", FP32: "fp32"}
+ROWS, CAPACITY = 4, 512
+
+# What a call is called, and the call.
+Calls = Iterator[tuple[str, Callable[[], object]]]
+
+
+def rms_norm_calls() -> Calls:
+    from cdgen.kernels.gpu.decoder_ops import rms_norm
+
+    for dtype, width, adds in [
+        *((dtype, 768, True) for dtype in NAMES),
+        (BF16, 768, False),
+        (BF16, 576, True),
+        (BF16, 4096, True),
+    ]:
+        x, weight = torch.empty(ROWS, width, dtype=dtype), torch.empty(1, width, dtype=dtype)
+        name = f"{NAMES[dtype]}, D {width}{', x + delta' if adds else ''}"
+        yield name, partial(rms_norm, x, torch.empty_like(x) if adds else None, weight, 1e-6)
+
+
+def rotary_to_cache_calls() -> Calls:
+    from cdgen.kernels.gpu.decoder_ops import rotary_to_cache
+
+    heads, kv_heads = 12, 4
+    for dtype, width, norms in [
+        *((dtype, 64, False) for dtype in NAMES),
+        *((BF16, width, False) for width in (32, 80, 96, 128)),
+        (BF16, 128, True),
+    ]:
+        qkv = torch.empty(ROWS, (heads + 2 * kv_heads) * width, dtype=dtype)
+        cache = torch.empty(ROWS, kv_heads, CAPACITY, width, dtype=dtype)
+        angles = torch.empty(CAPACITY, width // 2)
+        norm = torch.empty(1, width, dtype=dtype) if norms else None
+        name = f"{NAMES[dtype]}, head size {width}{', query and key norm' if norms else ''}"
+        positions = torch.empty(ROWS, dtype=torch.int64)
+        yield name, partial(
+            rotary_to_cache, qkv, angles, angles, positions, cache, cache.clone(), norm, norm, 1e-6
+        )  # fmt: skip
+
+
+def swiglu_calls() -> Calls:
+    from cdgen.kernels.gpu.decoder_ops import swiglu
+
+    for dtype in NAMES:
+        yield f"{NAMES[dtype]}, F 2048", partial(swiglu, torch.empty(ROWS, 4096, dtype=dtype))
+
+
+def decode_attention_calls() -> Calls:
+    from cdgen.kernels.gpu.decode_attention import decode_attention
+
+    lengths, ids = torch.ones(ROWS, dtype=torch.int64), torch.arange(ROWS)
+    for dtype, width, group, rate in [
+        *((dtype, 64, group, 0.0) for dtype in NAMES for group in (1, 3)),
+        *(
+            (dtype, width, group, 0.0)
+            for dtype in (BF16, FP32)
+            for width in (32, 80, 96, 128)
+            for group in (1, 3)
+        ),
+        *((dtype, 64, group, 0.5) for dtype in (BF16, FP32) for group in (1, 3)),
+    ]:
+        kv_heads = 4
+        query = torch.empty(ROWS, group * kv_heads, width, dtype=dtype)
+        cache = torch.empty(ROWS, kv_heads, CAPACITY, width, dtype=dtype)
+        heads = "one query" if group == 1 else f"{group} queries"
+        name = (
+            f"{NAMES[dtype]}, head size {width}, {heads} per KV head{', dropout' if rate else ''}"
+        )
+        yield name, partial(
+            decode_attention, query, cache, cache.clone(), lengths, width**-0.5,
+            ids if rate else None, rate, 0, 0, 0, 0,
+        )  # fmt: skip
+
+
+def sample_contrastive_calls() -> Calls:
+    for truncates in (False, True):
+        yield _draw(BF16, 256, 32000, "logits", truncates)
+        yield _draw(FP32, 256, 32000, "logits", truncates)
+        yield _draw(BF16, 4, 32000, "logits", truncates)
+        yield _draw(BF16, 256, 32000, "logits", truncates, alpha=0.0)
+        yield _draw(BF16, 256, 32000, "logits", truncates, temperature=0.7)
+    yield _draw(FP16, 256, 32000, "logits")
+    yield _draw(BF16, 256, 32000, None)
+    yield _draw(BF16, 256, 50257, "logits")
+    yield _draw(BF16, 4, 128256, "logits")
+
+
+def sample_contrastive_heads_calls() -> Calls:
+    for truncates in (False, True):
+        yield _draw(BF16, 256, 32000, "head", truncates)
+    yield _draw(BF16, 4, 32000, "head")
+    yield _draw(BF16, 256, 32000, "head", alpha=0.0)
+    yield _draw(FP16, 256, 32000, "head")
+    yield _draw(FP32, 256, 32000, "head", True)
+    yield _draw(BF16, 256, 32000, "head and bias")
+
+
+def _draw(
+    dtype: torch.dtype,
+    rows: int,
+    vocab: int,
+    bad: str | None,
+    truncates: bool = False,
+    alpha: float = 0.1,
+    temperature: float = 1.0,
+) -> tuple[str, Callable[[], object]]:
+    from cdgen.kernels.gpu.sample_contrastive import sample_contrastive
+
+    name = [NAMES[dtype], f"B {rows}", f"V {vocab}", f"BAD's {bad}" if bad else "no BAD"]
+    name += ["top-p"] * truncates + ["alpha 0"] * (alpha == 0)
+    name += [f"T {temperature}"] * (temperature != 1)
+    top_p = 0.95 if truncates else 1.0
+    params = SamplingParams(1.0, float(bool(bad)), alpha, temperature, top_p=top_p)
+    good, width = torch.empty(rows, vocab, dtype=dtype), 768
+    logits = torch.empty_like(good) if bad == "logits" else None
+    has_head = bad in ("head", "head and bias")
+    hidden = torch.empty(rows, width, dtype=dtype) if has_head else None
+    head = torch.empty(vocab, width, dtype=dtype) if has_head else None
+    bias = torch.empty(vocab, dtype=dtype) if bad == "head and bias" else None
+    ids = positions = torch.arange(rows)
+    return ", ".join(name), partial(
+        sample_contrastive, good, logits, hidden, head, bias, params, 0, ids, positions, vocab
+    )
+
+
+OPS: dict[str, Callable[[], Calls]] = {
+    "sample_contrastive": sample_contrastive_calls,
+    "sample_contrastive_heads": sample_contrastive_heads_calls,
+    "decode_attention": decode_attention_calls,
+    "rms_norm": rms_norm_calls,
+    "rotary_to_cache": rotary_to_cache_calls,
+    "swiglu": swiglu_calls,
+}
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One kernel as one call compiles it for one capability."""
+
+    op: str
+    call: str
+    kernel: str
+    capability: int
+    warps: int
+    shared_bytes: int  # per program
+    code: MachineCode
+
+
+class _NoGpu:
+    """As much of a Triton driver as compiling asks for."""
+
+    def __init__(self, capability: int) -> None:
+        self.capability = capability
+
+    def get_current_target(self) -> Any:
+        from triton.backends.compiler import GPUTarget
+
+        return GPUTarget("cuda", self.capability, 32)
+
+    def get_current_device(self) -> int:
+        return self.capability  # Triton keeps what it compiled per device
+
+    def get_current_stream(self, device: int) -> int:
+        return 0
+
+
+@contextmanager
+def compiling_for(capability: int) -> Iterator[list[Any]]:
+    """Within it a launch compiles the kernel, appends it to the list and runs nothing.
+
+    Raises RuntimeError under Triton's interpreter, which compiles nothing.
+    """
+    import triton
+    from triton.runtime.jit import JITFunction
+
+    if triton.knobs.runtime.interpret:
+        raise RuntimeError(
+            "TRITON_INTERPRET is set: kernels are interpreted, not compiled; unset it"
+        )
+    launch, compiled = JITFunction.run, []
+
+    def compile_only(self: Any, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> Any:
+        compiled.append(launch(self, *args, grid=grid, warmup=True, **kwargs))
+        return compiled[-1]
+
+    triton.runtime.driver.set_active(_NoGpu(capability))
+    JITFunction.run = compile_only
+    try:
+        yield compiled
+    finally:
+        JITFunction.run = launch
+
+
+def inspect(op: str, capability: int) -> list[Variant]:
+    """Every kernel that the calls of `op` launch, once, under the first call that launches it."""
+    variants, seen = [], set()
+    for call, launch in OPS[op]():
+        with compiling_for(capability) as compiled:
+            launch()
+        for kernel in compiled:
+            if kernel.hash not in seen:
+                seen.add(kernel.hash)
+                m, code = kernel.metadata, read_machine_code(kernel.asm["cubin"])
+                variants.append(
+                    Variant(op, call, kernel.name, capability, m.num_warps, m.shared, code)
+                )
+    return variants
+
+
+def _compile_afresh(cache: str) -> None:
+    """Prepares a process: nothing interpreted, nothing from a cache of an earlier run."""
+    os.environ.pop("TRITON_INTERPRET", None)
+    os.environ["TRITON_CACHE_DIR"] = cache
+
+
+def inspect_all() -> list[Variant]:
+    """Every variant of every op, for every capability, by one process per core."""
+    jobs = [(op, capability) for op in OPS for capability in CAPABILITIES]
+    with (
+        tempfile.TemporaryDirectory() as cache,
+        ProcessPoolExecutor(
+            max_workers=min(len(jobs), len(os.sched_getaffinity(0))),
+            mp_context=multiprocessing.get_context("spawn"),  # this process may interpret kernels
+            initializer=_compile_afresh,
+            initargs=(cache,),
+        ) as processes,
+    ):
+        return [v for found in processes.map(inspect, *zip(*jobs, strict=True)) for v in found]
+
+
+def table(variants: list[Variant]) -> str:
+    """The variants as Markdown: one line per kernel and call, one figure per capability."""
+    lines: dict[tuple[str, str, str], list[Variant]] = {}
+    for v in variants:
+        lines.setdefault((v.kernel, v.op, v.call), []).append(v)
+    rows = [
+        f"Triton {version('triton')} and its own `ptxas`. Three figures are for compute capability"
+        " 8.0 / 9.0 / 10.0, one is for all.",
+        "",
+        "| kernel | call | warps | registers | bound | shared bytes | instructions | loads |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for (kernel, _, call), of_capability in lines.items():
+        cells = [
+            f"`{kernel}`",
+            call,
+            _cell(v.warps for v in of_capability),
+            _cell(v.code.registers for v in of_capability),
+            str(MOST_REGISTERS.get(kernel, "none")),
+            _cell(v.shared_bytes for v in of_capability),
+            _cell(v.code.instructions for v in of_capability),
+            _cell(_loads(v.code) for v in of_capability),
+        ]
+        rows.append(f"| {' | '.join(cells)} |")
+    rows += ["", "Narrower loads than 16 bytes, as `function.pointer`, and why:", ""]
+    rows += [f"- `{source}`: {reason}" for source, reason in NARROW.items()]
+    return "\n".join(rows) + "\n"
+
+
+def _cell(values: Iterable[object]) -> str:
+    figures = [str(value) for value in values]
+    return figures[0] if len(set(figures)) == 1 else " / ".join(figures)
+
+
+def _loads(code: MachineCode) -> str:
+    widths = Counter(load.width for load in code.loads)
+    return ", ".join(f"{widths[width]} x {width} B" for width in sorted(widths, reverse=True))
+
+
+BEGIN, END = "<!-- compiled kernels: begin -->\n", "<!-- compiled kernels: end -->\n"
+
+
+def split_page(page: str) -> tuple[str, str, str]:
+    """What stands before the table, the table, what stands after it; ValueError without markers."""
+    before, begin, rest = page.partition(BEGIN)
+    old, end, after = rest.partition(END)
+    if not (begin and end):
+        raise ValueError(f"page: expected the lines {BEGIN.strip()} and {END.strip()}")
+    return before + begin, old, end + after
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--write", type=Path, metavar="PAGE", help="put the table into this page")
+    parser.add_argument("--check", type=Path, metavar="PAGE", help="fail where its table is stale")
+    args = parser.parse_args()
+    text = table(inspect_all())
+    if args.write:
+        before, _, after = split_page(args.write.read_text())
+        args.write.write_text(before + text + after)
+    elif args.check:
+        if split_page(args.check.read_text())[1] != text:
+            print(f"{args.check}: stale table; run --write {args.check}", file=sys.stderr)
+            return 1
+    else:
+        print(text, end="")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
