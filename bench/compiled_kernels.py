@@ -62,7 +62,9 @@ NARROW = {
     "_load.row.good": "rows of odd length are off the 16-byte grid; and tallies take small tiles,"
     " for they compare each logit with 16 keys",
     "_load.row.bad": "likewise",
+    "dot_products.bad.bias": "one number per plausible token",
     "head_kernel.status": "one byte per row",
+    "head_kernel.bad.bias": "one number per token and tile",
     "_rotary_to_cache.positions": "one number per program",
 }
 

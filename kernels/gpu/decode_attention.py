@@ -237,13 +237,14 @@ def decode_attention(
         "STAGES": _STAGES, "DROPOUT": dropout,
         "num_warps": _WARPS[group > 1, query.element_size()][block_width],
     }  # fmt: skip
-    if group == 1:
-        _attend_single[(rows * kv_heads,)](*arguments, **sizes)
-    else:
-        block_group = max(16, triton.next_power_of_2(group))
-        _attend_grouped[(rows * kv_heads,)](
-            *arguments, GROUP=group, BLOCK_GROUP=block_group, **sizes
-        )
+    with torch.cuda.device_of(query):  # Triton launches on the current device
+        if group == 1:
+            _attend_single[(rows * kv_heads,)](*arguments, **sizes)
+        else:
+            block_group = max(16, triton.next_power_of_2(group))
+            _attend_grouped[(rows * kv_heads,)](
+                *arguments, GROUP=group, BLOCK_GROUP=block_group, **sizes
+            )
     return out
 
 

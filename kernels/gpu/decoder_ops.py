@@ -64,11 +64,12 @@ def rms_norm(
     rows, width = x.shape
     out = torch.empty_like(x)
     block = triton.next_power_of_2(width)
-    _rms_norm[(rows,)](
-        x, x if delta is None else delta, weight, out, eps, rows // len(weight),
-        WIDTH=width, BLOCK=block, ADDS=delta is not None,
-        num_warps=_warps(block // _NORM_NUMBERS_PER_THREAD),
-    )  # fmt: skip
+    with torch.cuda.device_of(x):  # Triton launches on the current device
+        _rms_norm[(rows,)](
+            x, x if delta is None else delta, weight, out, eps, rows // len(weight),
+            WIDTH=width, BLOCK=block, ADDS=delta is not None,
+            num_warps=_warps(block // _NORM_NUMBERS_PER_THREAD),
+        )  # fmt: skip
     return out
 
 
@@ -178,14 +179,15 @@ def rotary_to_cache(
     query = torch.empty(rows, heads, width, dtype=qkv.dtype, device=qkv.device)
     half = triton.next_power_of_2(width // 2)
     models = next((len(norm) for norm in (query_norm, key_norm) if norm is not None), 1)
-    _rotary_to_cache[(rows, triton.cdiv(heads + 2 * kv_heads, _ROTARY_HEADS))](
-        qkv, cos, sin, positions,
-        qkv if query_norm is None else query_norm, qkv if key_norm is None else key_norm,
-        query, keys, values, len(positions), capacity, rows // models, eps,
-        HEADS=heads, KV_HEADS=kv_heads, WIDTH=width, BLOCK_HEADS=_ROTARY_HEADS, BLOCK_HALF=half,
-        QUERY_NORM=query_norm is not None, KEY_NORM=key_norm is not None,
-        num_warps=_warps(_ROTARY_HEADS * half // _ROTARY_PAIRS_PER_THREAD),
-    )  # fmt: skip
+    with torch.cuda.device_of(qkv):  # Triton launches on the current device
+        _rotary_to_cache[(rows, triton.cdiv(heads + 2 * kv_heads, _ROTARY_HEADS))](
+            qkv, cos, sin, positions,
+            qkv if query_norm is None else query_norm, qkv if key_norm is None else key_norm,
+            query, keys, values, len(positions), capacity, rows // models, eps,
+            HEADS=heads, KV_HEADS=kv_heads, WIDTH=width, BLOCK_HEADS=_ROTARY_HEADS, BLOCK_HALF=half,
+            QUERY_NORM=query_norm is not None, KEY_NORM=key_norm is not None,
+            num_warps=_warps(_ROTARY_HEADS * half // _ROTARY_PAIRS_PER_THREAD),
+        )  # fmt: skip
     return query
 
 
@@ -234,10 +236,11 @@ def swiglu(
     rows, width = gate_up.shape[0], gate_up.shape[1] // 2
     out = torch.empty(rows, width, dtype=gate_up.dtype, device=gate_up.device)
     block = min(_SWIGLU_BLOCK, triton.next_power_of_2(width))
-    _swiglu[(rows, triton.cdiv(width, block))](
-        gate_up, out, WIDTH=width, BLOCK=block,
-        num_warps=_warps(block // _SWIGLU_NUMBERS_PER_THREAD),
-    )  # fmt: skip
+    with torch.cuda.device_of(gate_up):  # Triton launches on the current device
+        _swiglu[(rows, triton.cdiv(width, block))](
+            gate_up, out, WIDTH=width, BLOCK=block,
+            num_warps=_warps(block // _SWIGLU_NUMBERS_PER_THREAD),
+        )  # fmt: skip
     return out
 
 

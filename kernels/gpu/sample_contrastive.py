@@ -30,7 +30,7 @@ LONG_LIST_SIZES = {"num_warps": 8, "maxnreg": 80}  # with truncation, or a head
 LANES, HEAD_LANES = 128, 16  # list entries at a time; with a head, so many dot products
 DENSE_SIZES = {"BLOCK": 1024, "TALLY_BLOCK": 256, "num_warps": 4, "maxnreg": 96}
 HEAD_SIZES = {  # by bytes per number
-    2: {"ROWS": 64, "TOKENS": 64, "BLOCK_D": 64, "num_warps": 8},
+    2: {"ROWS": 64, "TOKENS": 64, "BLOCK_D": 64, "num_warps": 8, "maxnreg": 128},
     4: {"ROWS": 32, "TOKENS": 64, "BLOCK_D": 32, "num_warps": 4},
 }
 HEAD_PROGRAMS = 512
@@ -80,11 +80,14 @@ def sample_contrastive_op(
     truncate = top_k > 0 or top_p < 1 or numbers.log_min_p > -torch.inf
     source = _bad(bad, hidden, head, bias)
     tops = None
-    if numbers.log_alpha > -torch.inf or vocab <= CAPACITY:
-        tops = torch.empty(len(good), dtype=torch.float32, device=good.device)
-        _draw_from_lists(good, source, numbers, top_k, top_p, noise, vocab, truncate, tops, drawn)
-    if vocab > CAPACITY:
-        _finish(good, source, numbers, top_k, top_p, noise, vocab, truncate, tops, drawn)
+    with torch.cuda.device_of(good):  # Triton launches on the current device
+        if numbers.log_alpha > -torch.inf or vocab <= CAPACITY:
+            tops = torch.empty(len(good), dtype=torch.float32, device=good.device)
+            _draw_from_lists(
+                good, source, numbers, top_k, top_p, noise, vocab, truncate, tops, drawn
+            )
+        if vocab > CAPACITY:
+            _finish(good, source, numbers, top_k, top_p, noise, vocab, truncate, tops, drawn)
     return tuple(drawn)
 
 
