@@ -15,14 +15,18 @@ from cdgen.bench import (
     bench_gpu_decoder_ops,
     bench_gpu_sample_contrastive,
     environment,
+    gpu_sampling_workload,
     gpu_timing,
 )
-from cdgen.bench.bench_gpu_sample_contrastive import Setting
 from cdgen.bench.bench_sample_contrastive import pytorch
+from cdgen.bench.gpu_sampling_workload import Setting
 from cdgen.bench.gpu_timing import Prepared
 from cdgen.kernels import reference
 from cdgen.kernels.dispatch import _NotBuilt
 from cdgen.kernels.sampling_params import SampleOutput
+
+# NumPy, under the interpreter, warns of what a GPU computes in silence: inf - inf.
+pytestmark = pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning")
 
 BENCHMARKS = (bench_gpu_sample_contrastive, bench_gpu_decode_attention, bench_gpu_decoder_ops)
 
@@ -114,16 +118,16 @@ def test_poison_overwrites_tensors_and_draws() -> None:
 
 
 def test_the_sampler_sweep_is_the_one_that_was_asked_for() -> None:
-    settings = bench_gpu_sample_contrastive.sweep()
+    settings = gpu_sampling_workload.sweep()
     assert len(settings) == len(set(settings))
-    names = bench_gpu_sample_contrastive.TRUNCATIONS
+    names = gpu_sampling_workload.TRUNCATIONS
     asked = itertools.product(
         (1, 32, 256, 1024, 4096), (16384, 32000, 50257, 128256), ("none", "top-k 200", "top-p 0.95")
     )
     assert {Setting(*shape) for shape in asked} <= set(settings)
     for variant in ({"dtype": torch.float32}, {"alpha": 0.0}, {"flat": True}):
         varied = {Setting(*shape, name, **variant)
-                  for shape in bench_gpu_sample_contrastive.MAIN for name in names}  # fmt: skip
+                  for shape in gpu_sampling_workload.MAIN for name in names}  # fmt: skip
         assert varied <= set(settings)
     assert Setting(1024, 50257, "none", heads=True) in settings
     params = Setting(1, 1, "top-k 200").params, Setting(1, 1, "top-p 0.95", alpha=0.0).params
@@ -155,10 +159,10 @@ SETTINGS = [
 
 @pytest.mark.parametrize("setting", SETTINGS, ids=str)
 def test_only_a_sampler_that_draws_as_the_reference_is_timed(setting: Setting, device: str) -> None:
-    inputs = bench_gpu_sample_contrastive.make_inputs(setting, 1, device)
+    inputs = gpu_sampling_workload.make_inputs(setting, 1, device)
     params = setting.params
-    out = bench_gpu_sample_contrastive.draw(inputs, params, 0, "triton")
-    bench_gpu_sample_contrastive.check([out], inputs, params)
+    out = gpu_sampling_workload.draw(inputs, params, 0, "triton")
+    gpu_sampling_workload.check([out], inputs, params)
     if setting.flat or setting.alpha == 0:
         assert int(out.plausible.min()) == setting.vocab
     lowest = inputs.good[0].argmin(-1) if not setting.flat else (out.tokens + 1) % setting.vocab
@@ -170,32 +174,32 @@ def test_only_a_sampler_that_draws_as_the_reference_is_timed(setting: Setting, d
         replace(out, kept=out.kept - 2),
     ):
         with pytest.raises(AssertionError, match="set 0, row"):
-            bench_gpu_sample_contrastive.check([wrong], inputs, params)
+            gpu_sampling_workload.check([wrong], inputs, params)
 
 
 def test_tokens_whose_keys_tie_are_the_same_draw() -> None:
     setting = Setting(1, 40, "none", dtype=torch.float32)
-    inputs = bench_gpu_sample_contrastive.make_inputs(setting, 1, "cpu")
-    drawn = bench_gpu_sample_contrastive.draw(inputs, setting.params, 0, "reference")
+    inputs = gpu_sampling_workload.make_inputs(setting, 1, "cpu")
+    drawn = gpu_sampling_workload.draw(inputs, setting.params, 0, "reference")
     first, other = int(drawn.tokens[0]), (int(drawn.tokens[0]) + 1) % 40
     tokens = torch.tensor([first, other])
     # Both plausible and far ahead of the rest; BAD's logit of the other one places its key.
     inputs.good[0][0, tokens] = inputs.good[0].max()
     inputs.bad[0][0, tokens] = low = inputs.bad[0].min() - 9.0
-    ahead = bench_gpu_sample_contrastive.keys(inputs, setting.params, 0, 0, tokens)
+    ahead = gpu_sampling_workload.keys(inputs, setting.params, 0, 0, tokens)
     for gap, same in ((1e-4, True), (1e-2, False)):  # of keys around 20
         inputs.bad[0][0, other] = low + float(ahead[1] - ahead[0]) + gap
-        drawn = bench_gpu_sample_contrastive.draw(inputs, setting.params, 0, "reference")
+        drawn = gpu_sampling_workload.draw(inputs, setting.params, 0, "reference")
         assert drawn.tokens.tolist() == [first]
         swapped = replace(drawn, tokens=torch.tensor([other]))
         if same:
-            bench_gpu_sample_contrastive.check([swapped], inputs, setting.params)
+            gpu_sampling_workload.check([swapped], inputs, setting.params)
         else:
             with pytest.raises(AssertionError, match="row 0: tokens"):
-                bench_gpu_sample_contrastive.check([swapped], inputs, setting.params)
+                gpu_sampling_workload.check([swapped], inputs, setting.params)
 
 
-@pytest.mark.parametrize("name", bench_gpu_sample_contrastive.TRUNCATIONS)
+@pytest.mark.parametrize("name", gpu_sampling_workload.TRUNCATIONS)
 def test_pytorch_by_hand_draws_what_the_reference_keeps(name: str) -> None:
     params = Setting(1, 1, name).params
     generator = torch.Generator().manual_seed(3)
