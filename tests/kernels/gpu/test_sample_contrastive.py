@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 import torch
+import triton
+import triton.language as tl
 from hypothesis import HealthCheck, given, settings
 from sampling_cases import (
     DTYPES,
@@ -22,6 +24,7 @@ from sampling_cases import (
 )
 
 from cdgen.kernels.gpu import sample_contrastive as gpu
+from cdgen.kernels.gpu.sampling_noise import gumbel
 from cdgen.kernels.sample_contrastive import sample_contrastive
 from cdgen.kernels.sampling_params import RowStatus, SampleOutput, SamplingParams
 
@@ -198,6 +201,81 @@ def test_of_equal_tokens_the_first_are_kept(
     same(out, draw(good, bad, truncation, backend="reference"))
 
 
+@pytest.mark.parametrize("capacity", [1024, 1], ids=["lists", "dense"])
+@pytest.mark.parametrize(
+    ("truncation", "kept"),
+    [
+        ({"top_p": 0.5}, 20),  # the 20th takes the mass to exactly a half
+        ({"top_p": 1e-300}, 1),
+        ({"min_p": 1.0}, 40),
+        ({"top_k": 40}, 40),
+    ],
+)
+def test_edges_of_truncation(
+    device: str, truncation: dict[str, Any], kept: int, capacity: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(gpu, "CAPACITY", capacity)
+    good, params = torch.zeros(2, 40), SamplingParams(bad_weight=0.0, **truncation)
+    out = draw(good, None, params, device)
+    assert out.kept.tolist() == [kept, kept]
+    same(out, draw(good, None, params, backend="reference"))
+
+
+@pytest.mark.parametrize("capacity", [1024, 1], ids=["lists", "dense"])
+def test_small_masses_add_up(device: str, capacity: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """999 tokens of 1.5e-8 each: top-p cuts between them, at a 66th of 1e-5."""
+    monkeypatch.setattr(gpu, "CAPACITY", capacity)
+    good = torch.full((1, 1000), -18.0)
+    good[0, 0] = 0.0
+    params = SamplingParams(bad_weight=0.0, alpha=0.0, top_p=1 - 1e-5)
+    out = draw(good, None, params, device)
+    assert 300 < out.kept < 400
+    same(out, draw(good, None, params, backend="reference"))
+
+
+def test_a_list_that_is_full_before_its_row_ends(
+    device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for size, value in {"CAPACITY": 16, "GATHER": 16, "BLOCK": 16, "PROGRAMS": 1}.items():
+        monkeypatch.setattr(gpu, size, value)
+    params = SamplingParams(bad_weight=0.0)
+    for plausible in (15, 16, 17, 40):
+        good = torch.where(torch.arange(40) < plausible, 0.0, -9.0)[None]
+        out = draw(good, None, params, device)
+        assert out.plausible == plausible
+        same(out, draw(good, None, params, backend="reference"))
+
+
+def test_parts_with_nothing_but_ties_of_the_maximum(
+    device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gpu, "BLOCK", 32)
+    good, params = torch.zeros(2, 256), SamplingParams(bad_weight=0.0, alpha=1.0)
+    assert gpu.splits_of(2, 256) == 8
+    out = draw(good, None, params, device)
+    assert out.plausible.tolist() == [256, 256]
+    same(out, draw(good, None, params, backend="reference"))
+
+
+@triton.jit
+def gumbel_kernel(words, out, N: tl.constexpr):
+    at = tl.arange(0, N)
+    tl.store(out + at, gumbel(tl.load(words + at).to(tl.uint32)))
+
+
+def test_noise_of_the_smallest_and_the_largest_words(device: str) -> None:
+    """Where u rounds to 0 or 1, where 1 - u rounds, and in between: within three roundings of fp32
+    of what fp64 makes of the same u."""
+    rare = [0, 1, 2, 127, 255, 256, 257, 5000, 10**6, 10**8, 2**31]
+    words = torch.tensor(rare + [2**32 - 1 - word for word in rare] + [0] * 10)
+    out = torch.empty(32, device=device)
+    gumbel_kernel[(1,)](words.to(device), out, N=32)
+    u = ((words.float() + 0.5) * 2.0**-32).clamp(max=1 - 2.0**-24).double()
+    exact = -torch.log(-torch.log1p(-u))
+    assert ((out.cpu() - exact).abs() <= 3 * 2.0**-24 * exact.abs().clamp(min=1)).all()
+
+
 def test_equal_keys_go_to_the_lowest_id(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """At 2**27 fp32 numbers are 16 apart: noise within 8 vanishes, and stronger noise lifts a token
     to the very key of one whose score is higher. In lists as in the dense kernel."""
@@ -313,6 +391,21 @@ def test_a_value_that_is_not_finite_is_reported_for_its_row_alone(
         assert (out.status[[1, 3]] == RowStatus.BAD_NOT_FINITE).all()
     else:
         assert (out.status == RowStatus.OK).all()
+
+
+@pytest.mark.parametrize("capacity", [512, 2], ids=["lists", "dense"])
+def test_a_broken_logit_of_bad_outranks_an_overflow(
+    capacity: int, device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In one tile, and in two in either order."""
+    for size, value in {"CAPACITY": capacity, "LANES": 16}.items():
+        monkeypatch.setattr(gpu, size, value)
+    good, bad = torch.full((4, 200), 3e38), torch.zeros(4, 200)
+    for row, (overflows, breaks) in enumerate([(5, 6), (5, 100), (100, 5), (100, 199)]):
+        bad[row, overflows], bad[row, breaks] = -3e38, math.nan
+    out = draw(good, bad, SamplingParams(), device)
+    assert out.status.tolist() == [RowStatus.BAD_NOT_FINITE] * 4
+    same(out, draw(good, bad, SamplingParams(), backend="reference"))
 
 
 @pytest.mark.parametrize("vocab", [1, 128, 2000])
