@@ -51,7 +51,8 @@ def random_words(
     blocks = torch.arange((count + 3) // 4, device=sequence_ids.device).expand(
         len(sequence_ids), -1
     )
-    ids, pos = sequence_ids.long()[:, None], positions.long()[:, None].expand_as(blocks)
+    ids = sequence_ids.long()[:, None]
+    pos = (positions.long()[:, None] & _MASK32).expand_as(blocks)
     low, high = (ids & _MASK32).expand_as(blocks), ((ids >> 32) & _MASK32).expand_as(blocks)
     words = philox4x32(torch.stack([blocks, pos, low, high], dim=-1), seed)
     return words.flatten(1)[:, :count]

@@ -9,7 +9,7 @@ import torch
 
 from cdgen.kernels import reference
 from cdgen.kernels.dispatch import choose_backend, native, threads
-from cdgen.kernels.sampling_params import SampleOutput, SamplingParams
+from cdgen.kernels.sampling_params import SampleOutput, SamplingParams, fp32
 
 _DTYPE_NAMES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
 
@@ -35,8 +35,9 @@ def sample_contrastive(
     (arXiv 2309.09117); see `SamplingParams`. Raises ValueError on arguments that do not fit.
     """
     vocab = _check_good(good, seed, sequence_ids, positions, vocab_size)
-    bad = bad if params.bad_weight else None
-    if params.bad_weight:
+    reads_bad = fp32(params.bad_weight) != 0
+    bad = bad if reads_bad else None
+    if reads_bad:
         if bad is None:
             raise ValueError(f"bad: expected logits, got None with bad_weight {params.bad_weight}")
         _check_like_good("bad", bad, good)
@@ -79,7 +80,7 @@ def sample_contrastive_heads(
         bias = None if bad_bias is None else bad_bias[:vocab]
         bad = reference.head_logits(bad_hidden, bad_head[:vocab], bias)
         return reference.sample_contrastive(good, bad, params, seed, sequence_ids, positions, vocab)
-    head = bad_head if params.bad_weight else None
+    head = bad_head if fp32(params.bad_weight) else None
     draw = _triton if chosen == "triton" else _native
     return draw(
         good, None, bad_hidden, head, bad_bias, params, seed, sequence_ids, positions, vocab

@@ -50,7 +50,7 @@ def splits_of(rows: int, vocab: int) -> int:
 
 
 def mass_units(vocab: int) -> float:
-    """Units per 1 of mass, so many that those of a whole row stay below 2**62."""
+    """Units per 1 of mass, so many that those of a whole row are 2**62 at most."""
     return 2.0 ** (62 - (vocab - 1).bit_length())
 
 
@@ -173,7 +173,7 @@ def _finish(
 ) -> None:
     rows = len(good)
     if bad.head is not None:
-        # Written, and so in memory at all, for pending rows alone.
+        # Only pending rows are written; but for every row there must be room.
         logits = torch.empty(rows, vocab, dtype=torch.float32, device=good.device)
         head_kernel[(HEAD_PROGRAMS,)](
             bad, rows, vocab, None if tops is None else drawn.status, PENDING.value, logits,

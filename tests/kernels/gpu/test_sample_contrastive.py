@@ -17,12 +17,14 @@ from sampling_cases import (
     DTYPES,
     KEY_TOLERANCE,
     PARAMETERS,
+    SEED,
     VOCABULARIES,
     coordinates,
     logit_rows,
     rows_and_params,
 )
 
+from cdgen.kernels import reference
 from cdgen.kernels.gpu import sample_contrastive as gpu
 from cdgen.kernels.gpu.sampling_noise import gumbel
 from cdgen.kernels.sample_contrastive import sample_contrastive
@@ -234,6 +236,39 @@ def test_small_masses_add_up(device: str, capacity: int, monkeypatch: pytest.Mon
     same(out, draw(good, None, params, backend="reference"))
 
 
+def one_tile_per_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The dense kernel in tiles of four tokens, which share a Philox block."""
+    monkeypatch.setattr(gpu, "CAPACITY", 1)
+    tiles = {"BLOCK": 4, "TALLY_BLOCK": 4, "num_warps": 4}
+    monkeypatch.setattr(gpu, "DENSE_SIZES", tiles)
+
+
+def test_tiles_are_passed_over_only_where_no_token_can_win(
+    device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one_tile_per_block(monkeypatch)
+    good = torch.zeros(400 if COMPILED else 80, 64)
+    same(draw(good, None, VANILLA, device), draw(good, None, VANILLA, backend="reference"))
+
+
+def test_a_token_that_wins_by_a_hair_is_not_passed_over(
+    device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Token 4, first of the second tile, is 2e-5 ahead of token 0; the others are not there. Its
+    noise is large, so that its bound lies close to what it really is."""
+    one_tile_per_block(monkeypatch)
+    ids = torch.arange(300_000)
+    words = reference.random_words(SEED, ids, torch.zeros_like(ids), 8)
+    close = (words[:, 4] == words[:, 4:].amin(1)) & (words[:, 4] < 2**32 * 1e-4)
+    noise = reference.gumbel_from_words(words[close]).double()
+    assert len(noise) > 15
+    good = torch.full((len(noise), 8), -INF)
+    good[:, 0] = 0.0
+    good[:, 4] = noise[:, 0] - noise[:, 4] + 2e-5
+    where = (SEED, ids[close], torch.zeros_like(ids[close]))
+    assert draw(good, None, VANILLA, device, noise=where).tokens.tolist() == [4] * len(noise)
+
+
 def test_a_list_that_is_full_before_its_row_ends(
     device: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -426,6 +461,14 @@ def test_overflow_of_a_score(params: SamplingParams, vocab: int, device: str) ->
     good[2, 100], bad[2, 100] = 3e38, 3e38  # the difference is finite
     out = draw(good, bad, params, device)
     assert out.status.tolist() == [0, RowStatus.SCORE_OVERFLOW, 0, 0]
+    same(out, draw(good, bad, params, backend="reference"))
+
+
+def test_a_weight_below_fp32_leaves_bad_unread(device: str) -> None:
+    good, bad = torch.randn(4, 300), torch.full((4, 300), math.nan)
+    params = SamplingParams(bad_weight=1e-60)
+    out = draw(good, bad, params, device)
+    assert (out.status == RowStatus.OK).all()
     same(out, draw(good, bad, params, backend="reference"))
 
 
