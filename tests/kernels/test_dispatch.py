@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from triton import knobs
@@ -61,3 +64,23 @@ def test_threads_are_those_of_torch() -> None:
 def test_native_kernels_that_were_not_built_say_how_to_build_them() -> None:
     with pytest.raises(ImportError, match="pip install -e"):
         _NotBuilt().sample_contrastive()
+
+
+IMPORTS = """
+import sys, torch
+import cdgen.kernels.decode_attention, cdgen.kernels.decoder_ops, cdgen.kernels.sample_contrastive
+assert "triton" not in sys.modules, "imported for a backend that nobody asked for"
+
+def asked(*args):
+    raise AssertionError("the GPU was asked while a module was imported")
+
+for name in ("_lazy_init", "is_available", "device_count", "current_device",
+             "get_device_capability", "get_device_properties"):
+    setattr(torch.cuda, name, asked)
+import cdgen.kernels.gpu.decode_attention, cdgen.kernels.gpu.decoder_ops
+import cdgen.kernels.gpu.sample_contrastive
+"""
+
+
+def test_importing_asks_no_gpu_and_needs_triton_for_its_kernels_alone() -> None:
+    subprocess.run([sys.executable, "-c", IMPORTS], check=True)
