@@ -8,27 +8,23 @@ What is timed are the very CUDA graphs whose output has just been compared with 
 
 from __future__ import annotations
 
-import argparse
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 
-from cdgen.bench.environment import median_ratio, write_result
 from cdgen.bench.gpu_timing import (
+    COLUMNS,
     L2,
     Call,
+    cells,
+    command_line,
     copy_bandwidth,
-    percent_of,
+    outcome,
     prepare,
     prepare_baselines,
-    require_cuda,
     sets_that_fit,
-    table,
-    time_in_turn,
-    timings,
 )
 from cdgen.kernels import reference
 from cdgen.kernels.decode_attention import decode_attention
@@ -139,9 +135,6 @@ def measure_setting(setting: Setting, bandwidth: float, l2: L2) -> dict[str, Any
     triton = prepare(lambda i: attend(inputs[i]), sets)
     check(triton.results, inputs)
     others, skipped = prepare_baselines(baselines(setting, inputs), sets)
-    prepared = {"triton": triton, **others}
-    samples = time_in_turn(prepared, l2)
-    us = timings(prepared, samples)
     nbytes = decode_attention_bytes(inputs[0].query, inputs[0].keys, inputs[0].lengths)
     return {
         "sequences": setting.sequences,
@@ -149,11 +142,7 @@ def measure_setting(setting: Setting, bandwidth: float, l2: L2) -> dict[str, Any
         "kv_heads": kv_heads,
         "mean_context": round(float(inputs[0].lengths.float().mean()), 1),
         "lengths": "spread" if setting.spread else "equal",
-        "bytes": nbytes,
-        "percent_of_copy_bandwidth": percent_of(bandwidth, nbytes, us["triton"]["p50"]),
-        "us": us,
-        "over_triton": {name: median_ratio(samples[name], samples["triton"]) for name in others},
-        "skipped": skipped,
+        **outcome({"triton": triton, **others}, skipped, nbytes, bandwidth, l2),
     }
 
 
@@ -172,31 +161,22 @@ def measure() -> dict[str, Any]:
     }
 
 
-HEADINGS = (
-    "sequences", "models", "kv heads", "context", "lengths", "MB", "us", "p20", "p80", "% copy",
-    "times slower",
-)  # fmt: skip
+HEADINGS = ("sequences", "models", "kv heads", "context", "lengths", *COLUMNS)
 
 
 def summary(found: dict[str, Any]) -> tuple[object, ...]:
     """A row of the table under `HEADINGS`."""
-    us, megabytes = found["us"]["triton"], round(found["bytes"] / 1e6, 1)
-    return (
-        found["sequences"], found["models"], found["kv_heads"], found["mean_context"],
-        found["lengths"], megabytes, us["p50"], us["p20"], us["p80"],
-        found["percent_of_copy_bandwidth"],
-        ", ".join(f"{name} {ratio}" for name, ratio in found["over_triton"].items()),
-    )  # fmt: skip
+    names = ("sequences", "models", "kv_heads", "mean_context", "lengths")
+    return *(found[name] for name in names), *cells(found)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path)
-    args = parser.parse_args()
-    require_cuda()
-    result = measure()
-    write_result("gpu_decode_attention", result, args.out)
-    print(table([HEADINGS, *map(summary, result["settings"])]))
+    command_line(
+        __doc__.splitlines()[0],
+        "gpu_decode_attention",
+        measure,
+        lambda result: [HEADINGS, *map(summary, result["settings"])],
+    )
 
 
 if __name__ == "__main__":

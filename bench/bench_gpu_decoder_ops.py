@@ -8,28 +8,24 @@ What is timed are the very CUDA graphs whose output has just been compared with 
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from cdgen.bench.environment import median_ratio, write_result
 from cdgen.bench.gpu_timing import (
+    COLUMNS,
     L2,
     MOST_SETS,
     Call,
     Prepared,
+    cells,
+    command_line,
     copy_bandwidth,
-    percent_of,
+    outcome,
     prepare,
     prepare_baselines,
-    require_cuda,
-    table,
-    time_in_turn,
-    timings,
 )
 from cdgen.kernels.decoder_ops import rms_norm, rotary_to_cache, swiglu
 
@@ -114,17 +110,10 @@ def measure_op(name: str, models: int, bandwidth: float, l2: L2) -> dict[str, An
     check(op, triton)
     calls: dict[str, Call | str] = {"reference": lambda i: op.call(i, "reference")}
     others, skipped = prepare_baselines(calls, sets)
-    contenders = {"triton": triton, **others}
-    samples = time_in_turn(contenders, l2)
-    us = timings(contenders, samples)
     return {
         "op": name,
         "models": models,
-        "bytes": op.nbytes,
-        "percent_of_copy_bandwidth": percent_of(bandwidth, op.nbytes, us["triton"]["p50"]),
-        "us": us,
-        "over_triton": {name: median_ratio(samples[name], samples["triton"]) for name in others},
-        "skipped": skipped,
+        **outcome({"triton": triton, **others}, skipped, op.nbytes, bandwidth, l2),
     }
 
 
@@ -147,27 +136,21 @@ def measure() -> dict[str, Any]:
     }
 
 
-HEADINGS = ("op", "models", "MB", "us", "p20", "p80", "% copy", "times slower")
+HEADINGS = ("op", "models", *COLUMNS)
 
 
 def summary(found: dict[str, Any]) -> tuple[object, ...]:
     """A row of the table under `HEADINGS`."""
-    us, megabytes = found["us"]["triton"], round(found["bytes"] / 1e6, 1)
-    return (
-        found["op"], found["models"], megabytes, us["p50"], us["p20"], us["p80"],
-        found["percent_of_copy_bandwidth"],
-        ", ".join(f"{name} {ratio}" for name, ratio in found["over_triton"].items()),
-    )  # fmt: skip
+    return found["op"], found["models"], *cells(found)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path)
-    args = parser.parse_args()
-    require_cuda()
-    result = measure()
-    write_result("gpu_decoder_ops", result, args.out)
-    print(table([HEADINGS, *map(summary, result["ops"])]))
+    command_line(
+        __doc__.splitlines()[0],
+        "gpu_decoder_ops",
+        measure,
+        lambda result: [HEADINGS, *map(summary, result["ops"])],
+    )
 
 
 if __name__ == "__main__":

@@ -10,16 +10,13 @@ for row, on the same inputs. A baseline that cannot run is skipped with its reas
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from cdgen.bench.bench_sample_contrastive import pytorch
-from cdgen.bench.environment import median_ratio, write_result
 from cdgen.bench.gpu_sampling_workload import (
     MAIN,
     WIDTH,
@@ -31,17 +28,16 @@ from cdgen.bench.gpu_sampling_workload import (
     sweep,
 )
 from cdgen.bench.gpu_timing import (
+    COLUMNS,
     L2,
     Call,
+    cells,
+    command_line,
     copy_bandwidth,
-    percent_of,
+    outcome,
     prepare,
     prepare_baselines,
-    require_cuda,
     sets_that_fit,
-    table,
-    time_in_turn,
-    timings,
 )
 from cdgen.kernels.sampling_params import SampleOutput
 
@@ -122,9 +118,6 @@ def measure_setting(
         torch.cuda.empty_cache()
         calls = baselines(setting, inputs, torch.cuda.mem_get_info()[0])
     others, skipped = prepare_baselines(calls, sets)
-    contenders = {"triton": triton, **others}
-    samples = time_in_turn(contenders, l2)
-    us, nbytes = timings(contenders, samples), traffic(setting, drawn[0])
 
     def mean(field: str) -> float:
         return round(float(torch.stack([getattr(out, field) for out in drawn]).float().mean()), 1)
@@ -135,11 +128,7 @@ def measure_setting(
         "vocab": setting.vocab,
         "mean_plausible": mean("plausible"),
         "mean_kept": mean("kept"),
-        "bytes": nbytes,
-        "percent_of_copy_bandwidth": percent_of(bandwidth, nbytes, us["triton"]["p50"]),
-        "us": us,
-        "over_triton": {name: median_ratio(samples[name], samples["triton"]) for name in others},
-        "skipped": skipped,
+        **outcome({"triton": triton, **others}, skipped, traffic(setting, drawn[0]), bandwidth, l2),
     }
 
 
@@ -159,27 +148,21 @@ def measure() -> dict[str, Any]:
     }
 
 
-HEADINGS = ("setting", "plausible", "MB", "us", "p20", "p80", "% copy", "times slower")
+HEADINGS = ("setting", "plausible", *COLUMNS)
 
 
 def summary(found: dict[str, Any]) -> tuple[object, ...]:
     """A row of the table under `HEADINGS`."""
-    us, megabytes = found["us"]["triton"], round(found["bytes"] / 1e6, 2)
-    others = ", ".join(f"{name} {ratio}" for name, ratio in found["over_triton"].items())
-    return (
-        found["setting"], found["mean_plausible"], megabytes, us["p50"], us["p20"], us["p80"],
-        found["percent_of_copy_bandwidth"], others,
-    )  # fmt: skip
+    return found["setting"], found["mean_plausible"], *cells(found)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path)
-    args = parser.parse_args()
-    require_cuda()
-    result = measure()
-    write_result("gpu_sample_contrastive", result, args.out)
-    print(table([HEADINGS, *map(summary, result["settings"])]))
+    command_line(
+        __doc__.splitlines()[0],
+        "gpu_sample_contrastive",
+        measure,
+        lambda result: [HEADINGS, *map(summary, result["settings"])],
+    )
 
 
 if __name__ == "__main__":

@@ -49,7 +49,7 @@ def commit() -> str:
         changed = git("status", "--porcelain", "--", ":/", ":!/bench/results")
         return git("rev-parse", "--short", "HEAD") + ("+" if changed else "")
     except (FileNotFoundError, subprocess.CalledProcessError):
-        return "(no repository)"  # a copy of the working tree, on a machine that was lent
+        return "(no repository)"  # a copy of the files alone
 
 
 def installed(package: str) -> str:

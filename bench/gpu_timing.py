@@ -12,6 +12,7 @@ its result says so.
 
 from __future__ import annotations
 
+import argparse
 import math
 import statistics
 import sys
@@ -22,7 +23,7 @@ from typing import Any, Literal
 
 import torch
 
-from cdgen.bench.environment import microseconds
+from cdgen.bench.environment import median_ratio, microseconds, write_result
 
 Call = Callable[[int], Any]  # takes the number of an input set
 
@@ -212,6 +213,51 @@ def timings(contenders: dict[str, Prepared], samples: dict[str, list[float]]) ->
         }
         for name, prepared in contenders.items()
     }
+
+
+def outcome(
+    contenders: dict[str, Prepared],  # "triton" among them
+    skipped: dict[str, str],
+    nbytes: int,  # that one call must move
+    bandwidth: float,
+    l2: L2,
+) -> dict[str, Any]:
+    """Times the contenders in turn; what every GPU result holds."""
+    samples = time_in_turn(contenders, l2)
+    us, others = timings(contenders, samples), [name for name in contenders if name != "triton"]
+    return {
+        "bytes": nbytes,
+        "percent_of_copy_bandwidth": percent_of(bandwidth, nbytes, us["triton"]["p50"]),
+        "us": us,
+        "over_triton": {name: median_ratio(samples[name], samples["triton"]) for name in others},
+        "skipped": skipped,
+    }
+
+
+COLUMNS = ("MB", "us", "p20", "p80", "% copy", "times slower")
+
+
+def cells(found: dict[str, Any]) -> tuple[object, ...]:
+    """An outcome under `COLUMNS`."""
+    us, megabytes = found["us"]["triton"], round(found["bytes"] / 1e6, 2)
+    others = ", ".join(f"{name} {ratio}" for name, ratio in found["over_triton"].items())
+    percent = found["percent_of_copy_bandwidth"]
+    return megabytes, us["p50"], us["p20"], us["p80"], percent, others
+
+
+def command_line(
+    description: str,
+    name: str,
+    measure: Callable[[], dict[str, Any]],
+    rows: Callable[[dict[str, Any]], Iterable[tuple[object, ...]]],  # headings first
+) -> None:
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    require_cuda()
+    result = measure()
+    write_result(name, result, args.out)
+    print(table(rows(result)))
 
 
 def copy_bandwidth(nbytes: int = 2 * 2**30) -> float:

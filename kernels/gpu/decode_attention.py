@@ -15,6 +15,7 @@ import triton
 import triton.language as tl
 
 from cdgen.kernels.gpu.precision import dot, rounded
+from cdgen.kernels.gpu.sampling_noise import in_token_order, signed_word
 
 # Below every score: exp2(_LOWEST - score) is 0, and unlike with -inf no difference is NaN.
 _LOWEST = tl.constexpr(-1e38)
@@ -62,7 +63,7 @@ def _kept(sequence, seed, bound, length, stream, start, TILE: tl.constexpr):
     same = tl.zeros_like(block)
     a, b, c, d = tl.philox(seed, block, same + (length - 1), same + sequence.to(tl.int32), upper)
     # Key t takes word t & 3 of block t >> 2.
-    return tl.interleave(tl.interleave(a, c), tl.interleave(b, d)) >= bound
+    return in_token_order(a, b, c, d) >= bound
 
 
 @triton.jit(
@@ -203,11 +204,6 @@ def _attend_grouped(
     tl.store(out + cells, rounded(result, out.dtype.element_ty), mask=present)
 
 
-def _int32(word: int) -> int:
-    """The 32-bit integer with the bits of an unsigned word: kernel arguments have a sign."""
-    return word - 2**32 if word >= 2**31 else word
-
-
 @torch.library.custom_op("cdgen::decode_attention", mutates_args=())
 def decode_attention(
     query: torch.Tensor,  # [R, H, D] float32 | bfloat16 | float16, contiguous as all tensors here
@@ -229,8 +225,9 @@ def decode_attention(
     dropout = sequence_ids is not None
     arguments = (
         query, keys, values, lengths, sequence_ids if dropout else lengths, out,
-        len(lengths), capacity, scale * math.log2(math.e), _int32(seed_low), _int32(seed_high),
-        _int32(int(rate * 2.0**32)), 1 / (1 - rate), first_row, layer * heads,
+        len(lengths), capacity, scale * math.log2(math.e), signed_word(seed_low),
+        signed_word(seed_high), signed_word(int(rate * 2.0**32)), 1 / (1 - rate), first_row,
+        layer * heads,
     )  # fmt: skip
     sizes = {
         "KV_HEADS": kv_heads, "WIDTH": width, "BLOCK_WIDTH": block_width, "TILE": _TILE[group > 1],

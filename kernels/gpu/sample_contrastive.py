@@ -16,6 +16,7 @@ import torch
 from cdgen.kernels.gpu.sampling_dense import finish_kernel
 from cdgen.kernels.gpu.sampling_draw import PENDING, Drawn, Lists, Rule
 from cdgen.kernels.gpu.sampling_heads import Bad, head_kernel
+from cdgen.kernels.gpu.sampling_noise import signed_word
 from cdgen.kernels.gpu.sampling_rows import part_kernel, sample_kernel
 from cdgen.kernels.sampling_params import SampleOutput, SamplingParams, fp32
 
@@ -54,11 +55,6 @@ def mass_units(vocab: int) -> float:
     return 2.0 ** (62 - (vocab - 1).bit_length())
 
 
-def _signed(word: int) -> int:
-    """The int32 with the bits of the word."""
-    return (word & 0xFFFFFFFF ^ 0x80000000) - 0x80000000
-
-
 @torch.library.custom_op("cdgen::sample_contrastive", mutates_args=())
 def sample_contrastive_op(
     good: torch.Tensor,
@@ -76,7 +72,7 @@ def sample_contrastive_op(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     numbers = Rule(*rule)
     drawn = Drawn(*_outputs(good))
-    noise = (sequence_ids, positions, _signed(seed), _signed(seed >> 32))
+    noise = (sequence_ids, positions, signed_word(seed), signed_word(seed >> 32))
     truncate = top_k > 0 or top_p < 1 or numbers.log_min_p > -torch.inf
     source = _bad(bad, hidden, head, bias)
     tops = None

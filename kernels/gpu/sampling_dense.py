@@ -25,8 +25,9 @@ from cdgen.kernels.gpu.sampling_draw import (
     SCORE_OVERFLOW,
     combine,
     is_finite,
+    write,
 )
-from cdgen.kernels.gpu.sampling_noise import gumbel, philox_words
+from cdgen.kernels.gpu.sampling_noise import gumbel, in_token_order, philox_words
 from cdgen.kernels.gpu.sampling_truncate import NO_TOKEN, best_of, mass, mass_limit
 
 LOWEST_KEY = tl.constexpr(-(2**31))  # below the key of every score
@@ -154,7 +155,7 @@ def _draw_tile(score, start, noise, rule, best_key, best_token, BLOCK: tl.conste
     reach = tl.exp2((top - best_key) * LOG2_E + MARGIN)
     rivals = tl.where(rule.temperature == 0, top > best_key, u <= reach)
     if tl.max(rivals.to(tl.int32), 0) > 0:
-        words = tl.interleave(tl.interleave(w0, w2), tl.interleave(w1, w3))
+        words = in_token_order(w0, w1, w2, w3)
         key = tl.where(rule.temperature == 0, score, score + gumbel(words))
         key = tl.where(score > NEVER, key, NEVER)
         best_key, best_token = best_of(key, token, best_key, best_token)
@@ -263,7 +264,4 @@ def finish_kernel(
                 row, rule, cut_key, ties, top_score + rule.log_min_p, noise, DIVIDE, True, True,
                 BLOCK,
             )  # fmt: skip
-    tl.store(drawn.tokens + program, tl.where(status == OK, token, -1).to(tl.int64))
-    tl.store(drawn.status + program, status.to(tl.uint8))
-    tl.store(drawn.plausible + program, tl.where(status == OK, plausible, 0))
-    tl.store(drawn.kept + program, tl.where(status == OK, kept, 0))
+    write(drawn, program, token, status, plausible, kept)

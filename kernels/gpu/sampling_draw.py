@@ -52,6 +52,16 @@ class Drawn(NamedTuple):
 
 
 @triton.jit
+def write(drawn, row, token, status, plausible, kept):
+    """A row's outcome; where it could not be sampled, the status alone says anything."""
+    drew = status == OK
+    tl.store(drawn.tokens + row, tl.where(drew, token, -1).to(tl.int64))
+    tl.store(drawn.status + row, status.to(tl.uint8))
+    tl.store(drawn.plausible + row, tl.where(drew, plausible, 0))
+    tl.store(drawn.kept + row, tl.where(drew, kept, 0))
+
+
+@triton.jit
 def is_finite(x):
     return tl.abs(x) < float("inf")
 

@@ -12,6 +12,11 @@ import triton
 import triton.language as tl
 
 
+def signed_word(word: int) -> int:
+    """The int32 with the low 32 bits of `word`: arguments of a kernel have a sign."""
+    return (word & 0xFFFFFFFF ^ 0x80000000) - 0x80000000
+
+
 @triton.jit
 def philox_words(blocks, noise):
     """Four words per block of four token ids. `noise` is (position, sequence, seed low, seed high),
@@ -26,6 +31,12 @@ def philox_words(blocks, noise):
         zero + sequence.to(tl.uint32),
         zero + (sequence >> 32).to(tl.uint32),
     )
+
+
+@triton.jit
+def in_token_order(w0, w1, w2, w3):
+    """The words of blocks side by side as those of ids side by side: id v takes word v & 3."""
+    return tl.interleave(tl.interleave(w0, w2), tl.interleave(w1, w3))
 
 
 @triton.jit

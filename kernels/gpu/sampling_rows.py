@@ -16,6 +16,7 @@ from cdgen.kernels.gpu.sampling_draw import (
     OK,
     PENDING,
     draw_from_list,
+    write,
 )
 
 
@@ -36,11 +37,7 @@ def _finish_row(row, top, count, good, bad, rule, top_k, top_p, noise, lists, to
             row, count, good, bad, rule, top_k, top_p, noise, lists,
             TRUNCATE, CAPACITY, LANES, BLOCK_D,
         )  # fmt: skip
-    drew = status == OK
-    tl.store(drawn.tokens + row, tl.where(drew, token, -1).to(tl.int64))
-    tl.store(drawn.status + row, status.to(tl.uint8))
-    tl.store(drawn.plausible + row, tl.where(drew, count, 0))
-    tl.store(drawn.kept + row, tl.where(drew, kept, 0))
+    write(drawn, row, token, status, count, kept)
 
 
 @triton.jit(do_not_specialize=["top_k", "seed_low", "seed_high"])
