@@ -183,6 +183,31 @@ def decode_attention(
     return torch.einsum("bht,bhtd->bhd", weight, v).to(query.dtype)
 
 
+def ancestors(parents: torch.Tensor) -> torch.Tensor:  # [N] int64 -> [N, N] bool
+    """Whether node j is node i or an ancestor of it. `parents` is -1 for roots and below its own
+    index for all others."""
+    related = torch.eye(len(parents), dtype=torch.bool, device=parents.device)
+    for node, parent in enumerate(parents.tolist()):
+        if parent >= 0:
+            related[node] |= related[parent]
+    return related
+
+
+def tree_attention(
+    query: torch.Tensor,  # [N, H, D]
+    keys: torch.Tensor,  # [N, Hkv, D]
+    values: torch.Tensor,  # [N, Hkv, D]
+    parents: torch.Tensor,  # [N] int64, -1 for roots
+    scale: float,
+) -> torch.Tensor:  # [N, H, D] in the query's dtype
+    """Each node against itself and its ancestors; head h reads KV head h // (H / Hkv)."""
+    group = query.shape[1] // keys.shape[1]
+    k, v = (x.float().repeat_interleave(group, dim=1) for x in (keys, values))
+    weight = torch.einsum("ihd,jhd->hij", query.float(), k) * scale
+    weight = weight.masked_fill(~ancestors(parents), _NEVER).softmax(-1)
+    return torch.einsum("hij,jhd->ihd", weight, v).to(query.dtype)
+
+
 def rms_norm(
     x: torch.Tensor,  # [B, D]
     weight: torch.Tensor,  # [D], or [B, D]

@@ -5,27 +5,12 @@
 // length alone: a row's result does not change with its neighbours, its slot or the thread count.
 #include "decode_attention.h"
 
-#include <memory>
-
+#include "attention.h"
 #include "philox.h"
 #include "simd.h"
 
 namespace cdgen::CDGEN_ISA {
 namespace {
-
-struct Float {  // so that unique_ptr is instantiated for this file alone (see simd.h)
-    float x;
-};
-
-float* scratch(int64_t count) {
-    static thread_local std::unique_ptr<Float[]> data;
-    static thread_local int64_t capacity = 0;
-    if (count > capacity) {
-        data.reset(new Float[count]);
-        capacity = count;
-    }
-    return &data[0].x;
-}
 
 // weights[g][t] = q_g . k_t for the queries of one KV head, eight keys at a time: eight chains keep
 // the multipliers busy. Past the last key it repeats, and the softmax discards the result.
@@ -54,26 +39,6 @@ void dot_products(const float* query, const float* keys, int64_t group, int64_t 
     }
 }
 
-// In place; weights beyond `length` become 0. The sum is divided out of the values later.
-float softmax_numerators(float* weights, int64_t length, float scale) {
-    const int64_t padded = (length + kLanes - 1) / kLanes * kLanes;
-    for (int64_t t = length; t < padded; ++t) weights[t] = -INFINITY;
-    f32x8 largest = set1(-INFINITY);
-    for (int64_t t = 0; t < padded; t += kLanes) {
-        const f32x8 x = load(weights + t) * set1(scale);
-        store(weights + t, x);
-        largest = max(x, largest);
-    }
-    const f32x8 shift = set1(max_lane(largest));
-    f32x8 total = set1(0.0f);
-    for (int64_t t = 0; t < padded; t += kLanes) {
-        const f32x8 e = exp_nonpositive(load(weights + t) - shift);
-        store(weights + t, e);
-        total = total + e;
-    }
-    return sum(total);
-}
-
 // Counter layout: kernels/reference.py `dropout_keep`.
 void drop(const AttentionArgs& args, int64_t row, int64_t head, float* weights) {
     const int64_t length = args.lengths[row];
@@ -88,44 +53,6 @@ void drop(const AttentionArgs& args, int64_t row, int64_t head, float* weights) 
         for (int64_t j = 0; j < 4 && t + j < length; ++j)
             weights[t + j] = words.w[j] >= bound ? weights[t + j] * kept : 0.0f;
     }
-}
-
-// out[d] = sum_t w_t v_t[d] / total for N whole vectors of columns, kept in registers over all t
-template <int N>
-void weighted_columns(const float* values, const float* w, int64_t length, int64_t width,
-                      f32x8 total, float* out) {
-    f32x8 acc[N];
-    for (f32x8& a : acc) a = set1(0.0f);
-    for (int64_t t = 0; t < length; ++t) {
-        const f32x8 weight = set1(w[t]);
-        for (int i = 0; i < N; ++i)
-            acc[i] = fma(weight, load(values + t * width + i * kLanes), acc[i]);
-    }
-    for (int i = 0; i < N; ++i) store(out + i * kLanes, acc[i] / total);
-}
-
-// The same for fewer columns than a vector has lanes.
-void weighted_tail(const float* values, const float* w, int64_t length, int64_t width,
-                   int64_t columns, f32x8 total, float* out) {
-    f32x8 acc = set1(0.0f);
-    for (int64_t t = 0; t < length; ++t)
-        acc = fma(set1(w[t]), load_tail(values + t * width, columns, 0.0f), acc);
-    float lane[kLanes];
-    store(lane, acc / total);
-    for (int64_t i = 0; i < columns; ++i) out[i] = lane[i];
-}
-
-void weighted_values(const float* values, const float* w, float total, int64_t length,
-                     int64_t width, float* out) {
-    const f32x8 divisor = set1(total);
-    int64_t d = 0;
-    for (; width - d >= 8 * kLanes; d += 8 * kLanes)
-        weighted_columns<8>(values + d, w, length, width, divisor, out + d);
-    for (; width - d >= 4 * kLanes; d += 4 * kLanes)
-        weighted_columns<4>(values + d, w, length, width, divisor, out + d);
-    for (; width - d >= kLanes; d += kLanes)
-        weighted_columns<1>(values + d, w, length, width, divisor, out + d);
-    if (d < width) weighted_tail(values + d, w, length, width, width - d, divisor, out + d);
 }
 
 void attend(const AttentionArgs& args, int64_t row, int64_t kv_head) {

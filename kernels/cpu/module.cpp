@@ -10,6 +10,7 @@
 #include "decode_attention.h"
 #include "decoder_ops.h"
 #include "sample_contrastive.h"
+#include "tree_attention.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -180,6 +181,33 @@ void swiglu(Address gate_up, Address out, int64_t rows, int64_t width, int threa
     CDGEN_RUN(swiglu, args);
 }
 
+struct Strided {
+    Address data;
+    int64_t node_stride, head_stride;
+};
+
+cdgen::Heads heads_of(const Strided& x) {
+    return {at<const float>(x.data), x.node_stride, x.head_stride};
+}
+
+int64_t tree_attention(const Strided& query, const Strided& keys, const Strided& values,
+                       Address parents, Address out, int64_t nodes, int64_t heads, int64_t kv_heads,
+                       int64_t width, float scale, int threads) {
+    const cdgen::TreeArgs args{heads_of(query),
+                               heads_of(keys),
+                               heads_of(values),
+                               at<const int64_t>(parents),
+                               at<float>(out),
+                               nodes,
+                               heads,
+                               kv_heads,
+                               width,
+                               scale,
+                               threads};
+    nb::gil_scoped_release release;
+    return CDGEN_RUN(tree_attention, args);
+}
+
 }  // namespace
 
 NB_MODULE(_cpu, m) {
@@ -196,6 +224,8 @@ NB_MODULE(_cpu, m) {
           "sequence_ids"_a, "positions"_a, "threads"_a, "tokens"_a, "status"_a, "plausible"_a,
           "kept"_a);
     m.def("decode_attention", &decode_attention);
+    nb::class_<Strided>(m, "Strided").def(nb::init<Address, int64_t, int64_t>());
+    m.def("tree_attention", &tree_attention);
     m.def("rms_norm", &rms_norm);
     m.def("rotary_to_cache", &rotary_to_cache);
     m.def("swiglu", &swiglu);
