@@ -40,7 +40,7 @@ check: $(READY) types
 package:
 	rm -rf build/package && mkdir -p build/package/cdgen
 	ln -s $(CURDIR)/cdgen/*.py $(CURDIR)/cdgen/py.typed build/package/cdgen/
-	ln -s $(CURDIR)/kernels $(CURDIR)/train $(CURDIR)/bench build/package/cdgen/
+	ln -s $(CURDIR)/kernels $(CURDIR)/train $(CURDIR)/eval $(CURDIR)/bench build/package/cdgen/
 
 types: $(READY) package
 	cd build/package && $(CURDIR)/$(VENV)/bin/mypy --config-file $(CURDIR)/pyproject.toml \

@@ -13,7 +13,10 @@ import typer
 from typer.exceptions import TyperException
 
 from cdgen.config import GenerateConfig, generate_config
-from cdgen.errors import CdgenError
+from cdgen.errors import CdgenError, UsageError
+
+# What only some commands need, and the extra that brings it.
+_EXTRAS = {"accelerate": "train", "matplotlib": "eval", "scipy": "eval"}
 
 app = typer.Typer(
     name="cdgen",
@@ -185,6 +188,89 @@ def train(
     train_recipe(config, data, out)
 
 
+@app.command("eval")
+def evaluate(
+    model: Annotated[
+        list[Path], typer.Option(help="A checkpoint folder, or a run's folder of checkpoints.")
+    ],
+    data: Annotated[Path, typer.Option(help="Evaluation data in the BabyLM layout.")],
+    out: Annotated[Path, typer.Option(help="Results; what is in it already is not repeated.")],
+    more: Annotated[
+        list[Path] | None, typer.Argument(metavar="[DIR]...", help="More checkpoint folders.")
+    ] = None,
+    tasks: Annotated[
+        str, typer.Option(help="Data folders, with commas between them [default: all zero-shot].")
+    ] = "",
+    compat: Annotated[
+        str, typer.Option(help="Score as babylm2025 or as the paper did; default: ties count half.")
+    ] = "default",
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+) -> None:
+    """Score checkpoints on the BabyLM tasks, all in one process."""
+    from cdgen.config import validated
+    from cdgen.eval.run import EvalConfig, evaluate
+
+    names = [name for name in tasks.split(",") if name]
+    flags = {"models": [*model, *(more or [])], "data": data, "out": out, "tasks": names}
+    outcome = evaluate(validated(EvalConfig, {**flags, "compat": compat, "device": device}))
+    typer.echo((out / "results.md").read_text(), nl=False)
+    for task, reason in outcome.skipped.items():
+        typer.echo(f"skipped {task}: {reason}")
+    for name, error in outcome.failed.items():
+        typer.echo(f"cdgen: {name}: {error}", err=True)
+    if outcome.failed:
+        raise typer.Exit(next(iter(outcome.failed.values())).exit_code)
+
+
+@app.command()
+def compare(
+    runs: Annotated[
+        list[str],
+        typer.Argument(metavar="RUN...", help="DIR or NAME=DIR[,DIR...] of cdgen eval, per seed."),
+    ],
+    baseline: Annotated[
+        str | None, typer.Option(help="A method's name [default: the first].", show_default=False)
+    ] = None,
+    select: Annotated[
+        str, typer.Option(help="Checkpoint of a run: validation (loss), last, or paper (test).")
+    ] = "validation",
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for compare.md, compare.json and figures.png.")
+    ] = None,
+) -> None:
+    """Compare evaluated methods with a baseline: the paper's table and figures."""
+    from cdgen.eval.compare_report import make_report, write_report
+    from cdgen.eval.methods import parse_method, parse_select
+
+    report = make_report([parse_method(text) for text in runs], baseline, parse_select(select))
+    typer.echo(report.markdown(), nl=False)
+    if out:
+        write_report(report, out)
+
+
+@app.command()
+def measure(
+    corpus: Annotated[Path, typer.Argument(help="A corpus of cdgen generate, or text files.")],
+    training: Annotated[
+        list[Path] | None, typer.Option(help="Training text: count n-grams that it lacks.")
+    ] = None,
+    judge: Annotated[
+        Path | None, typer.Option(help="A model that had no part in it: perplexity of the text.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda, for the judge.")] = "auto",
+    out: Annotated[Path | None, typer.Option(help="Write the numbers as JSON.")] = None,
+) -> None:
+    """Measure a corpus: diversity, repetition, novelty, lengths, perplexity."""
+    from cdgen.eval.measure import lines, measure_corpus
+    from cdgen.eval.run import choose_device
+    from cdgen.storage import canonical_json, write_atomic
+
+    found = measure_corpus(corpus, training or [], judge, choose_device(device))
+    typer.echo("\n".join(lines(found)))
+    if out:
+        write_atomic(out, canonical_json(found))
+
+
 def run(command: Callable[[], Any]) -> int:
     """Runs `command`; turns what it raises into a line or two and an exit code."""
     try:
@@ -200,6 +286,10 @@ def run(command: Callable[[], Any]) -> int:
         if isinstance(error, CdgenError):
             print(f"cdgen: {error}", file=sys.stderr)
             return error.exit_code
+        if isinstance(error, ModuleNotFoundError) and error.name in _EXTRAS:
+            needed = f"{error.name} is not installed: pip install 'cdgen[{_EXTRAS[error.name]}]'"
+            print(f"cdgen: {needed}", file=sys.stderr)
+            return UsageError.exit_code
         print(
             f"cdgen: unexpected {type(error).__name__}: {' '.join(str(error).split())}\n"
             "Please report it with the output of the same command after `cdgen --debug`.",

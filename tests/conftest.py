@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 # As the command line does, before torch loads its OpenMP runtime: threads that spin while they wait
 # made small eager ops fifty times slower where another process held a core.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+# Likewise for NumPy's products, all of them small here, before NumPy is loaded.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import pytest
 import torch
@@ -36,6 +41,85 @@ def data_folder() -> Path:
     if not DATA.is_dir():
         pytest.skip(f"no development data at {DATA}")
     return DATA
+
+
+@dataclass(frozen=True)
+class Finished:
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture(scope="session")
+def stories260k(data_folder: Path) -> SimpleNamespace:
+    """The real pair of the development data."""
+    folder = data_folder / "models/stories260k"
+    return SimpleNamespace(good=folder / "good", bad=folder / "bad")
+
+
+@pytest.fixture
+def set_threads() -> Iterator[Callable[[int], None]]:
+    """How many threads torch and the kernels use, until the test ends."""
+    import torch
+
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def one_thread(set_threads: Callable[[int], None]) -> None:
+    """Models this small only lose by a second thread, most of all while the machine is busy."""
+    set_threads(1)
+
+
+@pytest.fixture(scope="session")
+def save_random() -> Callable[..., Path]:
+    """Saves a transformers model with every parameter drawn at random, biases and norms included.
+
+    Their initial zeros and ones would hide a bias or a norm that is never applied.
+    """
+
+    def save(config: Any, folder: Path, seed: int = 0, head_scale: float = 1.0) -> Path:
+        import torch
+        from transformers import AutoModelForCausalLM
+
+        model = AutoModelForCausalLM.from_config(config)
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                noise = torch.randn(parameter.shape, generator=generator)
+                if parameter.dim() == 1:
+                    parameter.copy_(0.2 * noise + (0.0 if name.endswith("bias") else 1.0))
+                else:
+                    parameter.copy_(noise * parameter.shape[-1] ** -0.5)
+            model.get_output_embeddings().weight.mul_(head_scale)
+        model.save_pretrained(folder)
+        return folder
+
+    return save
+
+
+@pytest.fixture
+def cdgen(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> Callable[..., Finished]:
+    """The `cdgen` command with these arguments, through its real entry point."""
+
+    def run(*arguments: object) -> Finished:
+        from cdgen import cli
+
+        monkeypatch.setattr(sys, "argv", ["cdgen", *map(str, arguments)])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        out, err = capfd.readouterr()
+        assert isinstance(ended.value.code, int)
+        return Finished(ended.value.code, out, err)
+
+    return run
 
 
 @pytest.fixture(scope="session")

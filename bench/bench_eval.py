@@ -1,0 +1,129 @@
+"""Evaluation as a user runs it: `cdgen eval` as a whole process against a plain scorer, in one run.
+
+    python -m cdgen.bench.bench_eval --model MODEL --data DATA --out bench/results/cpu-eval.json
+
+MODEL is a small checkpoint, DATA a folder with blimp_filtered, supplement_filtered and, where it is
+there, entity_tracking. The plain scorer is what one writes first and what the BabyLM 2025 pipeline
+does: batches of 64 in file order, padded, one forward pass per member of a pair, a full
+log-softmax. It is timed on every STRIDE-th item, and its time for all of them extrapolated.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from cdgen.bench.environment import write_result
+
+BATCH = 64
+PAIRS = ("blimp_filtered", "supplement_filtered")
+# Of the plain scorer: enough items for its rate, few enough for patience.
+STRIDE = {"pairs": 8, "entity_tracking": 40}
+
+
+def run_cdgen(model: Path, data: Path, tasks: tuple[str, ...]) -> dict[str, Any]:
+    """Seconds from start to exit, peak memory, and the scores, of one process."""
+    with tempfile.TemporaryDirectory() as scratch:
+        out = Path(scratch) / "out"
+        command = [
+            sys.executable, "-m", "cdgen", "eval", "--model", str(model), "--data", str(data),
+            "--tasks", ",".join(tasks), "--out", str(out),
+        ]  # fmt: skip
+        start = time.perf_counter()
+        subprocess.run(command, check=True, capture_output=True)
+        seconds = time.perf_counter() - start
+        results = json.loads((out / "results.json").read_text())["results"]
+    return {
+        "seconds": round(seconds, 1),
+        "peak_mb": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 1000,
+        "acc": {task: results[task]["acc,none"] for task in tasks},
+    }
+
+
+def candidates(data: Path, task: str) -> Iterator[list[tuple[str, int]]]:
+    """The candidates of each item, with the character from which on each counts."""
+    for path in sorted((data / task).glob("*.jsonl")):
+        for row in map(json.loads, path.open()):
+            if "options" in row:
+                prefix = row["input_prefix"]
+                yield [(prefix + option, len(prefix)) for option in row["options"]]
+            else:
+                yield [(row["sentence_good"], 0), (row["sentence_bad"], 0)]
+
+
+@torch.inference_mode()
+def plain_scores(model: Any, tokenizer: Any, texts: list[tuple[str, int]]) -> torch.Tensor:  # [b]
+    batch = tokenizer(
+        [text for text, _ in texts], return_tensors="pt", padding=True, return_offsets_mapping=True
+    )
+    counts = batch["offset_mapping"][..., 1] > torch.tensor([start for _, start in texts])[:, None]
+    mask = batch["attention_mask"]
+    log_probs = model(input_ids=batch["input_ids"], attention_mask=mask).logits.log_softmax(-1)
+    target = log_probs[:, :-1].gather(-1, batch["input_ids"][:, 1:, None])[..., 0]
+    return (target * (counts & mask.bool())[:, 1:]).sum(1)
+
+
+def run_plain(
+    model_folder: Path, data: Path, tasks: tuple[str, ...], stride: int
+) -> dict[str, Any]:
+    """Its seconds for every `stride`-th item, without start-up; times `stride` for all."""
+    model = AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.float32).eval()
+    tokenizer = AutoTokenizer.from_pretrained(model_folder, padding_side="right")
+    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+    items = [item for task in tasks for item in candidates(data, task)][::stride]
+    start, right = time.perf_counter(), 0
+    for begin in range(0, len(items), BATCH):
+        batch = items[begin : begin + BATCH]
+        columns = [[item[i] for item in batch if i < len(item)] for i in range(len(batch[0]))]
+        scores = [plain_scores(model, tokenizer, column) for column in columns]
+        right += int((torch.stack(scores).argmax(0) == 0).sum())
+    seconds = time.perf_counter() - start
+    return {
+        "items": len(items),
+        "seconds": round(seconds, 1),
+        "seconds_for_all": round(seconds * stride, 1),
+        "acc_of_these": round(right / len(items), 4),
+    }
+
+
+def measure(model: Path, data: Path, repeats: int) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    groups = {"pairs": PAIRS, "entity_tracking": ("entity_tracking",)}
+    for name, tasks in groups.items():
+        if not all((data / task).is_dir() for task in tasks):
+            continue
+        runs = [run_cdgen(model, data, tasks) for _ in range(repeats)]
+        plain = run_plain(model, data, tasks, STRIDE[name])
+        best = min(runs, key=lambda run: run["seconds"])
+        found[name] = {
+            "cdgen": best,
+            "cdgen_all_s": [run["seconds"] for run in runs],
+            "plain": plain,
+            "ratio": round(plain["seconds_for_all"] / best["seconds"], 1),
+        }
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    write_result("eval", measure(args.model, args.data, args.repeats), args.out)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,92 @@
+"""The checkpoints that are to be evaluated: their folders, names, and how far training had come."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cdgen.errors import ModelError, UsageError
+
+_CHECKPOINT = re.compile(r"(?:checkpoint-|chck_)(\d+)(M?)")
+
+
+@dataclass(frozen=True)
+class Named:
+    """A checkpoint folder under a name that no other of the run has."""
+
+    name: str
+    folder: Path
+    step: int | None  # of a Trainer's checkpoint-N; words of a BabyLM revision chck_NM
+    validation_loss: float | None  # nats per token, as the training run logged it
+
+
+def find_checkpoints(models: Sequence[Path]) -> list[Named]:
+    """Each folder of `models`, or the checkpoints below it (checkpoint-N, chck_NM) in order.
+
+    Raises ModelError for a folder that is neither, UsageError for one that is given twice.
+    """
+    folders = [found for model in models for found in _expand(model)]
+    resolved = [folder.resolve() for folder in folders]
+    for folder, real in zip(folders, resolved, strict=True):
+        if resolved.count(real) > 1:
+            raise UsageError(f"--model {folder}: given more than once")
+    return [
+        Named(name, folder, _step(folder), _validation_loss(folder))
+        for name, folder in zip(_names(resolved), folders, strict=True)
+    ]
+
+
+def _expand(model: Path) -> list[Path]:
+    if (model / "config.json").exists() or not model.is_dir():
+        return [model]  # a folder that is missing or broken is reported when it is opened
+    below = [
+        path
+        for parent in (model, model / "checkpoints")
+        for path in (parent.iterdir() if parent.is_dir() else ())
+        if _CHECKPOINT.fullmatch(path.name) and path.is_dir()
+    ]
+    if not below:
+        raise ModelError(f"{model} holds neither config.json nor checkpoint-N or chck_NM folders")
+    return sorted(below, key=lambda path: _step(path) or 0)
+
+
+def _step(folder: Path) -> int | None:
+    match = _CHECKPOINT.fullmatch(folder.resolve().name)
+    return int(match[1]) * (1_000_000 if match[2] else 1) if match else None
+
+
+def _names(folders: list[Path]) -> list[str]:
+    """As many last parts of each path as set it apart: `good`, or `a-good` beside `b-good`."""
+    names = []
+    for folder in folders:
+        parts = folder.parts[1:] or ("model",)
+        others = [other.parts[1:] for other in folders if other != folder]
+        size = next(
+            (n for n in range(1, len(parts) + 1) if all(o[-n:] != parts[-n:] for o in others)),
+            len(parts),
+        )
+        names.append("-".join(parts[-size:]))
+    return names
+
+
+def _validation_loss(folder: Path) -> float | None:
+    """From metrics.jsonl of `cdgen train`, or the Trainer's own trainer_state.json."""
+    step = _step(folder)
+    if step is None:
+        return None
+    metrics = folder.resolve().parent.parent / "metrics.jsonl"
+    if metrics.is_file():
+        lines = [json.loads(line) for line in metrics.read_text().splitlines()]
+        losses = [line["validation"]["all"] for line in lines if line.get("step") == step]
+        if losses:
+            return float(losses[-1])  # of a step that was run again, the later one counts
+    state = folder / "trainer_state.json"
+    if state.is_file():
+        log = json.loads(state.read_text()).get("log_history", [])
+        losses = [e["eval_loss"] for e in log if e.get("step") == step and "eval_loss" in e]
+        if losses:
+            return float(losses[-1])
+    return None

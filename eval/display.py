@@ -1,0 +1,79 @@
+"""What the user sees while checkpoints are scored: a bar on a terminal, else a line per task."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, Self
+
+from cdgen.eval.summary import Summary
+from cdgen.progress import LOG_INTERVAL
+
+
+class Display:
+    def __init__(self, checkpoints: int) -> None:
+        self.checkpoints, self.begun = checkpoints, 0
+        self.name = ""
+        self.bar: Any = None
+        if sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import Progress
+
+            self.bar = Progress(console=Console(stderr=True), transient=True)
+
+    def __enter__(self) -> Self:
+        if self.bar:
+            self.bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
+        if self.bar:
+            self.bar.stop()
+
+    def begin(self, name: str, known: int, tasks: int) -> None:
+        """A checkpoint, of whose tasks `known` are scored already."""
+        self.begun += 1
+        self.name = name
+        kept = f", {known} of {tasks} tasks scored before" if known else ""
+        self._say(f"{name} ({self.begun}/{self.checkpoints}){kept}")
+
+    def task(self, name: str) -> Callable[[int, int], None]:
+        """Call what it returns with the tokens done and in all."""
+        if self.bar:
+            task = self.bar.add_task(f"{self.name} {name}", total=None)
+
+            def advance(done: int, total: int) -> None:
+                self.bar.update(task, completed=done, total=total, visible=done < total)
+
+            return advance
+        due = time.monotonic() + LOG_INTERVAL
+
+        def log(done: int, total: int) -> None:
+            nonlocal due
+            if (now := time.monotonic()) >= due:
+                due = now + LOG_INTERVAL
+                self._say(f"  {name} {100 * done / total:.0f} %")
+
+        return log
+
+    def finished(self, task: str, summary: Summary) -> None:
+        scores = "  ".join(
+            f"{name} {found.value:.4f} [{found.low:.4f}, {found.high:.4f}]"
+            for name, found in summary.metrics.items()
+        )
+        notes = [f"{summary.ties} ties"] * (summary.ties > 0)
+        notes += [f"{summary.cut} texts cut to the context length"] * (summary.cut > 0)
+        self._say(f"  {task}  {scores}" + (f"  ({', '.join(notes)})" if notes else ""))
+
+    def _say(self, line: str) -> None:
+        if self.bar:
+            self.bar.console.print(line, highlight=False)
+        else:
+            print(line, file=sys.stderr, flush=True)

@@ -1,0 +1,96 @@
+"""`cdgen measure`: how diverse, repetitive, novel and likely the text of a corpus is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cdgen.checkpoint import open_checkpoint
+from cdgen.eval.corpus_measures import continuations_of, documents_of, measure
+from cdgen.eval.perplexity import Perplexity
+from cdgen.eval.scorer import Scorer
+from cdgen.eval.spans import SpanEncoder
+from cdgen.eval.summary import MODES
+from cdgen.eval.tasks import longest_text
+from cdgen.out_folder import has_plan
+
+JUDGED = 1000  # documents whose perplexity is taken, evenly spaced
+
+
+def measure_corpus(
+    corpus: Path, training: Sequence[Path], judge: Path | None, device: str
+) -> dict[str, Any]:
+    """Everything that is known of the text, as JSON. `training` is what novelty is counted against,
+    `judge` a model that had no part in the corpus. Raises UsageError, ModelError, StorageError."""
+    checkpoint = open_checkpoint(judge) if judge else None  # refused before the long part
+    reference = chain.from_iterable(map(documents_of, training)) if training else None
+    found = asdict(measure(documents_of(corpus), reference))
+    if has_plan(corpus):
+        lengths, reasons = continuations_of(corpus)
+        found |= {"new_tokens": asdict(lengths), "finish_reasons": reasons}
+    if checkpoint:
+        texts = _evenly_spaced(corpus, found["documents"])
+        found["judge"] = {
+            "model_sha256": checkpoint.sha256,
+            "documents": len(texts),
+            **_perplexity(texts, checkpoint.folder, checkpoint.config, device),
+        }
+    return found
+
+
+def _evenly_spaced(corpus: Path, count: int) -> list[str]:
+    """JUDGED documents from the whole corpus: its first ones continue few prompts."""
+    wanted = set(np.linspace(0, count - 1, min(count, JUDGED)).round().astype(int).tolist())
+    return [text for index, text in enumerate(documents_of(corpus)) if index in wanted]
+
+
+def _perplexity(
+    texts: list[str], folder: Path, config: dict[str, Any], device: str
+) -> dict[str, Any]:
+    mode = MODES["default"]
+    encoder = SpanEncoder(folder, always_prefix=True, longest=longest_text(config, mode))
+    task, scorer = Perplexity.of(texts, encoder), Scorer(folder, device)
+    metrics = task.summary(task.rows(scorer.span_sums), mode).metrics
+    return {name: asdict(estimate) for name, estimate in metrics.items()}
+
+
+def lines(found: dict[str, Any]) -> list[str]:
+    """For a person to read."""
+    shown = {
+        "documents": f"{found['documents']:,}, {100 * found['duplicates']:.2f} % of them copies",
+        "words": f"{found['words']:,}, {_lengths(found['document_words'])} a document",
+        f"distinct-n of {found['distinct_words']:,} words": _by_n(found["distinct"]),
+        "diversity": _share(found["diversity"]),
+        "repeated 4-grams": _share(found["repetition"]),
+        "compression": f"{found['compression']:.2f}",
+    }
+    if found["novelty"]:
+        shown[f"n-grams not in {found['reference_words']:,} words"] = _by_n(found["novelty"])
+    if "new_tokens" in found:
+        shown["new tokens"] = _lengths(found["new_tokens"])
+        reasons = found["finish_reasons"].items()
+        shown["ended by"] = ", ".join(f"{reason} {number:,}" for reason, number in reasons)
+    if "judge" in found:
+        judge = found["judge"]
+        low, value, high = (judge["word_perplexity"][k] for k in ("low", "value", "high"))
+        shown[f"word perplexity of {judge['documents']:,} documents"] = (
+            f"{value:.1f} ({low:.1f} to {high:.1f}); per token {judge['perplexity']['value']:.2f}"
+        )
+    return [f"{name:36} {value}" for name, value in shown.items()]
+
+
+def _by_n(shares: dict[int, float | None]) -> str:
+    return "  ".join(f"{n}: {_share(share)}" for n, share in shares.items())
+
+
+def _share(share: float | None) -> str:
+    return "-" if share is None else f"{share:.3f}"
+
+
+def _lengths(lengths: dict[str, float]) -> str:
+    return f"mean {lengths['mean']:.1f}, median {lengths['median']:.0f}, p95 {lengths['p95']:.0f}"

@@ -1,0 +1,153 @@
+"""The folder that holds what is known of one checkpoint: results.json, predictions, and the
+predictions once more as the BabyLM pipeline's collation wants them.
+
+A result counts for the bytes that it was computed from: its key hashes weights, tokenizer, task
+data and mode. Whatever has another key is computed again, and results of another checkpoint or
+mode are dropped from the folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cdgen import __version__
+from cdgen.errors import StorageError
+from cdgen.eval.checkpoints import Named
+from cdgen.eval.summary import (
+    LOWER_IS_BETTER,
+    Mode,
+    Row,
+    Summary,
+    label_fields,
+    metric_fields,
+)
+from cdgen.storage import canonical_json, make_folder, sha256_of, write_atomic
+
+SCORING = 1  # to be raised when the same model and data would score otherwise
+
+# What lm-evaluation-harness keys by task.
+_BY_TASK = ("configs", "versions", "n-shot", "higher_is_better", "n-samples", "group_subtasks")
+
+
+@dataclass
+class ResultFolder:
+    """Results of one checkpoint in one mode, as they are on disk."""
+
+    folder: Path
+    identity: dict[str, Any]  # of the checkpoint and the mode
+    document: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def open(cls, folder: Path, named: Named, sha256: str, mode: Mode) -> ResultFolder:
+        """Keeps the results in `folder` that are this checkpoint's in this mode."""
+        identity = {"model_sha256": sha256, "mode": mode.name, "scoring": SCORING}
+        document = read_results(folder) if (folder / "results.json").exists() else {}
+        if any(document.get("config", {}).get(key) != value for key, value in identity.items()):
+            document = {}
+        document["config"] = {
+            **document.get("config", {}),
+            **identity,
+            "model": named.name,
+            "step": named.step,
+            "validation_loss": named.validation_loss,
+            "dtype": "float32",
+        }
+        document["cdgen_version"] = __version__
+        for name in ("results", *_BY_TASK):
+            document.setdefault(name, {})
+        make_folder(folder / "predictions")
+        return cls(folder, identity, document)
+
+    def key(self, data_sha256: str) -> str:
+        return hashlib.sha256(canonical_json({**self.identity, "data": data_sha256})).hexdigest()
+
+    def has(self, task: str, data_sha256: str) -> bool:
+        """Whether the task's result is there, and its predictions are the ones it came from."""
+        config = self.document["configs"].get(task, {})
+        predictions = self.folder / "predictions" / f"{task}.jsonl"
+        return (
+            config.get("key") == self.key(data_sha256)
+            and predictions.exists()
+            and sha256_of(predictions) == config["predictions_sha256"]
+        )
+
+    def add(self, task: str, data_sha256: str, rows: list[Row], summary: Summary) -> None:
+        self.drop(task)
+        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        written = write_atomic(self.folder / "predictions" / f"{task}.jsonl", text.encode())
+        self.document["configs"][task] = {
+            "task": task,
+            "key": self.key(data_sha256),
+            "data_sha256": data_sha256,
+            "predictions_sha256": written.sha256,
+            "labels": label_fields(summary.labels),
+        }
+        self.document["versions"][task] = SCORING
+        self.document["n-shot"][task] = 0
+        better = {name: name not in LOWER_IS_BETTER for name in summary.metrics}
+        self.document["higher_is_better"][task] = better
+        self.document["n-samples"][task] = {"original": summary.items, "effective": summary.items}
+        self._add_results(task, summary)
+        self.save()
+
+    def _add_results(self, task: str, summary: Summary) -> None:
+        results = self.document["results"]
+        results[task] = {
+            "alias": task,
+            **metric_fields(summary.metrics),
+            **{f"{name},none": value for name, value in summary.extra.items()},
+            "ties,none": summary.ties,
+            "cut,none": summary.cut,
+        }
+        if summary.parts:
+            metric = next(iter(summary.metrics))
+            names = {part: f"{task}_{part}" for part in summary.parts}
+            for part, (estimate, items) in summary.parts.items():
+                fields = metric_fields({metric: estimate})
+                results[names[part]] = {"alias": f" - {part}", **fields, "items,none": items}
+            self.document["group_subtasks"][task] = sorted(names.values())
+
+    def drop(self, task: str) -> None:
+        for part in self.document["group_subtasks"].get(task, ()):
+            self.document["results"].pop(part, None)
+        for name in ("results", *_BY_TASK):
+            self.document[name].pop(task, None)
+
+    def collate(self, place: str, predictions: dict[str, Any]) -> None:
+        """Writes predictions.json where the pipeline has it below results/MODEL/REVISION/."""
+        path = self.folder / "babylm2025" / place / "predictions.json"
+        make_folder(path.parent)
+        write_atomic(path, json.dumps(predictions, ensure_ascii=False).encode())
+
+    def save(self) -> None:
+        write_atomic(self.folder / "results.json", canonical_json(self.document))
+
+
+def read_results(folder: Path) -> dict[str, Any]:
+    """A results.json of ours. Raises StorageError where there is none or it is damaged."""
+    path = folder / "results.json"
+    try:
+        document = json.loads(path.read_bytes())
+        config = document["config"]
+        assert isinstance(config["model_sha256"], str)
+    except OSError as error:
+        raise StorageError(f"cannot read {path}: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError, AssertionError) as error:
+        raise StorageError(
+            f"{path} is no result of cdgen eval, or is damaged: move it away, or name another --out"
+        ) from error
+    return dict(document)
+
+
+def read_predictions(folder: Path, task: str) -> list[Row]:
+    """The rows behind a result. Raises StorageError where they are not the ones it came from."""
+    path = folder / "predictions" / f"{task}.jsonl"
+    expected = read_results(folder)["configs"][task]["predictions_sha256"]
+    if not path.exists() or sha256_of(path) != expected:
+        raise StorageError(f"{path} is missing or was changed: run cdgen eval again")
+    with path.open(encoding="utf-8") as file:
+        return [json.loads(line) for line in file]

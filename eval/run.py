@@ -1,0 +1,216 @@
+"""`cdgen eval`: every checkpoint on every task, in one process."""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict
+from transformers import AutoConfig
+
+from cdgen.checkpoint import open_checkpoint
+from cdgen.errors import CdgenError, ModelError, UsageError
+from cdgen.eval.checkpoints import Named, find_checkpoints
+from cdgen.eval.choices import Choices
+from cdgen.eval.display import Display
+from cdgen.eval.reading import Reading
+from cdgen.eval.results import ResultFolder
+from cdgen.eval.scorer import Scorer
+from cdgen.eval.spans import SpanEncoder
+from cdgen.eval.summary import MODES, Mode
+from cdgen.eval.tables import write_tables
+from cdgen.eval.tasks import (
+    Prepared,
+    data_sha256,
+    is_fine_tuned,
+    longest_text,
+    prepare,
+    require_known,
+    tasks_in,
+)
+from cdgen.storage import lock, make_folder, sha256_of
+
+
+class EvalConfig(BaseModel):
+    """What `cdgen eval` may be told."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    models: list[Path]
+    data: Path
+    out: Path
+    tasks: list[str] = []  # none: every zero-shot task in `data`
+    compat: Literal["default", "babylm2025", "paper"] = "default"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+
+
+@dataclass
+class Outcome:
+    folders: list[Path]
+    skipped: dict[str, str] = field(default_factory=dict)  # tasks without data
+    failed: dict[str, CdgenError] = field(default_factory=dict)  # tasks or checkpoints
+
+
+def evaluate(config: EvalConfig) -> Outcome:
+    """Scores what is not scored yet; a task or checkpoint that fails does not stop the others.
+
+    Raises UsageError where there is nothing to do, and what a folder or model raises.
+    """
+    mode, device = MODES[config.compat], choose_device(config.device)
+    checkpoints = find_checkpoints(config.models)
+    outcome = Outcome([_folder(config.out, named, checkpoints) for named in checkpoints])
+    tasks = _tasks(config, outcome)
+    make_folder(config.out)
+    with ExitStack() as held:
+        busy = f"another cdgen eval writes to {config.out}: wait for it, or name another --out"
+        held.enter_context(lock(config.out / ".lock", busy))
+        display = held.enter_context(Display(len(checkpoints)))
+        tokenized: dict[str, _Tokenized] = {}
+        for named, folder in zip(checkpoints, outcome.folders, strict=True):
+            try:
+                run = _Run(config.data, tasks, mode, device, display, outcome, tokenized)
+                run.checkpoint(named, folder)
+            except ModelError as error:
+                outcome.failed[named.name] = error
+        write_tables(config.out, outcome.folders)
+    return outcome
+
+
+def choose_device(name: str) -> str:
+    """What `--device` means here; raises UsageError."""
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UsageError("--device cuda: PyTorch sees no CUDA device here")
+    if name not in ("cpu", "cuda"):
+        raise UsageError(f"--device: expected auto, cpu or cuda, got {name}")
+    return name
+
+
+def _folder(out: Path, named: Named, checkpoints: list[Named]) -> Path:
+    return out if len(checkpoints) == 1 else out / named.name
+
+
+def _tasks(config: EvalConfig, outcome: Outcome) -> dict[str, str]:
+    """The tasks that have data, with its hash; the others are noted as skipped."""
+    names = config.tasks or tasks_in(config.data)
+    for name in names:
+        require_known(name)
+    for name in names:
+        if not (config.data / name).is_dir():
+            outcome.skipped[name] = f"{config.data / name} is not there"
+    found = {n: data_sha256(config.data / n) for n in names if n not in outcome.skipped}
+    if not found:
+        wanted = f"none of {', '.join(names)}" if names else "no folder of a known task"
+        raise UsageError(f"--data {config.data}: {wanted}; expected the BabyLM layout")
+    return found
+
+
+@dataclass
+class _Tokenized:
+    """The tasks as one tokenizer spells them: shared by all checkpoints that have it."""
+
+    encoder: SpanEncoder
+    tasks: dict[str, Prepared | CdgenError] = field(default_factory=dict)
+
+
+@dataclass
+class _Run:
+    data: Path
+    tasks: dict[str, str]  # name -> hash of the data
+    mode: Mode
+    device: str
+    display: Display
+    outcome: Outcome
+    tokenized: dict[str, _Tokenized]
+
+    def checkpoint(self, named: Named, folder: Path) -> None:
+        """Raises ModelError where the checkpoint cannot be scored."""
+        checkpoint = open_checkpoint(named.folder)
+        sha256, tokenizer = _identities(named.folder, checkpoint.sha256)
+        results = ResultFolder.open(folder, named, sha256, self.mode)
+        left = [task for task, data in self.tasks.items() if not results.has(task, data)]
+        self.display.begin(named.name, len(self.tasks) - len(left), len(self.tasks))
+        results.save()
+        if fine_tuned := [task for task in left if is_fine_tuned(task)]:
+            for task in fine_tuned:
+                self._fine_tune(task, named, results)
+        if not (zero_shot := [task for task in left if not is_fine_tuned(task)]):
+            return
+        tokenized = self._tokenizer(named, tokenizer)
+        scorer = Scorer(named.folder, self.device)
+        results.document["config"]["prefix_token_ids"] = tokenized.encoder.prefix
+        results.document["config"]["scored_along_tries"] = scorer.tree
+        for task in zero_shot:
+            self._score(task, tokenized, scorer, results)
+        del scorer
+        gc.collect()  # a model holds cycles: without it, two would be in memory at a time
+
+    def _tokenizer(self, named: Named, identity: str) -> _Tokenized:
+        config = AutoConfig.from_pretrained(named.folder).to_dict()
+        longest = longest_text(config, self.mode)
+        key = f"{identity} {longest}"
+        if key not in self.tokenized:
+            encoder = SpanEncoder(named.folder, not self.mode.pipeline_spans, longest)
+            self.tokenized[key] = _Tokenized(encoder)
+        return self.tokenized[key]
+
+    def _prepared(self, task: str, tokenized: _Tokenized) -> Prepared | CdgenError:
+        if task not in tokenized.tasks:
+            try:
+                prepared = prepare(task, self.data, tokenized.encoder, self.mode)
+            except UsageError as error:
+                tokenized.tasks[task] = self.outcome.failed[task] = error
+            else:
+                tokenized.tasks[task] = prepared
+        return tokenized.tasks[task]
+
+    def _score(
+        self, task: str, tokenized: _Tokenized, scorer: Scorer, results: ResultFolder
+    ) -> None:
+        prepared = self._prepared(task, tokenized)
+        if isinstance(prepared, CdgenError):
+            return
+        advance = self.display.task(task)
+        rows = prepared.rows(lambda spans: scorer.span_sums(spans, advance))
+        try:
+            summary = prepared.summary(rows, self.mode)
+        except ValueError as error:
+            self.outcome.failed[task] = UsageError(f"{task}: no score ({error})")
+            return
+        results.add(task, self.tasks[task], rows, summary)
+        if isinstance(prepared, Choices):
+            place = f"zero_shot/causal/{prepared.task.collate}/{task}"
+            results.collate(place, prepared.collated(rows))
+        elif isinstance(prepared, Reading):
+            results.collate("zero_shot/causal/reading", prepared.collated(rows))
+        self.display.finished(task, summary)
+
+    def _fine_tune(self, task: str, named: Named, results: ResultFolder) -> None:
+        from cdgen.eval.fine_tuning import fine_tune_all  # and Trainer: seconds to import
+
+        try:
+            rows, summary, collated = fine_tune_all(
+                named.folder, self.data / task, self.device, self.mode, self.display.task(task)
+            )
+        except UsageError as error:
+            self.outcome.failed[task] = error
+            return
+        results.add(task, self.tasks[task], rows, summary)
+        for name, predictions in collated.items():
+            results.collate(f"finetune/{name}", predictions)
+        self.display.finished(task, summary)
+
+
+def _identities(folder: Path, weights: str) -> tuple[str, str]:
+    """Hashes of the whole checkpoint and of its tokenizer alone. tokenizer_config.json counts too:
+    it says whether BOS is added."""
+    names = ("tokenizer.json", "tokenizer_config.json")
+    parts = [sha256_of(folder / name) for name in names if (folder / name).exists()]
+    tokenizer = hashlib.sha256(" ".join(parts).encode()).hexdigest()
+    return hashlib.sha256(f"{weights} {tokenizer}".encode()).hexdigest(), tokenizer
