@@ -6,7 +6,10 @@ cannot attend along a trie gets one sequence per row instead, and says so.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,8 +25,8 @@ from cdgen.eval.trie import Batch, Trie, batches
 from cdgen.kernels.tree_attention import Forest, tree_attention
 
 # Tokens in a forward pass: enough for the products, few enough for activations to stay in cache.
-_BATCH_TOKENS = {"cpu": 2048, "cuda": 4096}
-_LOGITS_AT_ONCE = 2**24  # 64 MiB in fp32
+_BATCH_TOKENS = {"cpu": 1024, "cuda": 4096}
+_LOGITS_AT_ONCE = 2**22  # 16 MiB in fp32, per thread
 # What tree and rows may differ by: both are fp32, and sums run in another order.
 _SAME = 1e-3
 
@@ -89,17 +92,36 @@ class Scorer:
             raise ModelError(f"{self.folder}: NaN logits; this checkpoint is not scored")
         return sums
 
-    @torch.inference_mode()
     def _trie_log_probs(self, trie: Trie, advance: Advance) -> np.ndarray:  # [M] float64
         """log p of each node given those above it; 0 for roots."""
         self._attend_by("cdgen_tree")
         out, done = np.zeros(len(trie.tokens)), 0
-        for batch in batches(trie, self.batch_tokens):
-            out[batch.children] = self._children_log_probs(trie, batch)
+        score = partial(self._children_log_probs, trie)
+        for batch, log_probs in self._side_by_side(score, batches(trie, self.batch_tokens)):
+            out[batch.children] = log_probs
             done += len(batch.children)
             advance(done, len(out))
         return out
 
+    def _side_by_side(
+        self, score: Callable[[Batch], np.ndarray], work: Iterator[Batch]
+    ) -> Iterator[tuple[Batch, np.ndarray]]:
+        """Each batch with its scores, in order. On a CPU every core takes a batch of its own: ops
+        as small as these gain little from a second thread each (docs/decisions.md)."""
+        threads = torch.get_num_threads() if self.device.type == "cpu" else 1
+        if threads == 1:
+            yield from ((batch, score(batch)) for batch in work)
+            return
+        waiting: deque[tuple[Batch, Future[np.ndarray]]] = deque()
+        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            for batch in work:
+                waiting.append((batch, pool.submit(score, batch)))
+                if len(waiting) > 2 * threads:
+                    batch, result = waiting.popleft()
+                    yield batch, result.result()
+            yield from ((batch, result.result()) for batch, result in waiting)
+
+    @torch.inference_mode()
     def _children_log_probs(self, trie: Trie, batch: Batch) -> np.ndarray:  # [E] float64
         hidden = self.model.base_model(
             input_ids=self._tensor(trie.tokens[batch.nodes])[None],
@@ -108,7 +130,8 @@ class Scorer:
             forest=Forest(self._tensor(batch.parents)),
         ).last_hidden_state[0, batch.context :]
         targets, rows = self._tensor(trie.tokens[batch.children]), self._tensor(batch.rows)
-        head, at_once = self.model.get_output_embeddings(), _LOGITS_AT_ONCE // self.vocab_size
+        head = self.model.get_output_embeddings()
+        at_once = max(1, _LOGITS_AT_ONCE // self.vocab_size)
         parts = []
         for start in range(0, len(hidden), at_once):
             logits = head(hidden[start : start + at_once]).float()
