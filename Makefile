@@ -4,14 +4,14 @@ VENV := .venv
 PYTHON := $(VENV)/bin/python
 READY := $(VENV)/.ready
 PIP := $(PYTHON) -m pip --disable-pip-version-check --quiet
-SOURCES := cdgen kernels train bench tests
+SOURCES := cdgen kernels train eval bench tests
 NATIVE := $(wildcard kernels/cpu/*.cpp kernels/cpu/*.h)
 
 # With a GPU the kernels need no build: where no .venv was set up, the machine's own Python takes the
 # checkout as it is.
 ifeq ($(wildcard $(READY)),)
 GPU_PYTHON := python3
-test-gpu bench-gpu: export PYTHONPATH := $(CURDIR)/build/package
+test-gpu bench-gpu bench-gpu-eval: export PYTHONPATH := $(CURDIR)/build/package
 else
 GPU_PYTHON := $(PYTHON)
 endif
@@ -22,7 +22,8 @@ SANITIZED := tests/kernels/gpu -k "sizes_change_no_bit or whole_numbers or any_d
 	every_length or neighbours_and_room or rms_norm_of_stacked or rotary_of_stacked or swiglu_of"
 OUT ?= bench/results
 
-.PHONY: demo test check format package types bench wheel test-gpu bench-gpu kernels-table
+.PHONY: demo test check format package types bench bench-eval wheel test-gpu bench-gpu \
+	bench-gpu-eval kernels-table
 
 demo: $(READY)
 	$(PYTHON) -m cdgen.demo out/demo
@@ -57,11 +58,18 @@ bench: $(READY)
 	GOMP_SPINCOUNT=1000 $(PYTHON) -m cdgen.bench.bench_generate --out bench/results/cpu-generate.json
 	$(PYTHON) -m cdgen.bench.bench_startup --out bench/results/cpu-startup.json
 
+# Likewise: make bench-eval MODEL=checkpoint DATA=folder, with blimp_filtered, supplement_filtered and
+# entity_tracking in the folder.
+bench-eval: $(READY)
+	GOMP_SPINCOUNT=1000 $(PYTHON) -m cdgen.bench.bench_eval --model $(MODEL) --data $(DATA) \
+		--out bench/results/cpu-eval.json
+
 # On a machine with a GPU: the kernels compiled and checked, then under compute-sanitizer, which sees
 # each tensor's bounds only where PyTorch does not keep freed memory for itself.
 test-gpu: package
 	$(NEEDS_GPU)
 	$(GPU_TESTS) -n 8 tests/kernels/gpu tests/bench/test_gpu_timing.py
+	$(GPU_TESTS) -m gpu tests/eval/test_scorer.py
 	PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool memcheck --error-exitcode 1 \
 		--require-cuda-init no $(GPU_TESTS) $(SANITIZED)
 	compute-sanitizer --tool racecheck --error-exitcode 1 --require-cuda-init no \
@@ -73,6 +81,13 @@ bench-gpu: package
 	$(GPU_PYTHON) -m cdgen.bench.bench_gpu_sample_contrastive --out $(OUT)/gpu-sample-contrastive.json
 	$(GPU_PYTHON) -m cdgen.bench.bench_gpu_decode_attention --out $(OUT)/gpu-decode-attention.json
 	$(GPU_PYTHON) -m cdgen.bench.bench_gpu_decoder_ops --out $(OUT)/gpu-decoder-ops.json
+
+# A model of the paper's size on all zero-shot tasks: make bench-gpu-eval MODEL=checkpoint DATA=folder,
+# MODEL giving the tokenizer.
+bench-gpu-eval: package
+	$(NEEDS_GPU)
+	$(GPU_PYTHON) -m cdgen.bench.bench_eval --model $(MODEL) --data $(DATA) --paper-size \
+		--device cuda --out $(OUT)/gpu-eval.json
 
 # The table in docs/kernels.md: registers, spills and loads of every kernel. Needs no GPU.
 kernels-table: $(READY)

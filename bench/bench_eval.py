@@ -1,11 +1,14 @@
 """Evaluation as a user runs it: `cdgen eval` as a whole process against a plain scorer, in one run.
 
     python -m cdgen.bench.bench_eval --model MODEL --data DATA --out bench/results/cpu-eval.json
+    python -m cdgen.bench.bench_eval --model MODEL --data DATA --paper-size --device cuda
 
 MODEL is a small checkpoint, DATA a folder with blimp_filtered, supplement_filtered and, where it is
 there, entity_tracking. The plain scorer is what one writes first and what the BabyLM 2025 pipeline
 does: batches of 64 in file order, padded, one forward pass per member of a pair, a full
 log-softmax. It is timed on every STRIDE-th item, and its time for all of them extrapolated.
+With --paper-size a random Llama of the paper's base shape (162M parameters) with MODEL's tokenizer
+is timed instead, on all zero-shot tasks in DATA and against nothing.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import resource
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -22,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from cdgen.bench.environment import write_result
 
@@ -32,22 +36,29 @@ PAIRS = ("blimp_filtered", "supplement_filtered")
 STRIDE = {"pairs": 8, "entity_tracking": 40}
 
 
-def run_cdgen(model: Path, data: Path, tasks: tuple[str, ...]) -> dict[str, Any]:
-    """Seconds from start to exit, peak memory, and the scores, of one process."""
+def run_cdgen(
+    model: Path, data: Path, tasks: tuple[str, ...], device: str = "cpu"
+) -> dict[str, Any]:
+    """Seconds from start to exit, peak memory, and the scores, of one process; all zero-shot tasks
+    if none is named."""
     with tempfile.TemporaryDirectory() as scratch:
         out = Path(scratch) / "out"
         command = [
             sys.executable, "-m", "cdgen", "eval", "--model", str(model), "--data", str(data),
-            "--tasks", ",".join(tasks), "--out", str(out),
+            "--tasks", ",".join(tasks), "--out", str(out), "--device", device,
         ]  # fmt: skip
         start = time.perf_counter()
         subprocess.run(command, check=True, capture_output=True)
         seconds = time.perf_counter() - start
-        results = json.loads((out / "results.json").read_text())["results"]
+        document = json.loads((out / "results.json").read_text())
+    scores = {name: document["results"][name] for name in document["configs"]}
     return {
         "seconds": round(seconds, 1),
         "peak_mb": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 1000,
-        "acc": {task: results[task]["acc,none"] for task in tasks},
+        "scores": {
+            name: {key: score[key] for key in score if key.endswith(",none") and "_" not in key}
+            for name, score in scores.items()
+        },
     }
 
 
@@ -97,6 +108,19 @@ def run_plain(
     }
 
 
+def measure_paper_size(model: Path, data: Path, device: str) -> dict[str, Any]:
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=32000, hidden_size=768, intermediate_size=3072, num_hidden_layers=12,
+        num_attention_heads=12, max_position_embeddings=2048,
+    )  # fmt: skip
+    with tempfile.TemporaryDirectory() as folder:
+        LlamaForCausalLM(config).save_pretrained(folder)
+        for name in ("tokenizer.json", "tokenizer_config.json"):
+            shutil.copy(model / name, folder)
+        return {"device": device, "zero_shot": run_cdgen(Path(folder), data, (), device)}
+
+
 def measure(model: Path, data: Path, repeats: int) -> dict[str, Any]:
     found: dict[str, Any] = {}
     groups = {"pairs": PAIRS, "entity_tracking": ("entity_tracking",)}
@@ -121,8 +145,14 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--paper-size", action="store_true")
+    parser.add_argument("--device", default="cpu")
     args = parser.parse_args()
-    write_result("eval", measure(args.model, args.data, args.repeats), args.out)
+    if args.paper_size:
+        result = measure_paper_size(args.model, args.data, args.device)
+    else:
+        result = measure(args.model, args.data, args.repeats)
+    write_result("eval", result, args.out)
 
 
 if __name__ == "__main__":

@@ -191,18 +191,32 @@ def train(
 @app.command("eval")
 def evaluate(
     model: Annotated[
-        list[Path], typer.Option(help="A checkpoint folder, or a run's folder of checkpoints.")
+        list[Path],
+        typer.Option(metavar="DIR", help="A checkpoint folder, or a run's folder of checkpoints."),
     ],
-    data: Annotated[Path, typer.Option(help="Evaluation data in the BabyLM layout.")],
-    out: Annotated[Path, typer.Option(help="Results; what is in it already is not repeated.")],
+    data: Annotated[
+        Path, typer.Option(metavar="DIR", help="Evaluation data in the BabyLM layout.")
+    ],
+    out: Annotated[
+        Path, typer.Option(metavar="DIR", help="Results; what is there already is not repeated.")
+    ],
     more: Annotated[
         list[Path] | None, typer.Argument(metavar="[DIR]...", help="More checkpoint folders.")
     ] = None,
     tasks: Annotated[
-        str, typer.Option(help="Data folders, with commas between them [default: all zero-shot].")
+        str,
+        typer.Option(
+            metavar="NAME,...",
+            help="Data folders, such as blimp_fast,reading [default: all zero-shot ones].",
+            show_default=False,
+        ),
     ] = "",
     compat: Annotated[
-        str, typer.Option(help="Score as babylm2025 or as the paper did; default: ties count half.")
+        str,
+        typer.Option(
+            metavar="MODE",
+            help="babylm2025 or paper: their rules for ties, spans and WUG. Else ties count half.",
+        ),
     ] = "default",
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
 ) -> None:
@@ -232,8 +246,14 @@ def compare(
         str | None, typer.Option(help="A method's name [default: the first].", show_default=False)
     ] = None,
     select: Annotated[
-        str, typer.Option(help="Checkpoint of a run: validation (loss), last, or paper (test).")
-    ] = "validation",
+        str | None,
+        typer.Option(
+            help="Which checkpoint speaks for a run: that of least validation loss, the last one,"
+            " or, as in the paper, each task's best. validation | last | paper"
+            " [default: validation; paper for runs of --compat paper]",
+            show_default=False,
+        ),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder for compare.md, compare.json and figures.png.")
     ] = None,
@@ -242,7 +262,8 @@ def compare(
     from cdgen.eval.compare_report import make_report, write_report
     from cdgen.eval.methods import parse_method, parse_select
 
-    report = make_report([parse_method(text) for text in runs], baseline, parse_select(select))
+    rule = parse_select(select) if select else None
+    report = make_report([parse_method(text) for text in runs], baseline, rule)
     typer.echo(report.markdown(), nl=False)
     if out:
         write_report(report, out)

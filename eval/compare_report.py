@@ -76,7 +76,7 @@ class Report:
         }
 
 
-def make_report(methods: Sequence[Method], baseline: str | None, select: Select) -> Report:
+def make_report(methods: Sequence[Method], baseline: str | None, select: Select | None) -> Report:
     """Raises UsageError where the runs do not belong together."""
     if len(methods) < 2:
         raise UsageError("RUN...: expected two or more methods, the first being the baseline")

@@ -63,10 +63,11 @@ class Checkpoint:
 
 
 def load_methods(
-    methods: Sequence[Method], select: Select
+    methods: Sequence[Method], select: Select | None
 ) -> tuple[dict[str, dict[Column, Scored]], list[Column]]:
     """What `compare` takes, for the columns that every run has; and those that some lack.
 
+    Without `select`, runs in the paper's mode follow the paper's rule, others validation loss.
     Raises UsageError where runs differ in mode or task data, or `select` cannot choose.
     """
     runs = {m.name: [_checkpoints(folder) for folder in m.runs] for m in methods}
@@ -74,13 +75,14 @@ def load_methods(
         raise UsageError(f"methods: expected different names, got {[m.name for m in methods]}")
     every = [c for found in runs.values() for run in found for c in run]
     mode = _common_mode(every)
+    rule: Select = select or ("paper" if mode.name == "paper" else "validation")
     columns = [set(headline(checkpoint.document)) for checkpoint in every]
     shared = sorted(set.intersection(*columns))
     for task in sorted({task for task, _ in shared}):
         _require_same_data(task, every)
     scored = {
         name: {
-            column: _scored(column, [_choose(run, column, select) for run in found], mode)
+            column: _scored(column, [_choose(run, column, rule) for run in found], mode)
             for column in shared
         }
         for name, found in runs.items()

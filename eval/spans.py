@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 from cdgen.errors import ModelError
 from cdgen.eval.trie import Trie, build_trie
 
-_TEXTS_AT_ONCE = 8192  # bounds the memory of encodings
+_TEXTS_AT_ONCE = 1024  # bounds the memory of encodings
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from itertools import pairwise
 
 import numpy as np
 
-_BLOCK = 4096  # sequences that are laid side by side at a time: bounds the memory of a build
+_BLOCK = 1024  # sequences that are laid side by side at a time: bounds the memory of a build
 
 
 @dataclass(frozen=True)

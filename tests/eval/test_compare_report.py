@@ -134,11 +134,19 @@ def test_the_checkpoint_of_least_validation_loss_speaks_for_a_run(
 ) -> None:
     """And never the one that is best on the items, unless the paper's rule is asked for."""
     for step, (accuracy, validation) in enumerate([(0.5, 2.0), (0.7, 1.0), (0.9, 3.0)], 1):
-        evaluated(f"run/checkpoint-{step}", accuracy, seed=step, validation=validation, step=step)
-    base = evaluated("base", 0.5, seed=1)
-    methods = [Method("base", [base]), Method("run", [tmp_path / "run"])]
-    for select, step in (("validation", 2), ("last", 3), ("paper", 3)):
-        report = make_report(methods, None, parse_select(select))
+        about: dict[str, Any] = {"seed": step, "validation": validation, "step": step}
+        for run, mode in (("run", "default"), ("papers", "paper")):
+            evaluated(f"{run}/checkpoint-{step}", accuracy, mode=mode, **about)
+    bases = {
+        mode: evaluated(f"base-{mode}", 0.5, seed=1, mode=mode) for mode in ("default", "paper")
+    }
+    for run, mode, select, step in (
+        ("run", "default", None, 2), ("run", "default", "validation", 2),
+        ("run", "default", "last", 3), ("run", "default", "paper", 3),
+        ("papers", "paper", None, 3), ("papers", "paper", "validation", 2),
+    ):  # fmt: skip
+        methods = [Method("base", [bases[mode]]), Method("run", [tmp_path / run])]
+        report = make_report(methods, None, parse_select(select) if select else None)
         expected = np.mean([r["choice"] == 0 for r in blimp_rows([0.5, 0.7, 0.9][step - 1], step)])
         assert report.comparison.scores["run"]["blimp_fast acc"].value == pytest.approx(expected)
 
