@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
+import os
 import shutil
 import subprocess
 import sys
@@ -37,24 +37,28 @@ STRIDE = {"pairs": 8, "entity_tracking": 40}
 
 
 def run_cdgen(
-    model: Path, data: Path, tasks: tuple[str, ...], device: str = "cpu"
+    models: list[Path], data: Path, tasks: tuple[str, ...], device: str = "cpu"
 ) -> dict[str, Any]:
-    """Seconds from start to exit, peak memory, and the scores, of one process; all zero-shot tasks
-    if none is named."""
+    """Seconds from start to exit, peak memory, and the first model's scores, of one process; all
+    zero-shot tasks if none is named."""
     with tempfile.TemporaryDirectory() as scratch:
         out = Path(scratch) / "out"
         command = [
-            sys.executable, "-m", "cdgen", "eval", "--model", str(model), "--data", str(data),
-            "--tasks", ",".join(tasks), "--out", str(out), "--device", device,
+            sys.executable, "-m", "cdgen", "eval", "--data", str(data), "--tasks", ",".join(tasks),
+            "--out", str(out), "--device", device, "--model", *map(str, models),
         ]  # fmt: skip
         start = time.perf_counter()
-        subprocess.run(command, check=True, capture_output=True)
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        _, status, used = os.wait4(process.pid, 0)
         seconds = time.perf_counter() - start
-        document = json.loads((out / "results.json").read_text())
+        if status:
+            raise RuntimeError(f"{' '.join(command)}: ended with status {status}")
+        first = min(out.rglob("results.json"))
+        document = json.loads(first.read_text())
     scores = {name: document["results"][name] for name in document["configs"]}
     return {
         "seconds": round(seconds, 1),
-        "peak_mb": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 1000,
+        "peak_mb": used.ru_maxrss // 1000,
         "scores": {
             name: {key: score[key] for key in score if key.endswith(",none") and "_" not in key}
             for name, score in scores.items()
@@ -118,7 +122,7 @@ def measure_paper_size(model: Path, data: Path, device: str) -> dict[str, Any]:
         LlamaForCausalLM(config).save_pretrained(folder)
         for name in ("tokenizer.json", "tokenizer_config.json"):
             shutil.copy(model / name, folder)
-        return {"device": device, "zero_shot": run_cdgen(Path(folder), data, (), device)}
+        return {"device": device, "zero_shot": run_cdgen([Path(folder)], data, (), device)}
 
 
 def measure(model: Path, data: Path, repeats: int) -> dict[str, Any]:
@@ -127,7 +131,7 @@ def measure(model: Path, data: Path, repeats: int) -> dict[str, Any]:
     for name, tasks in groups.items():
         if not all((data / task).is_dir() for task in tasks):
             continue
-        runs = [run_cdgen(model, data, tasks) for _ in range(repeats)]
+        runs = [run_cdgen([model], data, tasks) for _ in range(repeats)]
         plain = run_plain(model, data, tasks, STRIDE[name])
         best = min(runs, key=lambda run: run["seconds"])
         found[name] = {
@@ -136,7 +140,17 @@ def measure(model: Path, data: Path, repeats: int) -> dict[str, Any]:
             "plain": plain,
             "ratio": round(plain["seconds_for_all"] / best["seconds"], 1),
         }
+    if (data / "blimp_fast").is_dir():
+        found["checkpoints"] = measure_checkpoints(model, data)
     return found
+
+
+def measure_checkpoints(model: Path, data: Path) -> dict[str, Any]:
+    """One process with one checkpoint, and with eight: what each more costs, in time and memory."""
+    with tempfile.TemporaryDirectory() as scratch:
+        copies = [Path(shutil.copytree(model, Path(scratch) / f"chck_{i}M")) for i in range(1, 9)]
+        runs = {str(count): run_cdgen(copies[:count], data, ("blimp_fast",)) for count in (1, 8)}
+    return {count: {key: run[key] for key in ("seconds", "peak_mb")} for count, run in runs.items()}
 
 
 def main() -> None:

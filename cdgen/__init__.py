@@ -9,7 +9,7 @@ from importlib import import_module
 from pkgutil import extend_path
 from typing import Any
 
-# `kernels`, `train` and `bench` are folders beside this one in a checkout and below it in
+# `kernels`, `train`, `eval` and `bench` are folders beside this one in a checkout and below it in
 # an installed wheel; extend_path lets `python -m cdgen` from a checkout find the installed ones.
 __path__ = extend_path(__path__, __name__)
 
