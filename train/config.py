@@ -27,6 +27,26 @@ class Source(_Section):
     titles: tuple[str, ...] = ()  # books only: the ones to use; none named means all
 
 
+class Synthetic(_Section):
+    """A finalized corpus of `cdgen generate`."""
+
+    name: str
+    path: Path  # from where the command is run, unlike a source's
+    weight: float = Field(default=1.0, gt=0, allow_inf_nan=False)  # among the corpora
+
+
+class Mixing(_Section):
+    """How much of the training is synthetic text.
+
+    `replace`: of the recipe's steps, so real text gives way, as in Ulm et al. 2025. `add`: real
+    text is read as it would be without, and steps are added.
+    """
+
+    ratio: float = Field(ge=0, lt=1)
+    mode: Literal["replace", "add"] = "replace"
+    corpora: tuple[Synthetic, ...] = Field(min_length=1)
+
+
 class ModelShape(_Section):
     hidden_size: int = Field(ge=1)
     intermediate_size: int = Field(ge=1)
@@ -74,13 +94,16 @@ class Recipe(_Section):
     sources: tuple[Source, ...] = Field(min_length=1)
     model: ModelShape
     training: Training
-    bad_gap: float = Field(gt=0)  # BAD is the last checkpoint this many nats/token above GOOD
+    # BAD is the last checkpoint this many nats/token above GOOD; none: a student, not a pair.
+    bad_gap: float | None = Field(default=None, gt=0)
+    synthetic: Mixing | None = None
 
     @model_validator(mode="after")
     def _names_differ(self) -> Recipe:
-        names = [source.name for source in self.sources]
+        corpora = self.synthetic.corpora if self.synthetic else ()
+        names = ["real", *(s.name for s in self.sources), *(c.name for c in corpora)]
         if len(set(names)) != len(names):
-            raise ValueError(f"sources must have different names, got {names}")
+            raise ValueError(f"sources and corpora must have different names, got {names}")
         return self
 
 

@@ -1,10 +1,12 @@
-"""Train one Llama from a recipe and export the GOOD/BAD pair of its checkpoints."""
+"""Train one Llama from a recipe: the run whose checkpoints make the GOOD/BAD pair, or a student on
+real text mixed with synthetic."""
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -26,37 +28,38 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from cdgen.errors import PlanMismatch
 from cdgen.train.config import Recipe, load_recipe
-from cdgen.train.data import encode, pack, read_documents, split_documents, training_blocks
-from cdgen.train.pair import export_pair
-from cdgen.train.tokenizer import BOS_ID, EOS_ID, PAD_ID, train_tokenizer
+from cdgen.train.corpus import Corpus, build_corpus
+from cdgen.train.pair import export_checkpoint, export_pair
+from cdgen.train.synthetic import manifest_sha256
+from cdgen.train.tokenizer import BOS_ID, EOS_ID, PAD_ID, for_transformers
 from cdgen.train.validation import validation_losses
-
-
-@dataclass(frozen=True)
-class Corpus:
-    tokenizer: Tokenizer
-    train: np.ndarray  # [blocks, block_size] int32, one epoch
-    validation: dict[str, np.ndarray]  # per source, likewise
 
 
 def train_recipe(path: Path, data_dir: Path, out: Path) -> None:
     """Trains the recipe at `path` on the files below `data_dir`.
 
-    `out` gets checkpoints/, metrics.jsonl and pair/{good,bad}. Running it again goes on from the
-    last checkpoint. Raises UsageError for a bad recipe or bad data, PlanMismatch when `out` holds
-    a run of another recipe, ModelError when no checkpoint is fit to be BAD.
+    `out` gets checkpoints/, metrics.jsonl, mixture.json and pair/{good,bad}, or, where the recipe
+    names no bad_gap, model/ from the last checkpoint. Running it again goes on from there. Raises
+    UsageError for a bad recipe or bad data, PlanMismatch when `out` holds a run of another recipe
+    or other corpora, ModelError when no checkpoint is fit to be BAD.
     """
     recipe = load_recipe(path)
     claim_folder(recipe, out)
     corpus = build_corpus(recipe, data_dir)
+    write_mixture(recipe, corpus, out)
     run_training(recipe, corpus, out)
-    export_pair(recipe, corpus.tokenizer, corpus.validation, out)
+    if recipe.bad_gap is None:
+        export_student(recipe, corpus.tokenizer, out)
+    else:
+        export_pair(recipe, corpus.tokenizer, corpus.validation, out)
 
 
 def claim_folder(recipe: Recipe, out: Path) -> None:
-    """Records the recipe in `out`, or checks that the one recorded there is the same."""
+    """Records the recipe and its corpora in `out`, or checks that those recorded are the same."""
     record = out / "recipe.json"
-    wanted = recipe.model_dump_json(indent=2)
+    corpora = recipe.synthetic.corpora if recipe.synthetic else ()
+    hashes = {corpus.name: manifest_sha256(corpus.path) for corpus in corpora}
+    wanted = json.dumps({**recipe.model_dump(mode="json"), "manifests": hashes}, indent=2)
     if not record.exists():
         out.mkdir(parents=True, exist_ok=True)
         record.write_text(wanted)
@@ -64,21 +67,31 @@ def claim_folder(recipe: Recipe, out: Path) -> None:
         raise PlanMismatch(f"{out} holds a run of another recipe; name another --out or remove it")
 
 
-def build_corpus(recipe: Recipe, data_dir: Path) -> Corpus:
-    train, held_out = [], {}
-    for source in recipe.sources:
-        documents = read_documents(source, data_dir)
-        mine, theirs = split_documents(documents, source.validation, recipe.seed)
-        train.append((mine, source.repeat))
-        held_out[source.name] = theirs
-    texts = (doc.text for docs, repeat in train for doc in docs for _ in range(repeat))
-    tokenizer = train_tokenizer(texts, recipe.vocab_size)
-    encoded = [(encode(tokenizer, docs), repeat) for docs, repeat in train]
-    return Corpus(
-        tokenizer,
-        training_blocks(encoded, recipe.block_size, recipe.seed),
-        {name: pack(encode(tokenizer, docs), recipe.block_size) for name, docs in held_out.items()},
-    )
+def total_steps(recipe: Recipe) -> int:
+    """The recipe's, and as many more as added synthetic text takes."""
+    mixing, steps = recipe.synthetic, recipe.training.steps
+    if mixing is None or mixing.mode == "replace":
+        return steps
+    return math.ceil(steps / (1 - Fraction(repr(mixing.ratio))))
+
+
+def write_mixture(recipe: Recipe, corpus: Corpus, out: Path) -> None:
+    """What every stream contributes to the whole run, for the record; says how often it repeats."""
+    positions = total_steps(recipe) * recipe.training.batch_blocks
+    counts, repeats = corpus.mixture.counts(positions), corpus.mixture.repeats(positions)
+    streams = {
+        share.name: {
+            "share": float(share.share),
+            "sequences": count,
+            "tokens": count * recipe.block_size,
+            "epochs": repeats[share.name],
+        }
+        for share, count in zip(corpus.mixture.shares, counts, strict=True)
+    }
+    record = {"steps": total_steps(recipe), "sequences": positions, "streams": streams}
+    (out / "mixture.json").write_text(json.dumps(record, indent=2) + "\n")
+    for name, found in streams.items():
+        print(f"{name}: {found['sequences']:,} sequences, read {found['epochs']:.2f} times over")
 
 
 def new_model(recipe: Recipe) -> LlamaForCausalLM:
@@ -96,15 +109,18 @@ def new_model(recipe: Recipe) -> LlamaForCausalLM:
     return LlamaForCausalLM(config)
 
 
-class Blocks(Dataset[dict[str, torch.Tensor]]):
-    def __init__(self, blocks: np.ndarray) -> None:
-        self.blocks = blocks  # [blocks, block_size] int32
+class Positions(Dataset[dict[str, torch.Tensor]]):
+    """The whole run, position by position: what comes when is the mixture's to say."""
+
+    def __init__(self, corpus: Corpus, count: int) -> None:
+        self.corpus, self.count = corpus, count
 
     def __len__(self) -> int:
-        return len(self.blocks)
+        return self.count
 
-    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        tokens = torch.from_numpy(self.blocks[index]).long()
+    def __getitem__(self, position: int) -> dict[str, torch.Tensor]:
+        stream, index = self.corpus.mixture.at(position)
+        tokens = torch.from_numpy(self.corpus.train[stream][index]).long()
         return {"input_ids": tokens, "labels": tokens.masked_fill(tokens == PAD_ID, -100)}
 
 
@@ -139,12 +155,13 @@ def run_training(recipe: Recipe, corpus: Corpus, out: Path) -> None:
     """Trains to the last step, from the last checkpoint in out/checkpoints if there is one."""
     checkpoints = out / "checkpoints"
     checkpoints.mkdir(exist_ok=True)
-    if (checkpoints / f"checkpoint-{recipe.training.steps}").exists():
-        return  # Trainer, resumed there, would take one step more in the middle of an epoch
+    steps = total_steps(recipe)
+    if (checkpoints / f"checkpoint-{steps}").exists():
+        return
     trainer = Trainer(
         model=new_model(recipe),
         args=training_arguments(recipe, checkpoints),
-        train_dataset=Blocks(corpus.train),
+        train_dataset=Positions(corpus, steps * recipe.training.batch_blocks),
         callbacks=[ValidateBeforeSaving(corpus.validation, out / "metrics.jsonl")],
     )
     trainer.train(resume_from_checkpoint=get_last_checkpoint(str(checkpoints)))
@@ -154,7 +171,8 @@ def training_arguments(recipe: Recipe, checkpoints: Path) -> TrainingArguments:
     training = recipe.training
     return TrainingArguments(
         output_dir=str(checkpoints),
-        max_steps=training.steps,
+        max_steps=total_steps(recipe),
+        train_sampling_strategy="sequential",  # the mixture shuffles
         per_device_train_batch_size=training.micro_batch_blocks,
         gradient_accumulation_steps=training.batch_blocks // training.micro_batch_blocks,
         learning_rate=training.learning_rate,
@@ -174,3 +192,9 @@ def training_arguments(recipe: Recipe, checkpoints: Path) -> TrainingArguments:
         report_to="none",
         disable_tqdm=True,
     )
+
+
+def export_student(recipe: Recipe, tokenizer: Tokenizer, out: Path) -> None:
+    """out/model, from the last checkpoint."""
+    export_checkpoint(out / "checkpoints" / f"checkpoint-{total_steps(recipe)}", out / "model")
+    for_transformers(tokenizer, recipe.block_size).save_pretrained(out / "model")

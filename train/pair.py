@@ -87,6 +87,7 @@ def export_pair(
 
     Raises ModelError when no checkpoint is far enough behind GOOD to be BAD.
     """
+    assert recipe.bad_gap is not None  # the caller asks for a pair only then
     good_step, bad_step = choose_pair(checkpoint_losses(out / "metrics.jsonl"), recipe.bad_gap)
     exported = {}
     for role, step in (("good", good_step), ("bad", bad_step)):

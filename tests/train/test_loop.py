@@ -16,7 +16,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from cdgen.errors import ModelError, PlanMismatch
 from cdgen.train.config import Recipe
-from cdgen.train.loop import build_corpus, new_model, train_recipe
+from cdgen.train.corpus import build_corpus
+from cdgen.train.loop import new_model, train_recipe
 from cdgen.train.pair import choose_pair
 from cdgen.train.tokenizer import PAD_ID
 from cdgen.train.validation import validation_losses

@@ -1,0 +1,77 @@
+"""Sequences to train on from the finalized corpora of `cdgen generate`."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer
+
+from cdgen.corpus import read_manifest, render_text
+from cdgen.errors import UsageError
+from cdgen.finalize import read_batches
+from cdgen.out_folder import is_finalized
+from cdgen.storage import sha256_of
+from cdgen.train.tokenizer import BOS_ID, EOS_ID
+
+_COMPARED = 64  # rows whose text tells whether the corpus has the student's tokenizer
+
+
+def manifest_sha256(out: Path) -> str:
+    """What identifies the corpus: hashes of its files are in the manifest. Raises UsageError."""
+    if not is_finalized(out):
+        raise UsageError(f"{out}: expected a finalized corpus (cdgen finalize), found none")
+    return sha256_of(out / "manifest.json")
+
+
+def synthetic_sequences(out: Path, tokenizer: Tokenizer) -> tuple[list[list[int]], bool]:
+    """Token sequences of the documents in `out`, and whether they had to be tokenized again.
+
+    A row's tokens are split where a document ends; the last one gets no EOS if it was cut off
+    (`finish_reason` length): the model would learn to stop in mid-sentence. Quarantined rows are
+    left out. A corpus of another tokenizer is tokenized from its text, a row being one document.
+    """
+    rows = list(_rows(out))
+    if not rows:
+        raise UsageError(f"{out}: holds no row that was not quarantined")
+    stops = read_manifest(out).plan.eos_token_ids
+    if _is_its_tokenizer(tokenizer, rows[:_COMPARED], stops):
+        return [seq for row in rows for seq in split_row(row["tokens"], stops)], False
+    encodings = tokenizer.encode_batch_fast([row["text"] for row in rows])
+    ended = [row["finish_reason"] == "eos" for row in rows]
+    return [e.ids + [EOS_ID] * end for e, end in zip(encodings, ended, strict=True)], True
+
+
+def _rows(out: Path) -> Iterator[dict[str, Any]]:
+    columns = ["tokens", "text", "finish_reason"]
+    for path in sorted((out / "data").glob("*.parquet")):
+        for table in read_batches(path):
+            for row in table.select(columns).to_pylist():
+                if row["finish_reason"] != "quarantined":
+                    yield row
+
+
+def split_row(tokens: Sequence[int], stops: Collection[int]) -> list[list[int]]:
+    """The documents of a row: BOS, its tokens, and EOS where it ended; a BOS begins the next."""
+    documents: list[list[int]] = [[BOS_ID]]
+    for token in tokens:
+        if token in stops:
+            documents[-1].append(EOS_ID)
+        if token in stops or token == BOS_ID:
+            documents.append([BOS_ID])
+        else:
+            documents[-1].append(token)
+    return [document for document in documents if document[1:] not in ([], [EOS_ID])]
+
+
+def _is_its_tokenizer(
+    tokenizer: Tokenizer, rows: Sequence[dict[str, Any]], stops: Collection[int]
+) -> bool:
+    """Whether the rows' tokens are the rows' text in this tokenizer, and documents end alike."""
+    vocabulary = tokenizer.get_vocab_size(with_added_tokens=True)
+    return EOS_ID in stops and all(
+        max(row["tokens"]) < vocabulary
+        and render_text(tokenizer, row["tokens"], {*stops, BOS_ID}) == row["text"]
+        for row in rows
+    )
