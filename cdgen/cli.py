@@ -230,10 +230,11 @@ def evaluate(
     typer.echo((out / "results.md").read_text(), nl=False)
     for task, reason in outcome.skipped.items():
         typer.echo(f"skipped {task}: {reason}")
-    for name, error in outcome.failed.items():
-        typer.echo(f"cdgen: {name}: {error}", err=True)
-    if outcome.failed:
-        raise typer.Exit(next(iter(outcome.failed.values())).exit_code)
+    failures = [type(error)(f"{name}: {error}") for name, error in outcome.failed.items()]
+    for failure in failures[:-1]:
+        typer.echo(f"cdgen: {failure}", err=True)
+    if failures:
+        raise failures[-1]
 
 
 @app.command()

@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from cdgen.errors import ModelError, UsageError
 
@@ -68,7 +69,9 @@ def _names(folders: list[Path]) -> list[str]:
             (n for n in range(1, len(parts) + 1) if all(o[-n:] != parts[-n:] for o in others)),
             len(parts),
         )
-        names.append("-".join(parts[-size:]))
+        name = "-".join(parts[-size:])
+        same = names.count(name)  # a folder called a-good beside the folder good of a
+        names.append(f"{name}~{same + 1}" if same else name)
     return names
 
 
@@ -78,15 +81,28 @@ def _validation_loss(folder: Path) -> float | None:
     if step is None:
         return None
     metrics = folder.resolve().parent.parent / "metrics.jsonl"
-    if metrics.is_file():
-        lines = [json.loads(line) for line in metrics.read_text().splitlines()]
-        losses = [line["validation"]["all"] for line in lines if line.get("step") == step]
-        if losses:
-            return float(losses[-1])  # of a step that was run again, the later one counts
+    lines = metrics.read_text(errors="replace").splitlines() if metrics.is_file() else []
+    ours = [found for line in lines if (found := _loss_of(line, step)) is not None]
+    if ours:
+        return ours[-1]  # of a step that was run again, the later one counts
     state = folder / "trainer_state.json"
-    if state.is_file():
-        log = json.loads(state.read_text()).get("log_history", [])
-        losses = [e["eval_loss"] for e in log if e.get("step") == step and "eval_loss" in e]
-        if losses:
-            return float(losses[-1])
-    return None
+    if not state.is_file():
+        return None
+    log = _json_object(state.read_text(errors="replace")).get("log_history", [])
+    losses = [e["eval_loss"] for e in log if e.get("step") == step and "eval_loss" in e]
+    return float(losses[-1]) if losses else None
+
+
+def _loss_of(line: str, step: int) -> float | None:
+    entry = _json_object(line)
+    loss = entry.get("validation", {}).get("all") if entry.get("step") == step else None
+    return None if loss is None else float(loss)
+
+
+def _json_object(text: str) -> dict[str, Any]:
+    """Empty where the text is no object: a line that a running or killed training cut short."""
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return {}
+    return value if isinstance(value, dict) else {}

@@ -29,27 +29,39 @@ class Item:
     labels: dict[str, str] = field(default_factory=dict)  # further groups: BLiMP's fields and terms
 
 
+def _text(row: Row, field: str) -> str:
+    """A field that must be text, and such as a tokenizer takes: no half of a surrogate pair."""
+    value = row[field]
+    if not isinstance(value, str):
+        raise TypeError(f"{field}: expected text, got {value!r:.40}")
+    value.encode()
+    return value
+
+
 def _whole(uid: str, *texts: str, human: float = math.nan, **labels: str) -> Item:
     return Item(uid, texts, (0,) * len(texts), texts, human, labels)
 
 
 def _blimp(row: Row, stem: str) -> Item:
-    uid = row["UID"] if "field" in row else stem
-    labels = {key: row[key] for key in ("field", "linguistics_term") if key in row}
+    uid = _text(row, "UID") if "field" in row else stem
+    labels = {key: _text(row, key) for key in ("field", "linguistics_term") if key in row}
     if labels.get("field") == "syntax_semantics":  # the data spell it both ways
         labels["field"] = "syntax/semantics"
-    return _whole(uid, row["sentence_good"], row["sentence_bad"], **labels)
+    return _whole(uid, _text(row, "sentence_good"), _text(row, "sentence_bad"), **labels)
 
 
 def _ewok(row: Row, stem: str) -> Item:
-    context, targets = row["Context1"], (row["Target1"], row["Target2"])
+    context, targets = _text(row, "Context1"), (_text(row, "Target1"), _text(row, "Target2"))
     texts = tuple(f"{context} {target}" for target in targets)
     # The pipeline's completion is " " + target: the span begins with the space.
-    return Item(row["Domain"], texts, (len(context),) * 2, tuple(f" {t}" for t in targets))
+    return Item(_text(row, "Domain"), texts, (len(context),) * 2, tuple(f" {t}" for t in targets))
 
 
 def _entity_tracking(row: Row, stem: str) -> Item:
-    prefix, options = row["input_prefix"], tuple(row["options"])
+    prefix, options = _text(row, "input_prefix"), row["options"]
+    if not isinstance(options, list) or len(options) < 2:
+        raise TypeError(f"options: expected a list of two or more texts, got {options!r:.40}")
+    options = tuple(_text({"options": option}, "options") for option in options)
     texts = tuple(prefix + option for option in options)
     uid = f"{stem}_{int(row['numops'])}_ops"
     return Item(uid, texts, (len(prefix),) * len(options), options, labels={"split": stem})
@@ -64,16 +76,18 @@ _COMPS_UIDS = {
 
 
 def _comps(row: Row, stem: str) -> Item:
-    prefixes = (row["prefix_acceptable"], row["prefix_unacceptable"])
-    texts = tuple(f"{prefix} {row['property_phrase']}" for prefix in prefixes)
+    prefixes = (_text(row, "prefix_acceptable"), _text(row, "prefix_unacceptable"))
+    texts = tuple(f"{prefix} {_text(row, 'property_phrase')}" for prefix in prefixes)
     starts = tuple(len(prefix) + 1 for prefix in prefixes)
     return Item(_COMPS_UIDS.get(stem, stem), texts, starts, texts)
 
 
 def _wug(uid: str) -> Callable[[Row, str], Item]:
     def read(row: Row, stem: str) -> Item:
-        first, second = row["sentences"].split("\t")
-        return _whole(uid, first, second, human=float(row["ratio"]))
+        first, second = _text(row, "sentences").split("\t")
+        if not math.isfinite(ratio := float(row["ratio"])):
+            raise ValueError(f"ratio: expected a number, got {ratio}")
+        return _whole(uid, first, second, human=ratio)
 
     return read
 
@@ -115,8 +129,6 @@ def read_items(folder: Path, task: Task) -> list[Item]:
                 raise UsageError(f"{path}, line {number}: no field {error}") from error
             except (TypeError, ValueError) as error:
                 raise UsageError(f"{path}, line {number}: {error}") from error
-            if len(item.candidates) < 2 or not all(isinstance(t, str) for t in item.candidates):
-                raise UsageError(f"{path}, line {number}: expected two or more candidate texts")
             items.append(item)
     if not items:
         raise UsageError(f"{folder}: expected .jsonl files with one item per line, found none")
@@ -126,16 +138,16 @@ def read_items(folder: Path, task: Task) -> list[Item]:
 def json_lines(path: Path) -> Iterator[tuple[int, Row]]:
     """Numbered JSON objects. Raises UsageError naming file and line."""
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} cannot be read: {error}") from error
+        lines = path.read_bytes().split(b"\n")
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}") from error
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise UsageError(f"{path}, line {number}: not JSON ({error})") from error
+            row = json.loads(line.decode())
+        except (ValueError, RecursionError) as error:
+            raise UsageError(f"{path}, line {number}: no JSON in UTF-8 ({error})") from error
         if not isinstance(row, dict):
-            raise UsageError(f"{path}, line {number}: expected an object, got {line:.40}")
+            raise UsageError(f"{path}, line {number}: expected an object, got {row!r:.40}")
         yield number, row

@@ -16,7 +16,7 @@ from cdgen.eval.perplexity import Perplexity
 from cdgen.eval.scorer import Scorer
 from cdgen.eval.spans import SpanEncoder
 from cdgen.eval.summary import MODES
-from cdgen.eval.tasks import longest_text
+from cdgen.eval.tasks import context_length, longest_text
 from cdgen.out_folder import has_plan
 
 JUDGED = 1000  # documents whose perplexity is taken, evenly spaced
@@ -53,7 +53,8 @@ def _perplexity(
     texts: list[str], folder: Path, config: dict[str, Any], device: str
 ) -> dict[str, Any]:
     mode = MODES["default"]
-    encoder = SpanEncoder(folder, always_prefix=True, longest=longest_text(config, mode))
+    window = context_length(config)
+    encoder = SpanEncoder(folder, True, longest_text(config, mode), window)
     task, scorer = Perplexity.of(texts, encoder), Scorer(folder, device)
     metrics = task.summary(task.rows(scorer.span_sums), mode).metrics
     return {name: asdict(estimate) for name, estimate in metrics.items()}

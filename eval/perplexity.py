@@ -20,7 +20,6 @@ from cdgen.eval.spans import SpanEncoder, Spans
 from cdgen.eval.summary import Mode, Row, Summary
 
 _UNITS = {"perplexity": "tokens", "word_perplexity": "words", "byte_perplexity": "bytes"}
-_LONGEST_WINDOW = 2048  # for models that state no context length
 
 
 @dataclass(frozen=True)
@@ -35,7 +34,7 @@ class Perplexity:
 
     @classmethod
     def of(cls, texts: list[str], encoder: SpanEncoder) -> Perplexity:
-        spans, owners = encoder.windows(texts, encoder.longest or _LONGEST_WINDOW)
+        spans, owners = encoder.windows(texts)
         return cls(texts, spans, owners)
 
     def rows(self, score: Callable[[Spans], np.ndarray]) -> list[Row]:

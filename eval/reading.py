@@ -37,23 +37,33 @@ Score = Callable[[Spans], np.ndarray]
 
 def read_rows(path: Path) -> list[Row]:
     """One word in its context per row; missing numbers are NaN. Raises UsageError with the line."""
+    rows = []
     try:
-        with path.open(encoding="utf-8", newline="") as file:
-            lines = list(csv.DictReader(file))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        # Bytes that are no UTF-8 are let through to the line that they are in.
+        with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
+            reader = csv.DictReader(file)
+            for line in reader:
+                rows.append(_row(line, f"{path}, line {reader.line_num}"))
+    except (OSError, csv.Error) as error:
         raise UsageError(f"{path} cannot be read: {error}") from error
-    if not lines:
+    if not rows:
         raise UsageError(f"{path}: expected one row per word, found none")
-    return [_row(line, f"{path}, line {number}") for number, line in enumerate(lines, 2)]
+    return rows
 
 
-def _row(line: dict[str, str], place: str) -> Row:
+def _row(line: dict[str | Any, Any], place: str) -> Row:
+    if None in line or None in line.values():  # what csv makes of surplus and of missing fields
+        raise UsageError(f"{place}: expected as many fields as the first line names")
     try:
         numbers = {name: float(line[name] or "nan") for name in _NUMBERS}
         texts = {name: line[name] for name in ("item", "word", "prev_item", "prev_word")}
-    except (KeyError, ValueError, TypeError) as error:
-        raise UsageError(f"{place}: a column is missing or no number ({error})") from error
-    return {**texts, **numbers}
+        "".join(texts.values()).encode()
+    except (KeyError, ValueError) as error:
+        raise UsageError(f"{place}: a column is missing, no number or no text ({error})") from error
+    if not texts["word"] or (texts["prev_item"] and not texts["prev_word"]):
+        raise UsageError(f"{place}: expected a word, found none")
+    # The one context that is empty was the word "None", taken for a missing value upstream.
+    return {**texts, "item": texts["item"] or "None", **numbers}
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from cdgen.eval.summary import (
     label_fields,
     metric_fields,
 )
-from cdgen.storage import canonical_json, make_folder, sha256_of, write_atomic
+from cdgen.storage import canonical_json, make_folder, remove_file, sha256_of, write_atomic
 
 SCORING = 1  # to be raised when the same model and data would score otherwise
 
@@ -48,6 +49,7 @@ class ResultFolder:
         document = read_results(folder) if (folder / "results.json").exists() else {}
         if any(document.get("config", {}).get(key) != value for key, value in identity.items()):
             document = {}
+            _remove_scores(folder)
         document["config"] = {
             **document.get("config", {}),
             **identity,
@@ -56,6 +58,7 @@ class ResultFolder:
             "validation_loss": named.validation_loss,
             "dtype": "float32",
         }
+        document["config"].pop("invalid", None)  # it may have been repaired
         document["cdgen_version"] = __version__
         for name in ("results", *_BY_TASK):
             document.setdefault(name, {})
@@ -111,6 +114,14 @@ class ResultFolder:
                 results[names[part]] = {"alias": f" - {part}", **fields, "items,none": items}
             self.document["group_subtasks"][task] = sorted(names.values())
 
+    def invalidate(self, reason: str) -> None:
+        """The checkpoint cannot be scored: no score of it stays."""
+        _remove_scores(self.folder)
+        for name in ("results", *_BY_TASK):
+            self.document[name] = {}
+        self.document["config"]["invalid"] = reason
+        self.save()
+
     def drop(self, task: str) -> None:
         for part in self.document["group_subtasks"].get(task, ()):
             self.document["results"].pop(part, None)
@@ -125,6 +136,29 @@ class ResultFolder:
 
     def save(self) -> None:
         write_atomic(self.folder / "results.json", canonical_json(self.document))
+
+
+def _remove_scores(folder: Path) -> None:
+    """All but results.json, which is written anew."""
+    for path in (folder / "predictions").glob("*.jsonl"):
+        remove_file(path)
+    shutil.rmtree(folder / "babylm2025", ignore_errors=True)
+
+
+def make_room(out: Path) -> None:
+    """Moves the results of a lone checkpoint, which are in `out` itself, to a folder below: beside
+    those of several they would be taken for the run's."""
+    if not (out / "results.json").exists():
+        return
+    target = out / read_results(out)["config"]["model"]
+    make_folder(target)
+    for name in ("predictions", "babylm2025", "results.json"):
+        if (out / name).exists() and not (target / name).exists():
+            (out / name).rename(target / name)
+        elif (out / name).is_dir():
+            shutil.rmtree(out / name)
+        else:
+            (out / name).unlink(missing_ok=True)
 
 
 def read_results(folder: Path) -> dict[str, Any]:

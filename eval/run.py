@@ -19,13 +19,14 @@ from cdgen.eval.checkpoints import Named, find_checkpoints
 from cdgen.eval.choices import Choices
 from cdgen.eval.display import Display
 from cdgen.eval.reading import Reading
-from cdgen.eval.results import ResultFolder
+from cdgen.eval.results import ResultFolder, make_room
 from cdgen.eval.scorer import Scorer
 from cdgen.eval.spans import SpanEncoder
 from cdgen.eval.summary import MODES, Mode
 from cdgen.eval.tables import write_tables
 from cdgen.eval.tasks import (
     Prepared,
+    context_length,
     data_sha256,
     is_fine_tuned,
     longest_text,
@@ -69,6 +70,8 @@ def evaluate(config: EvalConfig) -> Outcome:
     with ExitStack() as held:
         busy = f"another cdgen eval writes to {config.out}: wait for it, or name another --out"
         held.enter_context(lock(config.out / ".lock", busy))
+        if len(checkpoints) > 1:
+            make_room(config.out)
         display = held.enter_context(Display(len(checkpoints)))
         tokenized: dict[str, _Tokenized] = {}
         for named, folder in zip(checkpoints, outcome.folders, strict=True):
@@ -76,7 +79,8 @@ def evaluate(config: EvalConfig) -> Outcome:
                 run = _Run(config.data, tasks, mode, device, display, outcome, tokenized)
                 run.checkpoint(named, folder)
             except ModelError as error:
-                outcome.failed[named.name] = error
+                # Without its traceback, whose frames would keep the model in memory.
+                outcome.failed[named.name] = error.with_traceback(None)
         write_tables(config.out, outcome.folders)
     return outcome
 
@@ -137,26 +141,33 @@ class _Run:
         left = [task for task, data in self.tasks.items() if not results.has(task, data)]
         self.display.begin(named.name, len(self.tasks) - len(left), len(self.tasks))
         results.save()
-        if fine_tuned := [task for task in left if is_fine_tuned(task)]:
-            for task in fine_tuned:
-                self._fine_tune(task, named, results)
+        for task in filter(is_fine_tuned, left):
+            self._fine_tune(task, named, results)
         if not (zero_shot := [task for task in left if not is_fine_tuned(task)]):
             return
-        tokenized = self._tokenizer(named, tokenizer)
+        try:
+            self._zero_shot(zero_shot, named, self._tokenizer(named, tokenizer), results)
+        except ModelError as error:
+            results.invalidate(str(error))
+            raise
+        finally:
+            gc.collect()  # a model holds cycles: without it, two would be in memory at a time
+
+    def _zero_shot(
+        self, tasks: list[str], named: Named, tokenized: _Tokenized, results: ResultFolder
+    ) -> None:
         scorer = Scorer(named.folder, self.device)
         results.document["config"]["prefix_token_ids"] = tokenized.encoder.prefix
         results.document["config"]["scored_along_tries"] = scorer.tree
-        for task in zero_shot:
+        for task in tasks:
             self._score(task, tokenized, scorer, results)
-        del scorer
-        gc.collect()  # a model holds cycles: without it, two would be in memory at a time
 
     def _tokenizer(self, named: Named, identity: str) -> _Tokenized:
         config = AutoConfig.from_pretrained(named.folder).to_dict()
-        longest = longest_text(config, self.mode)
-        key = f"{identity} {longest}"
+        longest, window = longest_text(config, self.mode), context_length(config)
+        key = f"{identity} {longest} {window}"
         if key not in self.tokenized:
-            encoder = SpanEncoder(named.folder, not self.mode.pipeline_spans, longest)
+            encoder = SpanEncoder(named.folder, not self.mode.pipeline_spans, longest, window)
             self.tokenized[key] = _Tokenized(encoder)
         return self.tokenized[key]
 
@@ -175,13 +186,19 @@ class _Run:
     ) -> None:
         prepared = self._prepared(task, tokenized)
         if isinstance(prepared, CdgenError):
+            results.drop(task)  # what the folder says of it was about other data
+            results.save()
             return
         advance = self.display.task(task)
         rows = prepared.rows(lambda spans: scorer.span_sums(spans, advance))
         try:
             summary = prepared.summary(rows, self.mode)
-        except ValueError as error:
-            self.outcome.failed[task] = UsageError(f"{task}: no score ({error})")
+        except ValueError:  # of the statistics, in their own words
+            self.outcome.failed[task] = UsageError(
+                f"{len(rows)} items give no score with an interval: too few, or all alike"
+            )
+            results.drop(task)
+            results.save()
             return
         results.add(task, self.tasks[task], rows, summary)
         if isinstance(prepared, Choices):

@@ -14,6 +14,7 @@ from tokenizers import Tokenizer
 from cdgen.errors import ModelError
 from cdgen.eval.trie import Trie, build_trie
 
+_WINDOW = 2048  # for models that state no context length
 _TEXTS_AT_ONCE = 1024  # bounds the memory of encodings
 
 
@@ -67,10 +68,13 @@ class SpanEncoder:
     A sequence begins with what the tokenizer puts before every text: BOS, for most. Where that is
     nothing, `always_prefix` puts BOS (or else EOS) there, so that the first token is scored too;
     without it, the first token is not scored, as in the BabyLM pipeline. Special tokens after the
-    text are left out: they have no part in its probability.
+    text are left out: they have no part in its probability. Texts above `longest` tokens lose
+    their beginning; `window` is for text that is read in pieces.
     """
 
-    def __init__(self, folder: Path, always_prefix: bool, longest: int | None) -> None:
+    def __init__(
+        self, folder: Path, always_prefix: bool, longest: int | None, window: int | None = None
+    ) -> None:
         from transformers import AutoTokenizer
 
         try:
@@ -87,6 +91,7 @@ class SpanEncoder:
             fallback = (wrapped.bos_token_id, wrapped.eos_token_id)
             self.prefix = [token for token in fallback if token is not None][:1]
         self.longest = longest
+        self.window = window or longest or _WINDOW
 
     def _prefix(self) -> list[int]:
         bare = self.tokenizer.encode("a", add_special_tokens=False).ids
@@ -127,10 +132,10 @@ class SpanEncoder:
         ]
         return self._spans(sequences, np.array([len(s) - 1 for s in sequences], np.int64))
 
-    def windows(self, texts: list[str], length: int) -> tuple[Spans, np.ndarray]:
-        """Each text in pieces of at most `length` tokens, the prefix before each; all but the
+    def windows(self, texts: list[str]) -> tuple[Spans, np.ndarray]:
+        """Each text in pieces of at most `window` tokens, the prefix before each; all but the
         prefix count. The array [windows] int64 says to which text a window belongs."""
-        room = length - len(self.prefix)
+        room = self.window - len(self.prefix)
         sequences, owners = [], []
         for index, text in enumerate(texts):
             ids = self.token_ids(text)

@@ -51,13 +51,18 @@ def prepare(name: str, data: Path, encoder: SpanEncoder, mode: Mode) -> Prepared
     return Perplexity.load(folder, encoder)
 
 
+def context_length(config: dict[str, Any]) -> int | None:
+    """In tokens, as a model's config.json states it."""
+    return next((config[key] for key in _POSITIONS if config.get(key)), None)
+
+
 def longest_text(config: dict[str, Any], mode: Mode) -> int | None:
     """How many tokens of a text a model with this config.json is given; None is no limit.
 
     Rotary and relative positions run on past the length a model was trained for, and the BabyLM
     pipeline lets them; learned positions end.
     """
-    positions = next((config[key] for key in _POSITIONS if config.get(key)), None)
+    positions = context_length(config)
     learned = not any(key in config for key in ("rope_parameters", "rope_theta", "rotary_pct"))
     return positions if learned or not mode.pipeline_spans else None
 
