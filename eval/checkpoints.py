@@ -61,7 +61,7 @@ def _step(folder: Path) -> int | None:
 
 def _names(folders: list[Path]) -> list[str]:
     """As many last parts of each path as set it apart: `good`, or `a-good` beside `b-good`."""
-    names = []
+    names: list[str] = []
     for folder in folders:
         parts = folder.parts[1:] or ("model",)
         others = [other.parts[1:] for other in folders if other != folder]

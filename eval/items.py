@@ -38,16 +38,22 @@ def _text(row: Row, field: str) -> str:
     return value
 
 
-def _whole(uid: str, *texts: str, human: float = math.nan, **labels: str) -> Item:
-    return Item(uid, texts, (0,) * len(texts), texts, human, labels)
+def _whole(
+    uid: str, texts: tuple[str, ...], human: float = math.nan, labels: dict[str, str] | None = None
+) -> Item:
+    return Item(uid, texts, (0,) * len(texts), texts, human, labels or {})
+
+
+_BLIMP_LABELS: tuple[str, ...] = ("field", "linguistics_term")
 
 
 def _blimp(row: Row, stem: str) -> Item:
     uid = _text(row, "UID") if "field" in row else stem
-    labels = {key: _text(row, key) for key in ("field", "linguistics_term") if key in row}
+    labels = {key: _text(row, key) for key in _BLIMP_LABELS if key in row}
     if labels.get("field") == "syntax_semantics":  # the data spell it both ways
         labels["field"] = "syntax/semantics"
-    return _whole(uid, _text(row, "sentence_good"), _text(row, "sentence_bad"), **labels)
+    texts = (_text(row, "sentence_good"), _text(row, "sentence_bad"))
+    return _whole(uid, texts, labels=labels)
 
 
 def _ewok(row: Row, stem: str) -> Item:
@@ -87,7 +93,7 @@ def _wug(uid: str) -> Callable[[Row, str], Item]:
         first, second = _text(row, "sentences").split("\t")
         if not math.isfinite(ratio := float(row["ratio"])):
             raise ValueError(f"ratio: expected a number, got {ratio}")
-        return _whole(uid, first, second, human=ratio)
+        return _whole(uid, (first, second), human=ratio)
 
     return read
 
