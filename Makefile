@@ -22,7 +22,7 @@ SANITIZED := tests/kernels/gpu -k "sizes_change_no_bit or whole_numbers or any_d
 	every_length or neighbours_and_room or rms_norm_of_stacked or rotary_of_stacked or swiglu_of"
 OUT ?= bench/results
 
-.PHONY: demo test check format package types bench bench-eval wheel test-gpu bench-gpu \
+.PHONY: demo test check format package types bench bench-eval bench-train wheel test-gpu bench-gpu \
 	bench-gpu-eval kernels-table
 
 demo: $(READY)
@@ -64,6 +64,9 @@ bench-eval: $(READY)
 	GOMP_SPINCOUNT=1000 $(PYTHON) -m cdgen.bench.bench_eval --model $(MODEL) --data $(DATA) \
 		--out bench/results/cpu-eval.json
 
+bench-train: $(READY)
+	$(PYTHON) -m cdgen.bench.bench_train --out bench/results/cpu-train.json
+
 # On a machine with a GPU: the kernels compiled and checked, then under compute-sanitizer, which sees
 # each tensor's bounds only where PyTorch does not keep freed memory for itself.
 test-gpu: package
@@ -81,6 +84,7 @@ bench-gpu: package
 	$(GPU_PYTHON) -m cdgen.bench.bench_gpu_sample_contrastive --out $(OUT)/gpu-sample-contrastive.json
 	$(GPU_PYTHON) -m cdgen.bench.bench_gpu_decode_attention --out $(OUT)/gpu-decode-attention.json
 	$(GPU_PYTHON) -m cdgen.bench.bench_gpu_decoder_ops --out $(OUT)/gpu-decoder-ops.json
+	$(GPU_PYTHON) -m cdgen.bench.bench_train --paper-size --out $(OUT)/gpu-train.json
 
 # A model of the paper's size on all zero-shot tasks: make bench-gpu-eval MODEL=checkpoint DATA=folder,
 # MODEL giving the tokenizer.

@@ -13,8 +13,9 @@ import typer
 from typer.exceptions import TyperException
 
 from cdgen.config import GenerateConfig, generate_config
-from cdgen.errors import CdgenError, UsageError
+from cdgen.errors import CdgenError, Interrupted, UsageError
 
+_TYPERS_INTERRUPT = 130  # what an app returns, rather than raises, on Ctrl-C
 # What only some commands need, and the extra that brings it.
 _EXTRAS = {"accelerate": "train", "matplotlib": "eval", "scipy": "eval"}
 
@@ -103,11 +104,15 @@ def generate(
     config: Annotated[
         Path | None, typer.Option(help="YAML with these options; flags override it.")
     ] = None,
+    pair: Annotated[
+        Path | None,
+        typer.Option(help="GOOD and BAD from a file of cdgen train --select-pair, unless given."),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
 ) -> None:
     """Write a corpus; run the same command again to go on after an interruption."""
     flags = {name: value for name, value in locals().items() if name in GenerateConfig.model_fields}
-    chosen = generate_config(flags, config)
+    chosen = generate_config(flags, config, pair)
     from cdgen import generate as generation
 
     if dry_run:
@@ -178,14 +183,51 @@ def finalize(out: Annotated[Path, typer.Argument(help="The corpus folder.")]) ->
 
 @app.command()
 def train(
-    config: Annotated[Path, typer.Option(help="A recipe, recipes/*.yaml.")],
-    data: Annotated[Path, typer.Option(help="Folder of the recipe's sources.")],
-    out: Annotated[Path, typer.Option(help="Run folder; an unfinished run goes on.")],
+    out: Annotated[
+        Path, typer.Option(help="Run folder; an unfinished run goes on. Of a pair: its file.")
+    ],
+    config: Annotated[Path | None, typer.Option(help="A recipe, recipes/*.yaml.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Folder of the recipe's sources.")] = None,
+    select_pair: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="RUN", help="Train nothing: choose GOOD and BAD in finished runs."),
+    ] = None,
+    more: Annotated[
+        list[Path] | None, typer.Argument(metavar="[RUN]...", help="More runs to choose from.")
+    ] = None,
+    gap: Annotated[
+        float | None,
+        typer.Option(
+            help="How far BAD is above GOOD at least, nats per token [default: 0.5].",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
-    """Train a GOOD/BAD pair from a recipe."""
+    """Train a model from a recipe, or choose a GOOD/BAD pair among trained ones."""
+    if select_pair:
+        if config or data:
+            raise UsageError("--select-pair trains nothing: leave out --config and --data")
+        _select_pair([*select_pair, *(more or [])], 0.5 if gap is None else gap, out)
+        return
+    if more or gap is not None:
+        what = more[0] if more else "--gap"
+        raise UsageError(f"{what} belongs to --select-pair RUN, which is missing")
+    if config is None or data is None:
+        missing = "--config" if config is None else "--data"
+        raise UsageError(f"{missing} is missing: give it, or choose a pair with --select-pair RUN")
     from cdgen.train.loop import train_recipe
 
     train_recipe(config, data, out)
+
+
+def _select_pair(runs: list[Path], gap: float, out: Path) -> None:
+    from cdgen.train.selection import select_pair, write_pair_file
+
+    selection = select_pair(runs, gap)
+    write_pair_file(selection, out)
+    for note in selection.notes:
+        typer.echo(f"note: {note}", err=True)
+    typer.echo(f"{selection.table()}\nnext: cdgen generate --pair {out}")
 
 
 @app.command("eval")
@@ -296,7 +338,10 @@ def measure(
 def run(command: Callable[[], Any]) -> int:
     """Runs `command`; turns what it raises into a line or two and an exit code."""
     try:
-        command()
+        if command() == _TYPERS_INTERRUPT:
+            kept = "what was finished is kept. Run the same command again to go on."
+            print(f"cdgen: interrupted; {kept}", file=sys.stderr)
+            return Interrupted.exit_code
     except TyperException as error:  # what typer itself refuses: flags and their types
         text = error.format_message()
         is_help = text.startswith("Usage:")  # `cdgen` alone

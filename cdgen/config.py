@@ -1,4 +1,4 @@
-"""What `cdgen generate` may be told, by flags or by a YAML file, checked in one place."""
+"""What `cdgen generate` may be told, by flags, a YAML file or a pair file, checked in one place."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from cdgen.errors import UsageError
+from cdgen.errors import ModelError, UsageError
 
 SLOT_MULTIPLE = 16  # row counts at which a matrix product gives each row the same bits
 
 Model = TypeVar("Model", bound=BaseModel)
+Kind = Literal["early", "small", "dropout"]  # of a BAD
 
 
 class GenerateConfig(BaseModel):
@@ -62,12 +63,75 @@ class GenerateConfig(BaseModel):
         return self
 
 
-def generate_config(flags: Mapping[str, Any], file: Path | None) -> GenerateConfig:
-    """The flags that were given, over the YAML file's, over the defaults. Raises UsageError."""
+class OtherBad(BaseModel):
+    """Another BAD for the GOOD of a pair file."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    bad: str
+    kind: Kind
+    step: int
+    parameters: int
+    loss: float | None  # validation, nats/token; not known for dropout
+
+
+class PairFile(BaseModel):
+    """What `cdgen train --select-pair` writes. Relative paths are relative to the file."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    good: str = Field(min_length=1)
+    bad: str = Field(min_length=1)
+    alternatives: tuple[OtherBad, ...] = ()  # for the reader
+
+
+def generate_config(
+    flags: Mapping[str, Any], file: Path | None, pair: Path | None = None
+) -> GenerateConfig:
+    """The flags that were given, over the YAML file's, over the pair file's, over the defaults.
+
+    Raises UsageError for bad values, ModelError where the pair file names a folder that is not
+    there.
+    """
     values = read_yaml(file) if file else {}
     values = {str(key).replace("-", "_"): value for key, value in values.items()}
-    given = {name: value for name, value in flags.items() if value is not None}
-    return validated(GenerateConfig, {**values, **given})
+    values |= {name: value for name, value in flags.items() if value is not None}
+    if pair:
+        chosen = read_pair_file(pair)
+        for role, text in (("good", chosen.good), ("bad", chosen.bad)):
+            if role not in values:
+                values[role] = _located(text, role, pair)
+    return validated(GenerateConfig, values)
+
+
+def read_pair_file(path: Path) -> PairFile:
+    """Raises UsageError: it cannot be read, lacks a key, or has one too many."""
+    try:
+        return PairFile.model_validate(read_yaml(path))
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"]))
+        raise UsageError(
+            f"{path}: expected a pair file (good, bad, alternatives), found {key}:"
+            f" {first['msg'][0].lower()}{first['msg'][1:]}; correct it, or write it again with"
+            " cdgen train --select-pair"
+        ) from error
+
+
+def _located(text: str, role: str, file: Path) -> str:
+    """`text` of a pair file with its path, if it is one, made absolute."""
+    from cdgen.pair import BadSource, parse_bad
+
+    source = parse_bad(text) if role == "bad" else BadSource("folder", Path(text))
+    if source.folder is None:
+        return text
+    folder = (file.parent / source.folder).absolute()
+    if not folder.is_dir():
+        raise ModelError(
+            f"{file}: {role}: {folder} is no folder (relative paths are relative to the file):"
+            f" correct it there, or give --{role}"
+        )
+    return str(folder)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Documents from text, JSONL and Parquet files, or from a `datasets` name, one at a time."""
+"""Texts from text, JSONL and Parquet files, or from a `datasets` name, one at a time."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _BATCH_ROWS = 256
 def read_documents(source: str) -> Iterator[str]:
     """Every document with visible text, in order. Raises UsageError naming file and line."""
     files = _find_files(source)
-    texts = _hub_texts(source) if files is None else (t for f in files for t in _file_texts(f))
+    texts = hub_texts(source) if files is None else (t for f in files for t in file_texts(f))
     return (text for text in texts if text.strip())
 
 
@@ -34,7 +34,7 @@ def hash_source(source: str) -> str:
         if files is not None and Path(source).is_file():
             return sha256_of(files[0])
         parts = (
-            (text.encode() for text in _hub_texts(source))
+            (text.encode() for text in hub_texts(source))
             if files is None
             else (sha256_of(file).encode() for file in files)
         )
@@ -43,7 +43,7 @@ def hash_source(source: str) -> str:
             digest.update(b"%d:%s" % (len(part), part))
         return digest.hexdigest()
     except OSError as error:
-        raise UsageError(f"--prompts: cannot read {error.filename}: {error.strerror}.") from error
+        raise UsageError(f"cannot read {error.filename}: {error.strerror}.") from error
 
 
 def _find_files(source: str) -> list[Path] | None:
@@ -53,28 +53,41 @@ def _find_files(source: str) -> list[Path] | None:
     if not source:  # an unset shell variable; Path("") would be the current folder
         raise UsageError(f"--prompts: got an empty name; {expected}, or a `datasets` name.")
     if path.is_dir():
-        files = sorted(p for p in path.iterdir() if p.name.endswith(SUFFIXES) and p.is_file())
+        files = usable_files(path)
         if not files:
-            raise UsageError(f"--prompts {source}: no usable file in this folder; {expected}.")
+            raise UsageError(f"{source}: no usable file in this folder; {expected}.")
         return files
     if path.exists():
         if not source.endswith(SUFFIXES):
-            raise UsageError(f"--prompts {source}: unknown kind of file; {expected}.")
+            raise UsageError(f"{source}: unknown kind of file; {expected}.")
         return [path]
-    if source.endswith(SUFFIXES) or not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", source):
-        raise UsageError(f"--prompts {source}: no such file or folder.")
+    if not may_be_dataset(source):
+        raise UsageError(f"{source}: no such file or folder.")
     return None
 
 
-def _file_texts(path: Path) -> Iterator[str]:
+def usable_files(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.iterdir() if p.name.endswith(SUFFIXES) and p.is_file())
+
+
+def may_be_dataset(name: str) -> bool:
+    """Whether it could be NAME or OWNER/NAME, no missing file."""
+    return not name.endswith(SUFFIXES) and bool(re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", name))
+
+
+def file_texts(path: Path) -> Iterator[str]:
     if path.name.endswith(".parquet"):
         return _parquet_texts(path)
     if path.name.endswith((".jsonl", ".jsonl.gz", ".jsonl.xz")):
-        return (_json_text(line, f"{path}, line {n}") for n, line in _lines(path) if line.strip())
-    return (line for _, line in _lines(path))
+        return (
+            _json_text(line, f"{path}, line {n}")
+            for n, line in numbered_lines(path)
+            if line.strip()
+        )
+    return (line for _, line in numbered_lines(path))
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
+def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
     """Numbered lines without their ends, at most MAX_LINE_BYTES of one in memory."""
     openers: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".xz": lzma.open}
     offset = 0
@@ -91,7 +104,7 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
                 yield number, _decode(line, path, number, offset)
                 offset += len(line)
     except (OSError, EOFError, lzma.LZMAError, zlib.error) as error:
-        raise UsageError(f"--prompts: cannot read {path}: {error}.") from error
+        raise UsageError(f"cannot read {path}: {error}.") from error
 
 
 def _decode(line: bytes, path: Path, number: int, offset: int) -> str:
@@ -106,13 +119,19 @@ def _decode(line: bytes, path: Path, number: int, offset: int) -> str:
 
 
 def _json_text(line: str, place: str) -> str:
+    return str(json_row(line, place)["text"])
+
+
+def json_row(line: str, place: str) -> dict[str, Any]:
+    """A line's object, which has a string under "text". Raises UsageError, naming the place."""
     try:
         row = json.loads(line)
     except (ValueError, RecursionError) as error:
         raise UsageError(f"{place}: not JSON ({error}).") from error
     if not isinstance(row, dict) or "text" not in row:
         raise UsageError(f'{place}: expected an object with "text", got {line.strip()[:60]}')
-    return _checked_text(row["text"], place)
+    _checked_text(row["text"], place)
+    return row
 
 
 def _checked_text(text: object, place: str) -> str:
@@ -139,20 +158,20 @@ def _parquet_texts(path: Path) -> Iterator[str]:
                     row += 1
                     yield _checked_text(text.as_py(), f"{path}, row {row}")
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"--prompts: cannot read {path} after row {row}: {error}.") from error
+        raise UsageError(f"cannot read {path} after row {row}: {error}.") from error
 
 
-def _hub_texts(name: str) -> Iterator[str]:
+def hub_texts(name: str) -> Iterator[str]:
     import datasets
 
     try:
         rows = datasets.load_dataset(name, split="train")
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         raise UsageError(
-            f"--prompts {name}: no such file or folder here, and `datasets` cannot load a dataset "
+            f"{name}: no such file or folder here, and `datasets` cannot load a dataset "
             f"of that name: {str(error).splitlines()[0]}"
         ) from error
     if "text" not in rows.column_names:
-        raise UsageError(f"--prompts {name}: no column `text`, only {rows.column_names[:10]}.")
+        raise UsageError(f"{name}: no column `text`, only {rows.column_names[:10]}.")
     for number, row in enumerate(rows.select_columns("text"), start=1):
         yield _checked_text(row["text"], f"{name}, row {number}")

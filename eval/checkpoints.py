@@ -70,16 +70,22 @@ def _names(folders: list[Path]) -> list[str]:
             len(parts),
         )
         name = "-".join(parts[-size:])
-        same = names.count(name)  # a folder called a-good beside the folder good of a
-        names.append(f"{name}~{same + 1}" if same else name)
+        # A folder called a-good may stand beside the folder good of a.
+        tries = (f"{name}~{n}" if n > 1 else name for n in range(1, len(folders) + 1))
+        names.append(next(tried for tried in tries if tried not in names))
     return names
 
 
 def _validation_loss(folder: Path) -> float | None:
-    """From metrics.jsonl of `cdgen train`, or the Trainer's own trainer_state.json."""
+    """From `cdgen train` (metrics.jsonl; of a word milestone, its complete.json), or the Trainer's
+    own trainer_state.json."""
     step = _step(folder)
     if step is None:
         return None
+    marker = folder / "complete.json"
+    milestone = _json_object(marker.read_text()) if marker.is_file() else {}
+    if "validation" in milestone:
+        return float(milestone["validation"]["all"])
     metrics = folder.resolve().parent.parent / "metrics.jsonl"
     lines = metrics.read_text(errors="replace").splitlines() if metrics.is_file() else []
     ours = [found for line in lines if (found := _loss_of(line, step)) is not None]

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from cdgen.checkpoint import open_checkpoint
+from cdgen.errors import UsageError
 from cdgen.eval.corpus_measures import continuations_of, documents_of, measure
 from cdgen.eval.perplexity import Perplexity
 from cdgen.eval.scorer import Scorer
@@ -34,6 +35,8 @@ def measure_corpus(
         lengths, reasons = continuations_of(corpus)
         found |= {"new_tokens": asdict(lengths), "finish_reasons": reasons}
     if checkpoint:
+        if found["documents"] < 2:
+            raise UsageError(f"--judge: expected two or more documents in {corpus}, found one")
         texts = _evenly_spaced(corpus, found["documents"])
         found["judge"] = {
             "model_sha256": checkpoint.sha256,

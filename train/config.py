@@ -16,15 +16,36 @@ class _Section(BaseModel):
 
 
 class Source(_Section):
-    """One text file below the data folder, and how it is used."""
+    """Text below the data folder, or a `datasets` name, and how it is used.
+
+    `split`, what is one document: `rows` a line of a text file, or a row of any other;
+    `blank_lines` what blank lines part; `titles` what follows a line `= = = Title`; `endoftext`
+    what <|endoftext|> parts; `chapters` what parts the books of JSON lines with author, title and
+    text; `length` pieces of about `words` words, cut at sentence ends, for text that has lost its
+    marks.
+    """
 
     name: str
-    path: Path
+    path: Path  # a .txt, .jsonl (either as .gz, .xz) or .parquet, a folder of them, a corpus
     licence: str  # goes into the model card
-    format: Literal["stories", "books"]
+    split: Literal["rows", "blank_lines", "titles", "endoftext", "chapters", "length"]
+    words: int = Field(default=0, ge=0)  # `length` only
+    titles: tuple[str, ...] = ()  # `chapters` only: the books to use; none named means all
+    # ASCII punctuation, and on one line what a line holds, or, hard-wrapped, a paragraph.
+    clean: Literal["lines", "paragraphs"] | None = None
     repeat: int = Field(default=1, ge=1)  # copies of each training document per epoch
-    validation: int = Field(ge=1)  # works held out: whole stories, whole books
-    titles: tuple[str, ...] = ()  # books only: the ones to use; none named means all
+    validation: float = Field(default=0.05, ge=0, lt=1)  # of the documents, or whole books
+    prompts: float = Field(default=0.05, ge=0, lt=1)  # likewise: what synthetic text begins with
+
+    @model_validator(mode="after")
+    def _fields_fit(self) -> Source:
+        if (self.split == "length") != (self.words > 0):
+            raise ValueError("`words` above 0 and `split: length` go together")
+        if self.titles and self.split != "chapters":
+            raise ValueError("`titles` names books: it goes with `split: chapters`")
+        if self.validation + self.prompts >= 1:
+            raise ValueError("validation and prompts leave nothing to train on: less than 1 in all")
+        return self
 
 
 class Synthetic(_Section):
@@ -53,6 +74,7 @@ class ModelShape(_Section):
     num_hidden_layers: int = Field(ge=1)
     num_attention_heads: int = Field(ge=1)
     num_key_value_heads: int = Field(ge=1)
+    tie_word_embeddings: bool = True
 
     @model_validator(mode="after")
     def _heads_divide(self) -> ModelShape:
@@ -64,7 +86,12 @@ class ModelShape(_Section):
 
 
 class Training(_Section):
-    """AdamW with a linear warm-up and a cosine that ends at zero on the last step."""
+    """A linear warm-up, then a cosine that ends at zero on the last step.
+
+    `muon`: for the matrices between embedding and head; AdamW for what is left.
+    `decay`: `matrices` spares norms, biases and embeddings; `paper` spares, as Ulm et al. 2025 did,
+    what has "bias" or "layer_norm.weight" in its name, so of a Llama nothing at all.
+    """
 
     steps: int = Field(ge=1)
     batch_blocks: int = Field(ge=1)  # blocks per optimiser step
@@ -72,10 +99,15 @@ class Training(_Section):
     learning_rate: float = Field(gt=0)
     warmup_steps: int = Field(ge=0)
     weight_decay: float = Field(ge=0)
-    max_grad_norm: float = Field(gt=0)
+    max_grad_norm: float = Field(ge=0)  # 0: no clipping
     checkpoint_every: int = Field(ge=1)
     bf16: bool  # autocast; the master weights stay float32
     compile: bool
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    decay: Literal["matrices", "paper"] = "matrices"
+    # Of AdamW. In runs of a few thousand steps the usual 0.999 averages over too much of them.
+    beta2: float = Field(default=0.95, gt=0, lt=1)
+    tensorboard: bool = False
 
     @model_validator(mode="after")
     def _batches_divide(self) -> Training:
@@ -89,10 +121,12 @@ class Training(_Section):
 class Recipe(_Section):
     name: str
     seed: int
-    vocab_size: int = Field(ge=259)  # 256 bytes and three special tokens
+    # Made from the sources, or the folder of an existing one, from where the command is run.
+    tokenizer: Literal["byte-level", "sentencepiece"] | Path = "byte-level"
+    vocab_size: int = Field(ge=261)  # 256 bytes, up to four special tokens, one to learn
     block_size: int = Field(ge=2)  # also max_position_embeddings: no position goes untrained
     sources: tuple[Source, ...] = Field(min_length=1)
-    model: ModelShape
+    model: ModelShape | Path  # a Llama; or any config.json of transformers, or its folder
     training: Training
     # BAD is the last checkpoint this many nats/token above GOOD; none: a student, not a pair.
     bad_gap: float | None = Field(default=None, gt=0)
@@ -104,6 +138,12 @@ class Recipe(_Section):
         names = ["real", *(s.name for s in self.sources), *(c.name for c in corpora)]
         if len(set(names)) != len(names):
             raise ValueError(f"sources and corpora must have different names, got {names}")
+        return self
+
+    @model_validator(mode="after")
+    def _something_is_held_out(self) -> Recipe:
+        if not any(source.validation for source in self.sources):
+            raise ValueError("no source has a validation part: there is nothing to measure")
         return self
 
 

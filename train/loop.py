@@ -1,70 +1,91 @@
-"""Train one Llama from a recipe: the run whose checkpoints make the GOOD/BAD pair, or a student on
+"""Train one model from a recipe: the run whose checkpoints make the GOOD/BAD pair, or a student on
 real text mixed with synthetic."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+import sys
 from fractions import Fraction
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from accelerate import PartialState
 from tokenizers import Tokenizer
 from torch.utils.data import Dataset
-from transformers import (
-    LlamaConfig,
-    LlamaForCausalLM,
-    PreTrainedModel,
-    Trainer,
-    TrainerCallback,
-    TrainerControl,
-    TrainerState,
-    TrainingArguments,
-)
-from transformers.trainer_utils import get_last_checkpoint
+from transformers import TrainingArguments
+from transformers.utils.logging import disable_progress_bar
 
-from cdgen.errors import PlanMismatch
+from cdgen.errors import PlanMismatch, UsageError
+from cdgen.train.callbacks import Milestones, Progress, Validate, forget_after
+from cdgen.train.checkpoints import MARKER, last_complete, milestone_steps, step_of
 from cdgen.train.config import Recipe, load_recipe
 from cdgen.train.corpus import Corpus, build_corpus
+from cdgen.train.model import new_model, read_config
 from cdgen.train.pair import export_checkpoint, export_pair
+from cdgen.train.run_budget import write_run_budget
+from cdgen.train.sources import source_sha256
 from cdgen.train.synthetic import manifest_sha256
-from cdgen.train.tokenizer import BOS_ID, EOS_ID, PAD_ID, for_transformers
-from cdgen.train.validation import validation_losses
+from cdgen.train.tokenizer import for_transformers, special_ids
+from cdgen.train.trainer import RunTrainer, accumulation
+from cdgen.train.words import words_read
 
 
 def train_recipe(path: Path, data_dir: Path, out: Path) -> None:
-    """Trains the recipe at `path` on the files below `data_dir`.
+    """Trains the recipe at `path` on the files below `data_dir`; under torchrun, in each process.
 
     `out` gets checkpoints/, metrics.jsonl, mixture.json and pair/{good,bad}, or, where the recipe
     names no bad_gap, model/ from the last checkpoint. Running it again goes on from there. Raises
     UsageError for a bad recipe or bad data, PlanMismatch when `out` holds a run of another recipe
-    or other corpora, ModelError when no checkpoint is fit to be BAD.
+    or other corpora, ModelError when a loss is not finite or no checkpoint is fit to be BAD.
     """
     recipe = load_recipe(path)
-    claim_folder(recipe, out)
-    corpus = build_corpus(recipe, data_dir)
-    write_mixture(recipe, corpus, out)
+    processes = PartialState(cpu=not torch.cuda.is_available())
+    accumulation(recipe.training, processes.num_processes)
+    _require_tensorboard(recipe)
+    with processes.main_process_first():  # the others find what it recorded, and agree
+        claim_folder(recipe, data_dir, out)
+        corpus = build_corpus(recipe, data_dir, out)
+    is_main = processes.is_main_process
+    if is_main:
+        write_mixture(recipe, corpus, out)
     run_training(recipe, corpus, out)
+    if not is_main:
+        return
     if recipe.bad_gap is None:
         export_student(recipe, corpus.tokenizer, out)
     else:
         export_pair(recipe, corpus.tokenizer, corpus.validation, out)
+    write_run_budget(out, corpus.words)
 
 
-def claim_folder(recipe: Recipe, out: Path) -> None:
-    """Records the recipe and its corpora in `out`, or checks that those recorded are the same."""
+def _require_tensorboard(recipe: Recipe) -> None:
+    if recipe.training.tensorboard and find_spec("tensorboard") is None:
+        raise UsageError("training.tensorboard: pip install tensorboard, or set it to false")
+
+
+def claim_folder(recipe: Recipe, data_dir: Path, out: Path) -> None:
+    """Records the recipe and its text in `out`, or checks that those recorded are the same."""
     record = out / "recipe.json"
     corpora = recipe.synthetic.corpora if recipe.synthetic else ()
     hashes = {corpus.name: manifest_sha256(corpus.path) for corpus in corpora}
-    wanted = json.dumps({**recipe.model_dump(mode="json"), "manifests": hashes}, indent=2)
+    texts = {source.name: source_sha256(source, data_dir) for source in recipe.sources}
+    record_of: dict[str, Any] = {
+        **recipe.model_dump(mode="json"), "manifests": hashes, "source_sha256": texts
+    }  # fmt: skip
+    if isinstance(recipe.model, Path):  # its content counts, wherever it lies
+        record_of["model"] = read_config(recipe.model, recipe.block_size).to_dict()
+    wanted = json.dumps(record_of, indent=2)
     if not record.exists():
         out.mkdir(parents=True, exist_ok=True)
         record.write_text(wanted)
     elif record.read_text() != wanted:
-        raise PlanMismatch(f"{out} holds a run of another recipe; name another --out or remove it")
+        raise PlanMismatch(
+            f"{out} holds a run of another recipe or other text; name another --out or remove it"
+        )
 
 
 def total_steps(recipe: Recipe) -> int:
@@ -94,93 +115,64 @@ def write_mixture(recipe: Recipe, corpus: Corpus, out: Path) -> None:
         print(f"{name}: {found['sequences']:,} sequences, read {found['epochs']:.2f} times over")
 
 
-def new_model(recipe: Recipe) -> LlamaForCausalLM:
-    """Seeded random weights, float32, tied embeddings."""
-    torch.manual_seed(recipe.seed)
-    config = LlamaConfig(
-        vocab_size=recipe.vocab_size,
-        max_position_embeddings=recipe.block_size,
-        tie_word_embeddings=True,
-        pad_token_id=PAD_ID,
-        bos_token_id=BOS_ID,
-        eos_token_id=EOS_ID,
-        **recipe.model.model_dump(),
-    )
-    return LlamaForCausalLM(config)
-
-
 class Positions(Dataset[dict[str, torch.Tensor]]):
     """The whole run, position by position: what comes when is the mixture's to say."""
 
     def __init__(self, corpus: Corpus, count: int) -> None:
         self.corpus, self.count = corpus, count
+        self.pad = special_ids(corpus.tokenizer).pad
 
     def __len__(self) -> int:
         return self.count
 
     def __getitem__(self, position: int) -> dict[str, torch.Tensor]:
         stream, index = self.corpus.mixture.at(position)
-        tokens = torch.from_numpy(self.corpus.train[stream][index]).long()
-        return {"input_ids": tokens, "labels": tokens.masked_fill(tokens == PAD_ID, -100)}
-
-
-class ValidateBeforeSaving(TrainerCallback):
-    """Appends one line per checkpoint to metrics.jsonl: its step and its validation losses.
-
-    It comes before the checkpoint, so every checkpoint on disk has its line; a step that is run
-    again after an interruption has two, and the later one counts.
-    """
-
-    def __init__(self, validation: Mapping[str, np.ndarray], metrics: Path) -> None:
-        self.validation = validation
-        self.metrics = metrics
-
-    def on_step_end(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        model: PreTrainedModel | None = None,
-        **_: Any,
-    ) -> None:
-        if not control.should_save or model is None:
-            return
-        losses = validation_losses(model, self.validation)
-        with self.metrics.open("a") as file:
-            file.write(json.dumps({"step": state.global_step, "validation": losses}) + "\n")
-        print(f"step {state.global_step}: validation", json.dumps(losses), flush=True)
+        tokens = torch.from_numpy(self.corpus.train[stream][index].astype(np.int64))
+        return {"input_ids": tokens, "labels": tokens.masked_fill(tokens == self.pad, -100)}
 
 
 def run_training(recipe: Recipe, corpus: Corpus, out: Path) -> None:
-    """Trains to the last step, from the last checkpoint in out/checkpoints if there is one."""
-    checkpoints = out / "checkpoints"
+    """Trains to the last step, from the last complete checkpoint if there is one."""
+    checkpoints, metrics, steps = out / "checkpoints", out / "metrics.jsonl", total_steps(recipe)
     checkpoints.mkdir(exist_ok=True)
-    steps = total_steps(recipe)
-    if (checkpoints / f"checkpoint-{steps}").exists():
+    resume, skipped = last_complete(checkpoints)
+    if resume and step_of(resume) == steps:
         return
-    trainer = Trainer(
-        model=new_model(recipe),
-        args=training_arguments(recipe, checkpoints),
+    arguments = training_arguments(recipe, checkpoints)
+    if arguments.process_index == 0:
+        for folder in skipped:
+            print(f"{folder}: never finished ({MARKER} is missing), skipped", file=sys.stderr)
+        forget_after(metrics, step_of(resume) if resume else 0)
+    disable_progress_bar()  # one per file that is loaded or saved
+    tokenizer = for_transformers(corpus.tokenizer, recipe.block_size)
+    words = words_read(corpus, recipe.training.batch_blocks)
+    milestones = Milestones(checkpoints, milestone_steps(words, steps), words, tokenizer)
+    trainer = RunTrainer(
+        new_model(recipe, special_ids(corpus.tokenizer)),
+        recipe.training,
+        tokenizer,
+        words,
+        args=arguments,
         train_dataset=Positions(corpus, steps * recipe.training.batch_blocks),
-        callbacks=[ValidateBeforeSaving(corpus.validation, out / "metrics.jsonl")],
+        callbacks=[
+            Progress(metrics, recipe.training.batch_blocks * recipe.block_size),
+            Validate(corpus.validation, metrics, milestones),
+        ],
     )
-    trainer.train(resume_from_checkpoint=get_last_checkpoint(str(checkpoints)))
+    trainer.train(resume_from_checkpoint=str(resume) if resume else None)
 
 
 def training_arguments(recipe: Recipe, checkpoints: Path) -> TrainingArguments:
     training = recipe.training
-    return TrainingArguments(
+    arguments = TrainingArguments(
         output_dir=str(checkpoints),
         max_steps=total_steps(recipe),
         train_sampling_strategy="sequential",  # the mixture shuffles
         per_device_train_batch_size=training.micro_batch_blocks,
-        gradient_accumulation_steps=training.batch_blocks // training.micro_batch_blocks,
+        gradient_accumulation_steps=accumulation(training, PartialState().num_processes),
         learning_rate=training.learning_rate,
         lr_scheduler_type="cosine",
         warmup_steps=training.warmup_steps,
-        weight_decay=training.weight_decay,
-        # Runs of a few thousand steps: the default 0.999 averages over too much of them.
-        adam_beta2=0.95,
         max_grad_norm=training.max_grad_norm,
         use_cpu=not torch.cuda.is_available(),  # without it, Trainer refuses bf16 on a CPU
         bf16=training.bf16,
@@ -188,10 +180,15 @@ def training_arguments(recipe: Recipe, checkpoints: Path) -> TrainingArguments:
         dataloader_drop_last=True,  # one shape, so one compilation
         save_steps=training.checkpoint_every,
         logging_steps=max(1, training.checkpoint_every // 10),
+        logging_nan_inf_filter=False,  # it hides them; RunTrainer stops there
+        ddp_find_unused_parameters=False,  # every weight has a gradient at every step
         seed=recipe.seed,
-        report_to="none",
+        report_to="tensorboard" if training.tensorboard else "none",
         disable_tqdm=True,
     )
+    # Of several GPUs without torchrun, Trainer would use all, each with a whole micro-batch.
+    arguments._n_gpu = min(arguments.n_gpu, 1)
+    return arguments
 
 
 def export_student(recipe: Recipe, tokenizer: Tokenizer, out: Path) -> None:

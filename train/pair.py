@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,9 +11,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from tokenizers import Tokenizer
-from transformers import LlamaForCausalLM
+from transformers import AutoModelForCausalLM
 
 from cdgen.errors import ModelError
+from cdgen.train.checkpoints import MARKER
 from cdgen.train.config import Recipe
 from cdgen.train.tokenizer import for_transformers
 from cdgen.train.validation import validation_losses
@@ -25,7 +27,7 @@ language: en
 library_name: transformers
 pipeline_tag: text-generation
 ---
-# {recipe.name}: a GOOD/BAD pair of small Llamas
+# {recipe.name}: a GOOD/BAD pair of small {kind}
 
 Two checkpoints of one training run, for demonstrations and tests of contrastive decoding on a
 machine without a GPU. The models know the texts named below and nothing else; they are of no use
@@ -38,7 +40,7 @@ for anything but that.
 | tokens seen | {good_seen:.1f} M | {bad_seen:.1f} M |
 
 ## Held-out loss, nats per token
-On whole works that training never saw, with the weights as exported
+On documents, or whole books, that training never saw, with the weights as exported
 ({dtype}), computed in float32.
 
 | source | good | bad |
@@ -46,23 +48,18 @@ On whole works that training never saw, with the weights as exported
 {losses}
 
 ## Data
-| source | file | licence | copies per epoch | works held out |
-|---|---|---|---|---|
+| source | file | licence | a document is | cleaned | copies per epoch | held out | prompts |
+|---|---|---|---|---|---|---|---|
 {data}
 
-Books are cut into chapters, hard-wrapped lines joined, emphasis marks and headings dropped.
-
 ## Architecture
-- Llama, {good.parameters:,} parameters, tied embeddings, context {recipe.block_size}
-- {shape.num_hidden_layers} layers of width {shape.hidden_size}, feed-forward \
-{shape.intermediate_size}, {shape.num_attention_heads} query and {shape.num_key_value_heads} \
-key/value heads
-- byte-level BPE, {recipe.vocab_size:,} tokens; `<s>` begins every text
+{architecture}
+- {tokenizer}, {recipe.vocab_size:,} tokens; `<s>` begins every text
 
 ## Training
-- AdamW, learning rate {training.learning_rate:g}, {training.warmup_steps} warm-up steps, then a \
-cosine to zero at the last step; weight decay {training.weight_decay:g}, gradients clipped at \
-{training.max_grad_norm:g}, seed {recipe.seed}
+- {optimizer}, learning rate {training.learning_rate:g}, {training.warmup_steps} warm-up steps, \
+then a cosine to zero at the last step; weight decay {training.weight_decay:g}, \
+gradients {clipped}, seed {recipe.seed}
 - {tokens:,} tokens a step: documents end to end in blocks of {recipe.block_size}, no mask between
 
 ```
@@ -71,6 +68,10 @@ cdgen train --config recipes/{recipe.name}.yaml --data DATA --out out/{recipe.na
 trains the pair again; `DATA` is the folder with the files above. Other hardware rounds
 differently: expect losses close to these, not the same bits.
 """
+_TOKENIZERS = {
+    "byte-level": "byte-level BPE",
+    "sentencepiece": "SentencePiece-style BPE",
+}
 
 
 @dataclass(frozen=True)
@@ -92,9 +93,11 @@ def export_pair(
     exported = {}
     for role, step in (("good", good_step), ("bad", bad_step)):
         folder = out / "pair" / role
-        export_checkpoint(out / "checkpoints" / f"checkpoint-{step}", folder)
+        checkpoint = out / "checkpoints" / f"checkpoint-{step}"
+        export_checkpoint(checkpoint, folder)
+        shutil.copyfile(checkpoint / MARKER, folder / MARKER)  # which step it is
         for_transformers(tokenizer, recipe.block_size).save_pretrained(folder)
-        model = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32)
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
         losses = validation_losses(model, validation)
         exported[role] = Exported(step, model.num_parameters(), losses)
     card = model_card(recipe, exported["good"], exported["bad"])
@@ -102,44 +105,62 @@ def export_pair(
 
 
 def export_checkpoint(checkpoint: Path, folder: Path) -> None:
-    model = LlamaForCausalLM.from_pretrained(checkpoint, dtype=EXPORT_DTYPE)
+    model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=EXPORT_DTYPE)
     model.config.use_cache = True  # Trainer saves False: of use in training only
     model.save_pretrained(folder)
 
 
 def checkpoint_losses(metrics: Path) -> dict[int, float]:
     """Step to validation loss over all sources; the last line of a step counts."""
-    lines = [json.loads(line) for line in metrics.read_text().splitlines()]
-    return {line["step"]: line["validation"]["all"] for line in lines}
+    losses = {}
+    for line in metrics.read_text(errors="replace").splitlines():
+        try:
+            entry = json.loads(line)
+            losses[int(entry["step"])] = float(entry["validation"]["all"])
+        except (ValueError, KeyError, TypeError):
+            continue  # cut short by a kill: the step was run again, or has no checkpoint
+    return losses
 
 
 def choose_pair(losses: Mapping[int, float], gap: float) -> tuple[int, int]:
     """(GOOD's step, BAD's step): the least loss, and the last step before it `gap` nats above."""
     good = min(losses, key=lambda step: (losses[step], step))
-    worse = [step for step in losses if step < good and losses[step] >= losses[good] + gap]
-    if not worse:
+    bad = last_behind(losses, good, gap)
+    if bad is None:
         raise ModelError(
             f"no checkpoint before step {good} (loss {losses[good]:.3f}) is {gap} nats/token "
             "above it; lower bad_gap or checkpoint_every in the recipe"
         )
-    return good, max(worse)
+    return good, bad
+
+
+def last_behind(losses: Mapping[int, float], good: int, gap: float) -> int | None:
+    """The last step before `good` whose loss is at least `gap` above its."""
+    behind = (step for step in losses if step < good and losses[step] >= losses[good] + gap)
+    return max(behind, default=None)
 
 
 def model_card(recipe: Recipe, good: Exported, bad: Exported) -> str:
-    tokens = recipe.training.batch_blocks * recipe.block_size
+    training = recipe.training
+    tokens = training.batch_blocks * recipe.block_size
     losses = "\n".join(
         f"| {source} | {good.losses[source]:.3f} | {bad.losses[source]:.3f} |"
         for source in good.losses
     )
     data = "\n".join(
-        f"| {source.name} | `{source.path.name}` | {source.licence} | {source.repeat} "
-        f"| {source.validation} |"
+        f"| {source.name} | `{source.path.name}` | {source.licence} | {source.split}"
+        f" | {source.clean or 'no'} | {source.repeat} | {100 * source.validation:g} %"
+        f" | {100 * source.prompts:g} % |"
         for source in recipe.sources
     )
     return _CARD.format(
         recipe=recipe,
-        shape=recipe.model,
-        training=recipe.training,
+        kind="models" if isinstance(recipe.model, Path) else "Llamas",
+        tokenizer=_TOKENIZERS.get(str(recipe.tokenizer), f"the tokenizer of `{recipe.tokenizer}`"),
+        architecture=_architecture(recipe, good.parameters),
+        training=training,
+        optimizer="Muon" if training.optimizer == "muon" else "AdamW",
+        clipped=f"clipped at {training.max_grad_norm:g}" if training.max_grad_norm else "as is",
         good=good,
         bad=bad,
         tokens=tokens,
@@ -148,4 +169,17 @@ def model_card(recipe: Recipe, good: Exported, bad: Exported) -> str:
         dtype=str(EXPORT_DTYPE).removeprefix("torch."),
         losses=losses,
         data=data,
+    )
+
+
+def _architecture(recipe: Recipe, parameters: int) -> str:
+    shape, common = recipe.model, f"{parameters:,} parameters"
+    if isinstance(shape, Path):
+        return f"- `{shape}`, {common}, trained on blocks of {recipe.block_size}"
+    tied = "tied" if shape.tie_word_embeddings else "untied"
+    return (
+        f"- Llama, {common}, {tied} embeddings, context {recipe.block_size}\n"
+        f"- {shape.num_hidden_layers} layers of width {shape.hidden_size}, feed-forward"
+        f" {shape.intermediate_size}, {shape.num_attention_heads} query and"
+        f" {shape.num_key_value_heads} key/value heads"
     )

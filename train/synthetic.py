@@ -13,7 +13,7 @@ from cdgen.errors import UsageError
 from cdgen.finalize import read_batches
 from cdgen.out_folder import is_finalized
 from cdgen.storage import sha256_of
-from cdgen.train.tokenizer import BOS_ID, EOS_ID
+from cdgen.train.tokenizer import SpecialIds, special_ids
 
 _COMPARED = 64  # rows whose text tells whether the corpus has the student's tokenizer
 
@@ -35,12 +35,14 @@ def synthetic_sequences(out: Path, tokenizer: Tokenizer) -> tuple[list[list[int]
     rows = list(_rows(out))
     if not rows:
         raise UsageError(f"{out}: holds no row that was not quarantined")
-    stops = read_manifest(out).plan.eos_token_ids
+    special, stops = special_ids(tokenizer), read_manifest(out).plan.eos_token_ids
     if _is_its_tokenizer(tokenizer, rows[:_COMPARED], stops):
-        return [seq for row in rows for seq in split_row(row["tokens"], stops)], False
-    encodings = tokenizer.encode_batch_fast([row["text"] for row in rows])
-    ended = [row["finish_reason"] == "eos" for row in rows]
-    return [e.ids + [EOS_ID] * end for e, end in zip(encodings, ended, strict=True)], True
+        return [seq for row in rows for seq in split_row(row["tokens"], stops, special)], False
+    encodings = tokenizer.encode_batch_fast([r["text"] for r in rows], add_special_tokens=False)
+    return [
+        [special.bos, *encoding.ids, *([special.eos] if row["finish_reason"] == "eos" else [])]
+        for encoding, row in zip(encodings, rows, strict=True)
+    ], True
 
 
 def _rows(out: Path) -> Iterator[dict[str, Any]]:
@@ -52,17 +54,19 @@ def _rows(out: Path) -> Iterator[dict[str, Any]]:
                     yield row
 
 
-def split_row(tokens: Sequence[int], stops: Collection[int]) -> list[list[int]]:
+def split_row(
+    tokens: Sequence[int], stops: Collection[int], special: SpecialIds
+) -> list[list[int]]:
     """The documents of a row: BOS, its tokens, and EOS where it ended; a BOS begins the next."""
-    documents: list[list[int]] = [[BOS_ID]]
+    documents: list[list[int]] = [[special.bos]]
     for token in tokens:
         if token in stops:
-            documents[-1].append(EOS_ID)
-        if token in stops or token == BOS_ID:
-            documents.append([BOS_ID])
+            documents[-1].append(special.eos)
+        if token in stops or token == special.bos:
+            documents.append([special.bos])
         else:
             documents[-1].append(token)
-    return [document for document in documents if document[1:] not in ([], [EOS_ID])]
+    return [document for document in documents if document[1:] not in ([], [special.eos])]
 
 
 def _is_its_tokenizer(
@@ -70,8 +74,9 @@ def _is_its_tokenizer(
 ) -> bool:
     """Whether the rows' tokens are the rows' text in this tokenizer, and documents end alike."""
     vocabulary = tokenizer.get_vocab_size(with_added_tokens=True)
-    return EOS_ID in stops and all(
+    special = special_ids(tokenizer)
+    return special.eos in stops and all(
         max(row["tokens"]) < vocabulary
-        and render_text(tokenizer, row["tokens"], {*stops, BOS_ID}) == row["text"]
+        and render_text(tokenizer, row["tokens"], {*stops, special.bos}) == row["text"]
         for row in rows
     )

@@ -82,7 +82,8 @@ def test_candidates_are_scored_in_the_order_of_the_items(tmp_path: Path, llama: 
 
 def test_the_choice_is_the_first_of_the_best() -> None:
     task = task_of("entity_tracking", [an_item("regular_0_ops", 4)] * 4)
-    scores = [[-3, -1, -1, -2], [-1, -1, -1, -1], [-4, -3, -2, -1], [-math.inf, -9, -math.inf, -9]]
+    never = -math.inf
+    scores = [[-3.0, -1, -1, -2], [-1.0] * 4, [-4.0, -3, -2, -1], [never, -9, never, -9]]
     assert [row["choice"] for row in rows_of(task, scores)] == [1, 0, 3, 1]
 
 
@@ -249,7 +250,9 @@ def test_only_differences_between_candidates_matter(
 # ---- WUG ---------------------------------------------------------------------------------------
 
 HUMAN = [0.9, 0.1, 0.5, 0.75, 0.3, 0.3, 0.0, 1.0]
-FORMS = [[-3, -5], [-9, -4], [-6, -6], [-1, -2], [-8, -8.5], [-3, -2], [-7, -2], [-2, -9]]
+FORMS: list[list[float]] = [
+    [-3, -5], [-9, -4], [-6, -6], [-1, -2], [-8, -8.5], [-3, -2], [-7, -2], [-2, -9],
+]  # fmt: skip
 
 
 def wug(scores: list[list[float]], human: list[float]) -> tuple[Choices, list[dict[str, Any]]]:

@@ -228,8 +228,8 @@ def test_continuations_count_the_token_that_is_put_behind_a_text(
 
 @pytest.mark.parametrize("prefix", [True, False])
 def test_windows_cover_every_token_once_and_in_order(without_bos: Path, prefix: bool) -> None:
-    encoder = SpanEncoder(without_bos, always_prefix=prefix, longest=5)
-    spans, owners = encoder.windows(TEXTS, 5)
+    encoder = SpanEncoder(without_bos, always_prefix=prefix, longest=None, window=5)
+    spans, owners = encoder.windows(TEXTS)
     size = len(encoder.prefix)
     assert spans.cut == 0 and spans.lengths.max() == 5
     assert owners.tolist() == sorted(owners.tolist())

@@ -23,6 +23,7 @@ def test_the_demo_recipe_loads() -> None:
         (None, "sed", 1, "sed: Extra inputs"),
         (None, "seed", "soon", "seed: Input should be a valid integer"),
         (None, "sources", [], "sources: "),
+        (None, "vocab_size", 260, "vocab_size: .* 261"),
         ("model", "num_key_value_heads", 4, "multiple of num_key_value_heads"),
         ("model", "hidden_size", 100, "multiple of num_attention_heads"),
         ("training", "steps", 2501, "multiple of checkpoint_every"),
@@ -49,6 +50,40 @@ def test_two_sources_of_one_name_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "recipe.yaml"
     path.write_text(yaml.safe_dump(recipe))
     with pytest.raises(UsageError, match="different names"):
+        load_recipe(path)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"format": "stories"}, "sources.0.format: Extra inputs"),
+        ({"split": "words"}, "sources.0.split: Input should be 'rows'"),
+        ({"split": "length"}, "`words` above 0 and `split: length` go together"),
+        ({"words": 9}, "`words` above 0 and `split: length` go together"),
+        ({"titles": ["A"]}, "goes with `split: chapters`"),
+        ({"validation": 1.0}, "sources.0.validation: .*less than 1"),
+        ({"prompts": -0.1}, "sources.0.prompts: .*greater than or equal to 0"),
+        ({"validation": 0.6, "prompts": 0.4}, "leave nothing to train on"),
+    ],
+)
+def test_a_source_that_contradicts_itself_is_refused(
+    tmp_path: Path, fields: dict[str, object], message: str
+) -> None:
+    recipe = yaml.safe_load((RECIPES / "demo.yaml").read_text())
+    recipe["sources"][0].update(fields)
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(recipe))
+    with pytest.raises(UsageError, match=message):
+        load_recipe(path)
+
+
+def test_a_recipe_that_measures_nothing_is_refused(tmp_path: Path) -> None:
+    recipe = yaml.safe_load((RECIPES / "demo.yaml").read_text())
+    for source in recipe["sources"]:
+        source["validation"] = 0
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(recipe))
+    with pytest.raises(UsageError, match="nothing to measure"):
         load_recipe(path)
 
 

@@ -17,18 +17,27 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from cdgen.errors import ModelError, PlanMismatch
 from cdgen.train.config import Recipe
 from cdgen.train.corpus import build_corpus
-from cdgen.train.loop import new_model, train_recipe
+from cdgen.train.loop import train_recipe
+from cdgen.train.model import new_model
 from cdgen.train.pair import choose_pair
-from cdgen.train.tokenizer import PAD_ID
+from cdgen.train.tokenizer import BOS_ID, EOS_ID, PAD_ID, SpecialIds
 from cdgen.train.validation import validation_losses
 
+SPECIALS = SpecialIds(PAD_ID, BOS_ID, EOS_ID)
 RECIPE = {
     "name": "toy",
     "seed": 0,
     "vocab_size": 300,
     "block_size": 16,
     "sources": [
-        {"name": "toys", "path": "s.xz", "licence": "none", "format": "stories", "validation": 4}
+        {
+            "name": "toys",
+            "path": "s.txt.xz",
+            "licence": "none",
+            "split": "endoftext",
+            "validation": 0.2,
+            "prompts": 0,
+        }
     ],
     "model": {
         "hidden_size": 16,
@@ -60,7 +69,7 @@ def write_toy(folder: Path) -> Path:
         for animal in ("cat", "dog", "hen", "cow")
         for name in ("Tom", "Lily", "Ben", "Sue", "Max")
     ]
-    with lzma.open(folder / "s.xz", "wt") as file:
+    with lzma.open(folder / "s.txt.xz", "wt") as file:
         file.write("\n".join(stories))
     path = folder / "recipe.yaml"
     path.write_text(yaml.safe_dump(RECIPE))
@@ -77,7 +86,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def metrics(run: Path) -> dict[int, float]:
     lines = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
-    return {line["step"]: line["validation"]["all"] for line in lines}
+    return {e["step"]: e["validation"]["all"] for e in lines if "validation" in e}
 
 
 def test_the_loss_falls_and_every_checkpoint_has_one(finished: Path) -> None:
@@ -133,7 +142,7 @@ def test_a_folder_of_another_recipe_is_refused(finished: Path, tmp_path: Path) -
 
 def test_the_validation_loss_is_the_mean_over_predicted_tokens(tmp_path: Path) -> None:
     write_toy(tmp_path)
-    model = new_model(Recipe.model_validate(RECIPE))
+    model = new_model(Recipe.model_validate(RECIPE), SPECIALS)
     blocks = np.random.default_rng(0).integers(3, 300, (11, 16), dtype=np.int32)
     blocks[-1, 5:] = PAD_ID
     sums = []

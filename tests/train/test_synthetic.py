@@ -13,7 +13,7 @@ from tokenizers import Tokenizer
 from cdgen.demo import ASSETS
 from cdgen.errors import UsageError
 from cdgen.train.synthetic import manifest_sha256, split_row, synthetic_sequences
-from cdgen.train.tokenizer import BOS_ID, EOS_ID, train_tokenizer
+from cdgen.train.tokenizer import BOS_ID, EOS_ID, PAD_ID, SpecialIds, train_tokenizer
 
 PAIR = ASSETS / "demo-pair"
 
@@ -28,7 +28,7 @@ def test_a_row_is_split_where_documents_end() -> None:
         ([5, BOS_ID, 6], [[BOS_ID, 5], [BOS_ID, 6]]),
         ([BOS_ID, EOS_ID, EOS_ID], []),
     ):
-        assert split_row(row, stops) == expected
+        assert split_row(row, stops, SpecialIds(PAD_ID, BOS_ID, EOS_ID)) == expected
 
 
 @pytest.fixture(scope="module")

@@ -6,12 +6,25 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
+from tokenizers.normalizers import NFKC
 from transformers import AutoTokenizer
 
-from cdgen.train.tokenizer import BOS_ID, EOS_ID, PAD_ID, for_transformers, train_tokenizer
+from cdgen.errors import UsageError
+from cdgen.train.tokenizer import (
+    BOS_ID,
+    EOS_ID,
+    PAD_ID,
+    SpecialIds,
+    for_transformers,
+    load_tokenizer,
+    special_ids,
+    train_sentencepiece,
+    train_tokenizer,
+)
 
 TEXTS = ["Once upon a time there was a little cat.", "The little cat sat on the mat."]
 TOKENIZER = train_tokenizer(TEXTS, 280)
+PIECES = train_sentencepiece(TEXTS, 300)
 
 
 @given(st.text())
@@ -48,3 +61,55 @@ def test_auto_tokenizer_loads_what_was_saved(folder: Path) -> None:
 def test_the_saved_file_alone_gives_the_same_ids(folder: Path) -> None:
     loaded = Tokenizer.from_file(str(folder / "tokenizer.json"))
     assert loaded.encode(TEXTS[0]).ids == TOKENIZER.encode(TEXTS[0]).ids
+
+
+@given(st.text() | st.sampled_from(["<0x41>", "</s>", "<unk><pad>", " a", "a\n\n b "]))
+def test_sentencepiece_gives_any_text_back_as_nfkc(text: str) -> None:
+    """But for the mark that stands for a space: it comes back as one, as from SentencePiece.
+
+    NFKC is that of `tokenizers`: Python's may know a later Unicode.
+    """
+    tokens = PIECES.encode(text).ids
+    assert tokens[0] == 1 and not set(tokens[1:]) & {0, 1, 2, 3}
+    assert PIECES.decode(tokens) == NFKC().normalize_str(text).replace("\u2581", " ")
+
+
+def test_sentencepiece_text_is_nfkc() -> None:
+    assert PIECES.decode(PIECES.encode("\ufb01n \uff21").ids) == "fin A"
+
+
+def test_sentencepiece_has_the_ids_of_the_paper() -> None:
+    assert [PIECES.id_to_token(i) for i in range(4)] == ["<unk>", "<s>", "</s>", "<pad>"]
+    assert special_ids(PIECES) == SpecialIds(pad=3, bos=1, eos=2)
+    assert special_ids(TOKENIZER) == SpecialIds(PAD_ID, BOS_ID, EOS_ID)
+    assert PIECES.get_vocab_size() == 300
+    assert PIECES.encode("the cat", add_special_tokens=False).tokens[0].startswith("\u2581")
+
+
+@pytest.mark.parametrize("size", [261, 270, 290])
+@pytest.mark.parametrize("train", [train_tokenizer, train_sentencepiece])
+def test_the_vocabulary_is_never_larger_than_asked_for(train: type, size: int) -> None:
+    many = [chr(code) * 2 for code in range(0x400, 0x500)]
+    tokenizer = train(many, size)
+    assert tokenizer.get_vocab_size() == size
+    assert tokenizer.decode(tokenizer.encode(many[-1]).ids) == many[-1]
+
+
+def test_sentencepiece_survives_saving_and_loading(tmp_path: Path) -> None:
+    for_transformers(PIECES, max_length=64).save_pretrained(tmp_path)
+    loaded = AutoTokenizer.from_pretrained(tmp_path)
+    text = f"{TEXTS[0]}\n\u00e9<0x41>"
+    assert loaded(text).input_ids == PIECES.encode(text).ids
+    assert loaded.decode(loaded(text).input_ids, skip_special_tokens=True) == text
+    assert (loaded.pad_token_id, loaded.unk_token_id) == (3, 0)
+    again = load_tokenizer(tmp_path, 300)
+    for spelled in (text, "a</s>b"):
+        assert again.encode(spelled).ids == PIECES.encode(spelled).ids
+
+
+def test_a_tokenizer_without_the_special_tokens_is_refused(tmp_path: Path) -> None:
+    Tokenizer.from_str(PIECES.to_str().replace("<pad>", "<fill>")).save(
+        str(tmp_path / "tokenizer.json")
+    )
+    with pytest.raises(UsageError, match="has no <pad>: expected"):
+        load_tokenizer(tmp_path, 300)

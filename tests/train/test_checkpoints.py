@@ -1,0 +1,193 @@
+"""Checkpoints that a resume may trust, and those at word milestones."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from test_loop import RECIPE, write_toy
+from tokenizers import Tokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from cdgen.errors import ModelError, UsageError
+from cdgen.train import loop
+from cdgen.train.checkpoints import MARKER, last_complete, milestone_steps
+from cdgen.train.config import Recipe
+from cdgen.train.corpus import build_corpus
+from cdgen.train.loop import train_recipe
+from cdgen.train.tokenizer import special_ids, train_sentencepiece, train_tokenizer
+from cdgen.train.trainer import RunTrainer
+from cdgen.train.words import _BLOCKS_TOGETHER, count_words, words_read
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of 27 steps that believes to read a quarter of a million words at each."""
+    folder = tmp_path_factory.mktemp("toy")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "words_read", lambda *_: lambda steps: 250_000 * steps)
+        train_recipe(write_toy(folder), folder, folder / "run")
+    return folder
+
+
+@pytest.fixture
+def run(finished: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(finished / "run", tmp_path / "run"))
+
+
+def test_every_checkpoint_is_complete_and_loads_in_plain_transformers(finished: Path) -> None:
+    checkpoints = finished / "run/checkpoints"
+    milestones = [f"chck_{n}M" for n in range(1, 7)]
+    assert {path.name for path in checkpoints.iterdir()} == {
+        "checkpoint-9", "checkpoint-18", "checkpoint-27", *milestones,
+    }  # fmt: skip
+    expected = build_corpus(Recipe.model_validate(RECIPE), finished).tokenizer
+    for folder in checkpoints.iterdir():
+        assert (folder / "model.safetensors").is_file()
+        step = json.loads((folder / MARKER).read_text())["step"]
+        name = folder.name
+        assert name in (f"checkpoint-{step}", f"chck_{step / 4:.0f}M")
+        assert AutoTokenizer.from_pretrained(folder)("a cat").input_ids == (
+            expected.encode("a cat").ids
+        )
+        AutoModelForCausalLM.from_pretrained(folder)
+
+
+def test_a_milestone_has_its_words_and_losses_and_generates_with_a_cache(finished: Path) -> None:
+    folder = finished / "run/checkpoints/chck_2M"
+    facts = json.loads((folder / MARKER).read_text())
+    assert (facts["step"], facts["words"]) == (8, 2_000_000)
+    assert 0 < facts["validation"]["all"] < np.log(300)
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    assert model.config.use_cache and model.dtype == torch.float32
+    # Not among the losses of checkpoints, of which a pair is chosen.
+    lines = map(json.loads, (finished / "run/metrics.jsonl").read_text().splitlines())
+    assert [line["step"] for line in lines if "validation" in line] == [9, 18, 27]
+
+
+def test_a_folder_without_its_marker_is_passed_over(
+    finished: Path, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoints = run / "checkpoints"
+    weights = checkpoints / "checkpoint-27/model.safetensors"
+    before = weights.read_bytes()
+    for step in (18, 27):
+        (checkpoints / f"checkpoint-{step}" / MARKER).unlink()
+    weights.write_bytes(before[:100])  # cut off, as a kill leaves it
+    shutil.rmtree(checkpoints / "chck_6M")
+    (checkpoints / ".chck_6M.partial").mkdir()
+    last, skipped = last_complete(checkpoints)
+    assert last == checkpoints / "checkpoint-9"
+    assert skipped == [checkpoints / "checkpoint-27", checkpoints / "checkpoint-18"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "words_read", lambda *_: lambda steps: 250_000 * steps)
+        train_recipe(finished / "recipe.yaml", finished, run)
+    said = capsys.readouterr().err
+    assert "checkpoint-27: never finished (complete.json is missing), skipped" in said
+    assert weights.read_bytes() == before
+    assert {p.name for p in checkpoints.iterdir()} == {
+        p.name for p in (finished / "run/checkpoints").iterdir()
+    }
+
+
+def test_no_checkpoint_at_all(tmp_path: Path) -> None:
+    assert last_complete(tmp_path) == (None, [])
+
+
+@pytest.mark.parametrize("what", ["loss", "validation loss"])
+def test_a_loss_that_is_not_finite_stops_the_run(
+    finished: Path, run: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    """At step 12 in training; in validation at step 18, before the weights are saved."""
+    checkpoints = run / "checkpoints"
+    for step in (18, 27):
+        shutil.rmtree(checkpoints / f"checkpoint-{step}")
+    if what == "loss":
+        compute = RunTrainer.compute_loss
+
+        def broken(self: RunTrainer, *args: Any, **kwargs: Any) -> Any:
+            factor = float("nan") if self.state.global_step == 11 else 1.0
+            return compute(self, *args, **kwargs) * factor
+
+        monkeypatch.setattr(RunTrainer, "compute_loss", broken)
+    else:
+        losses = {"toys": float("inf"), "all": float("inf")}
+        monkeypatch.setattr("cdgen.train.callbacks.validation_losses", lambda *_: losses)
+    step = 12 if what == "loss" else 18
+    with pytest.raises(ModelError, match=f"step {step}: the {what} is (nan|inf).*learning_rate"):
+        train_recipe(finished / "recipe.yaml", finished, run)
+    assert last_complete(checkpoints) == (checkpoints / "checkpoint-9", [])
+    metrics = (run / "metrics.jsonl").read_text()
+    assert "NaN" not in metrics and "Infinity" not in metrics
+
+
+def test_a_metrics_file_that_a_kill_cut_short_goes_on(finished: Path, run: Path) -> None:
+    (run / "checkpoints/checkpoint-27" / MARKER).unlink()
+    metrics = run / "metrics.jsonl"
+    metrics.write_text(metrics.read_text()[:-30])
+    train_recipe(finished / "recipe.yaml", finished, run)
+
+    def timeless(path: Path) -> list[dict[str, Any]]:
+        lines = map(json.loads, path.read_text().splitlines())
+        return [
+            {k: v for k, v in line.items() if k not in ("tokens_per_second", "eta_seconds")}
+            for line in lines
+        ]
+
+    # Each step once, as if it had never been interrupted.
+    assert timeless(metrics) == timeless(finished / "run/metrics.jsonl")
+
+
+def test_milestones_are_those_of_babylm() -> None:
+    due = milestone_steps(lambda steps: 1_000_000 * steps, 350)
+    assert [step for step in due if step <= 100] == [*range(1, 10), *range(10, 101, 10)]
+    assert [step for step in due if step > 100] == [200, 300]
+    assert due[200] == ["chck_200M"]
+    # The first step that has them: 0.3 x 3 = 0.9 M is not enough, 0.3 x 4 is; a long step has two.
+    assert milestone_steps(lambda steps: 300_000 * steps, 7) == {4: ["chck_1M"], 7: ["chck_2M"]}
+    assert milestone_steps(lambda steps: 2_500_000 * steps, 1) == {1: ["chck_1M", "chck_2M"]}
+
+
+@pytest.mark.parametrize("train", [train_tokenizer, train_sentencepiece])
+def test_words_are_counted_across_blocks_and_documents(
+    train: Callable[[list[str], int], Tokenizer],
+) -> None:
+    text = " ".join(["Once there was a cat called Tom."] * 40)
+    tokenizer = train([text], 300)
+    specials = special_ids(tokenizer)
+    ids = [*tokenizer.encode(text).ids, specials.eos] * 2
+    assert ids[0] == specials.bos
+    ids += [specials.pad] * (-len(ids) % 16)
+    blocks = np.array(ids, dtype=np.int32).reshape(-1, 16)
+    parts = -(-len(blocks) // _BLOCKS_TOGETHER)
+    assert 560 <= count_words(tokenizer, blocks) < 560 + parts
+
+
+def test_words_read_are_those_of_the_steps(tmp_path: Path) -> None:
+    write_toy(tmp_path)
+    corpus = build_corpus(Recipe.model_validate(RECIPE), tmp_path)
+    words = words_read(corpus, 4)
+    in_all = count_words(corpus.tokenizer, corpus.train[0])
+    assert words(0) == 0
+    assert words(100) == round(400 * in_all / len(corpus.train[0]))
+
+
+def test_tensorboard_must_be_there(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "find_spec", lambda _: None)
+    recipe = tmp_path / "recipe.yaml"
+    training = {**RECIPE["training"], "tensorboard": True}
+    recipe.write_text(yaml.safe_dump({**RECIPE, "training": training}))
+    with pytest.raises(UsageError, match="pip install tensorboard"):
+        train_recipe(recipe, finished, tmp_path / "run")
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,92 @@
+"""Models of a recipe: the Llama it describes, or any config of transformers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from test_loop import RECIPE, SPECIALS, write_toy
+from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel
+
+from cdgen.errors import PlanMismatch, UsageError
+from cdgen.train.config import Recipe
+from cdgen.train.loop import train_recipe
+from cdgen.train.model import new_model
+from cdgen.train.tokenizer import SpecialIds
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def gpt2(folder: Path, **changes: Any) -> Path:
+    config = GPT2Config(n_embd=16, n_layer=1, n_head=2, n_positions=32, **changes)
+    config.save_pretrained(folder)
+    return folder
+
+
+def recipe(model: Path | dict[str, Any]) -> dict[str, Any]:
+    named = str(model) if isinstance(model, Path) else model
+    training = {**RECIPE["training"], "steps": 4, "checkpoint_every": 2}
+    return {**RECIPE, "model": named, "training": training, "bad_gap": None}
+
+
+def test_a_llama_has_the_shape_and_the_seed_of_the_recipe() -> None:
+    model = new_model(Recipe.model_validate(RECIPE), SPECIALS)
+    assert model.config.model_type == "llama"
+    assert model.config.max_position_embeddings == RECIPE["block_size"]
+    assert model.lm_head.weight is model.get_input_embeddings().weight
+    again = new_model(Recipe.model_validate(RECIPE), SPECIALS)
+    assert torch.equal(model.lm_head.weight, again.lm_head.weight)
+    untied = {**RECIPE["model"], "tie_word_embeddings": False}  # type: ignore[dict-item]
+    model = new_model(Recipe.model_validate({**RECIPE, "model": untied}), SPECIALS)
+    assert model.lm_head.weight is not model.get_input_embeddings().weight
+    assert model.dtype == torch.float32
+
+
+@pytest.mark.parametrize("named", ["folder", "file"])
+def test_any_config_with_the_recipes_vocabulary(tmp_path: Path, named: str) -> None:
+    folder = gpt2(tmp_path, dtype="bfloat16")
+    path = folder if named == "folder" else folder / "config.json"
+    model = new_model(Recipe.model_validate(recipe(path)), SpecialIds(pad=3, bos=1, eos=2))
+    assert isinstance(model, GPT2LMHeadModel)
+    assert model.dtype == torch.float32
+    config = model.config
+    assert (config.vocab_size, config.pad_token_id, config.bos_token_id, config.eos_token_id) == (
+        300, 3, 1, 2,
+    )  # fmt: skip
+
+
+def test_a_gpt2_trains_resumes_and_reloads(tmp_path: Path) -> None:
+    """With dropout in it, so a resume needs the random state as well."""
+    path, run = write_toy(tmp_path), tmp_path / "run"
+    path.write_text(yaml.safe_dump(recipe(gpt2(tmp_path / "gpt2"))))
+    train_recipe(path, tmp_path, run)
+    before = (run / "model/model.safetensors").read_bytes()
+    model = AutoModelForCausalLM.from_pretrained(run / "model")
+    assert isinstance(model, GPT2LMHeadModel) and model.config.resid_pdrop == 0.1
+    assert len(AutoTokenizer.from_pretrained(run / "checkpoints/checkpoint-2")) <= 300
+    (run / "checkpoints/checkpoint-4/complete.json").unlink()
+    train_recipe(path, tmp_path, run)
+    assert (run / "model/model.safetensors").read_bytes() == before
+    gpt2(tmp_path / "gpt2", resid_pdrop=0.0)  # the same path, another model
+    with pytest.raises(PlanMismatch, match="another recipe"):
+        train_recipe(path, tmp_path, run)
+
+
+def test_configs_of_no_use(tmp_path: Path) -> None:
+    def refused(path: Path, says: str) -> None:
+        with pytest.raises(UsageError, match=says):
+            new_model(Recipe.model_validate(recipe(path)), SPECIALS)
+
+    refused(tmp_path / "none", "expected a config.json or its folder, found neither")
+    config = gpt2(tmp_path / "gpt2") / "config.json"
+    for text in ("{", "{}", json.dumps({"model_type": "no such thing"})):
+        config.write_text(text)
+        refused(config, "no config of transformers")
+    config.write_text(json.dumps({"model_type": "gpt2", "n_positions": 8}))
+    refused(config, "8 positions, but block_size is 16")
+    config.write_text(json.dumps({"model_type": "t5"}))
+    refused(config, "expected a causal language model")

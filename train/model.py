@@ -1,0 +1,59 @@
+"""The model that a recipe asks for, freshly initialised."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, PreTrainedModel
+from transformers.configuration_utils import PreTrainedConfig
+
+from cdgen.errors import UsageError
+from cdgen.train.config import Recipe
+from cdgen.train.tokenizer import SpecialIds
+
+
+def new_model(recipe: Recipe, specials: SpecialIds) -> PreTrainedModel:
+    """Seeded random weights, float32. Raises UsageError for a config that fits no such model."""
+    config = _model_config(recipe, specials)
+    torch.manual_seed(recipe.seed)
+    try:
+        return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    except ValueError as error:  # an encoder, say
+        first = str(error).split("\n")[0]
+        raise UsageError(f"model: expected a causal language model: {first}") from error
+
+
+def _model_config(recipe: Recipe, specials: SpecialIds) -> PreTrainedConfig:
+    """The shape is the recipe's; vocabulary and special tokens are those of its tokenizer."""
+    tokens: dict[str, Any] = {
+        "vocab_size": recipe.vocab_size,
+        "pad_token_id": specials.pad,
+        "bos_token_id": specials.bos,
+        "eos_token_id": specials.eos,
+    }
+    if isinstance(recipe.model, Path):
+        config = read_config(recipe.model, recipe.block_size)
+        for name, value in tokens.items():
+            setattr(config, name, value)
+        return config
+    shape = recipe.model.model_dump()
+    return LlamaConfig(max_position_embeddings=recipe.block_size, **tokens, **shape)
+
+
+def read_config(path: Path, block_size: int) -> PreTrainedConfig:
+    """Of a config.json or its folder. Raises UsageError: none, or of too few positions."""
+    if not (path / "config.json").is_file() and not path.is_file():
+        raise UsageError(f"model: {path}: expected a config.json or its folder, found neither")
+    try:
+        config = AutoConfig.from_pretrained(path, local_files_only=True)
+    except (OSError, ValueError, KeyError) as error:
+        first = str(error).split("\n")[0]
+        raise UsageError(f"model: {path} is no config of transformers: {first}") from error
+    positions = getattr(config, "max_position_embeddings", None)
+    if positions is not None and positions < block_size:
+        raise UsageError(
+            f"model: {path}: {positions} positions, but block_size is {block_size}; lower it"
+        )
+    return config

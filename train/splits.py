@@ -1,0 +1,67 @@
+"""Which documents are for training, which begin synthetic text, which measure: by document.
+
+A document's part is a function of the seed and of what the document is: its text, or the work it
+belongs to. So every stage finds the same parts, whatever the order of files and whatever sources
+come and go, and a text that occurs twice is never on both sides.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from cdgen.errors import UsageError
+from cdgen.train.config import Source
+from cdgen.train.data import Document
+from cdgen.train.splitting import pieces
+
+_PROMPT_WORDS = 100  # Ulm et al. 2025: longer documents become several prompts, of 100 to 200 words
+
+
+@dataclass(frozen=True)
+class Parts:
+    train: list[Document] = field(default_factory=list)
+    prompts: list[Document] = field(default_factory=list)
+    validation: list[Document] = field(default_factory=list)
+
+
+def split_documents(documents: Sequence[Document], source: Source, seed: int) -> Parts:
+    """Raises UsageError when a part that the source asks for would have no document."""
+    parts = Parts()
+    for document in documents:
+        place = _place(document, seed)
+        # From the two ends: to change one share moves nothing between the other part and training.
+        if place < source.validation:
+            parts.validation.append(document)
+        elif place >= 1 - source.prompts:
+            parts.prompts.append(document)
+        else:
+            parts.train.append(document)
+    asked = {"train": 1.0, "prompts": source.prompts, "validation": source.validation}
+    if empty := [name for name, share in asked.items() if share and not getattr(parts, name)]:
+        works = len({document.identity for document in documents})
+        raise UsageError(
+            f"source {source.name}: none of its {works} documents or works falls to"
+            f" {' or '.join(empty)}; correct its shares (validation {source.validation:g}, prompts"
+            f" {source.prompts:g}; 0: none) or give it more text"
+        )
+    return parts
+
+
+def _place(document: Document, seed: int) -> float:
+    """In [0, 1), uniform over documents."""
+    identity = f"{seed}\0{document.identity}".encode(errors="surrogatepass")
+    return int.from_bytes(hashlib.blake2b(identity, digest_size=6).digest()) / 2**48
+
+
+def prompt_lines(prompts: Mapping[str, Sequence[Document]]) -> bytes:
+    """JSON lines of source and text for `cdgen generate --prompts`."""
+    rows = (
+        {"source": name, "text": piece}
+        for name, documents in prompts.items()
+        for document in documents
+        for piece in pieces(document.text, _PROMPT_WORDS)
+    )
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()

@@ -1,0 +1,155 @@
+"""Where a document begins and ends in running text, and how its text is cleaned."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator
+
+TEXT_END = "<|endoftext|>"
+_TITLE = re.compile(r"= = = (?!=)(.*?)(?: = = =)?\s*")  # more marks: a heading within an article
+_CLOSING = "\"')]\u201d\u2019"  # what may stand between a full stop and the next sentence
+_SENTENCE = re.compile(rf".*?[.!?][{re.escape(_CLOSING)}]*\s+|.+", re.DOTALL)
+_HEADING = re.compile(r"^#+ .*$", re.MULTILINE)
+_ASIDE = re.compile(r"\[(?:Illustration|Footnote)[^\]]*\]")
+# Quotation marks, dashes and the ellipsis become ASCII; invisible spaces and emphasis marks go.
+_PLAIN = str.maketrans(
+    {
+        **dict.fromkeys("\u201c\u201d", '"'),
+        **dict.fromkeys("\u2018\u2019", "'"),
+        **dict.fromkeys("\u200b\u2060_", ""),
+        "\u2013": "-",
+        "\u2014": "--",
+        "\u2026": "...",
+        "\xa0": " ",
+    }
+)
+
+Ended = tuple[str, bool]  # a document's text, and whether it ends there: it was not cut off
+Lines = Iterable[str]
+
+
+def split_lines(split: str, lines: Lines, ended: bool, words: int = 0) -> Iterator[Ended]:
+    """The documents of `lines` that hold visible text; `ended`: the last line ends the last one.
+
+    `split` and `words` are those of a Source. Marks that part documents are no part of them.
+    """
+    if split == "length":
+        documents = _by_length(lines, words, ended)
+    else:
+        documents = _last_is_open(_PARTED[split](lines), ended)
+    return ((stripped, end) for text, end in documents if (stripped := text.strip()))
+
+
+def _last_is_open(texts: Iterator[str], ended: bool) -> Iterator[Ended]:
+    """Where the next document begins, the one before has ended."""
+    text = next(texts, "")
+    for after in texts:
+        yield text, True
+        text = after
+    yield text, ended
+
+
+def _rows(lines: Lines) -> Iterator[str]:
+    yield "\n".join(lines)
+
+
+def _at_blank_lines(lines: Lines) -> Iterator[str]:
+    document: list[str] = []
+    for line in lines:
+        if line.strip():
+            document.append(line)
+        elif document:
+            yield "\n".join(document)
+            document = []
+    yield "\n".join(document)
+
+
+def _at_marks(lines: Lines) -> Iterator[str]:
+    document: list[str] = []
+    for line in lines:
+        part, *others = line.split(TEXT_END)
+        document.append(part)
+        for other in others:
+            yield "\n".join(document)
+            document = [other]
+    yield "\n".join(document)
+
+
+def _at_titles(lines: Lines) -> Iterator[str]:
+    """BabyLM's Simple Wikipedia marks an article's first line as well as its title: a marked line
+    that is longer than a title right above it is not a title."""
+    document: list[str] = []
+    lone_title = False  # the document has a title and nothing else
+    for line in lines:
+        title = _TITLE.fullmatch(line)
+        if title and not (lone_title and len(title[1]) > len(document[0])):
+            yield "\n".join(document)
+            document, lone_title = [title[1]], True
+        else:
+            document.append(title[1] if title else line)
+            lone_title = lone_title and not line.strip()
+    yield "\n".join(document)
+
+
+def _chapters(lines: Lines) -> Iterator[str]:
+    yield from _HEADING.split("\n".join(lines))
+
+
+_PARTED: dict[str, Callable[[Lines], Iterator[str]]] = {
+    "rows": _rows,
+    "blank_lines": _at_blank_lines,
+    "endoftext": _at_marks,
+    "titles": _at_titles,
+    "chapters": _chapters,
+}
+
+
+def _by_length(lines: Lines, words: int, ended: bool) -> Iterator[Ended]:
+    """At the first sentence end after `words` words; where there is none, before 2 x `words`.
+
+    None of the pieces but the last can have ended: the text goes on behind it.
+    """
+    piece: list[str] = []
+    count = 0
+    for text, size, is_end in _fragments(lines, words):
+        if count + size > 2 * words:
+            yield "".join(piece), False
+            piece, count = [], 0
+        piece.append(text)
+        count += size
+        if count >= words and is_end:
+            yield "".join(piece), False
+            piece, count = [], 0
+    yield "".join(piece), ended
+
+
+def _fragments(lines: Lines, words: int) -> Iterator[tuple[str, int, bool]]:
+    """Sentences, or parts of at most `words` words: text, words, whether a sentence ends there."""
+    for line in lines:
+        for sentence in _SENTENCE.findall(f"{line}\n"):
+            tokens = re.findall(r"\s*\S+\s*|\s+", sentence)
+            for start in range(0, len(tokens), words):
+                part = tokens[start : start + words]
+                is_last = start + words >= len(tokens)
+                size = len(part) if sentence.strip() else 0
+                yield "".join(part), size, is_last and _ends_sentence(sentence)
+
+
+def _ends_sentence(text: str) -> bool:
+    return text.rstrip().rstrip(_CLOSING)[-1:] in (".", "!", "?")
+
+
+def pieces(text: str, words: int) -> list[str]:
+    """`text` whole if it has fewer than `words` words, else cut into pieces as by `length`."""
+    if len(text.split()) < words:
+        return [text]
+    return [piece for piece, _ in split_lines("length", text.split("\n"), True, words)]
+
+
+def clean_text(text: str, unit: str) -> str:
+    """One of `unit`, "lines" or "paragraphs", per line; what holds no letter or digit (rules, rows
+    of stars) is dropped."""
+    text = _ASIDE.sub("", text.translate(_PLAIN))
+    parts = re.split("\n" if unit == "lines" else r"\n\s*\n", text)
+    joined = (" ".join(part.split()) for part in parts)
+    return "\n".join(line for line in joined if any(c.isalnum() for c in line))

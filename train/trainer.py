@@ -1,0 +1,78 @@
+"""The Trainer of a run: its optimizer, a look at the loss of every step, complete checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, Trainer
+from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
+
+from cdgen.errors import UsageError
+from cdgen.train.callbacks import require_finite
+from cdgen.train.checkpoints import mark_complete
+from cdgen.train.config import Training
+from cdgen.train.optimizer import new_optimizer
+
+
+class RunTrainer(Trainer):
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        training: Training,
+        tokenizer: PreTrainedTokenizerBase,
+        words: Callable[[int], int],
+        **of_trainer: Any,
+    ) -> None:
+        super().__init__(model=model, **of_trainer)
+        self.remove_callback(PrinterCallback)  # `Progress` says it better
+        self.bare, self.training, self.tokenizer, self.words = model, training, tokenizer, words
+        self._step_loss: torch.Tensor | float = 0.0
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        if self.optimizer is None:
+            self.optimizer = new_optimizer(self.bare, self.training)
+        return self.optimizer
+
+    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Raises ModelError, in every process, before a loss that is not finite moves a weight."""
+        loss = super().training_step(*args, **kwargs)
+        self._step_loss = loss + self._step_loss
+        if self.accelerator.sync_gradients:  # the last of the step's micro-batches
+            # One look per step: a GPU waits for it.
+            mean = self.accelerator.gather(self._step_loss).mean().item()
+            require_finite(mean, self.state.global_step + 1)
+            self._step_loss = 0.0
+        return loss
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """Trainer's own loads to "cpu:0" where processes share a CPU, which torch.load refuses."""
+        assert checkpoint and self.optimizer and self.lr_scheduler  # called on a resume only
+        for part, name in ((self.optimizer, OPTIMIZER_NAME), (self.lr_scheduler, SCHEDULER_NAME)):
+            path = Path(checkpoint, name)
+            part.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        super()._save_checkpoint(model, trial)
+        self.accelerator.wait_for_everyone()  # each process writes a file of its own
+        if self.is_world_process_zero():
+            step = self.state.global_step
+            folder = Path(self._get_output_dir(trial)) / f"checkpoint-{step}"
+            # Not through `processing_class`: that changes the model's generation config.
+            self.tokenizer.save_pretrained(folder)
+            mark_complete(folder, {"step": step, "words": self.words(step)})
+
+
+def accumulation(training: Training, processes: int) -> int:
+    """Micro-batches per process and step, so that the step is the recipe's whoever shares it."""
+    at_once = training.micro_batch_blocks * processes
+    if training.batch_blocks % at_once:
+        raise UsageError(
+            f"batch_blocks: expected a multiple of micro_batch_blocks x processes ="
+            f" {training.micro_batch_blocks} x {processes}, got {training.batch_blocks}; change"
+            " micro_batch_blocks or the number of processes"
+        )
+    return training.batch_blocks // at_once

@@ -1,0 +1,45 @@
+"""How many words training has read: what BabyLM's milestones and budgets are counted in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from cdgen.train.corpus import Corpus
+from cdgen.train.tokenizer import BOS, EOS, PAD
+
+_BLOCKS_TOGETHER = 16
+_PARTS_AT_ONCE = 256
+
+
+def words_read(corpus: Corpus, batch_blocks: int) -> Callable[[int], int]:
+    """A function from a number of steps to the words in them, every stream at its mean density."""
+    streams = zip(corpus.mixture.shares, corpus.train, strict=False)  # a share of 0 is left out
+    per_block = [count_words(corpus.tokenizer, blocks) / len(blocks) for _, blocks in streams]
+
+    def words(steps: int) -> int:
+        sequences = corpus.mixture.counts(steps * batch_blocks)
+        return round(sum(n * each for n, each in zip(sequences, per_block, strict=True)))
+
+    return words
+
+
+def count_words(tokenizer: Tokenizer, blocks: np.ndarray) -> int:
+    """What white space or the end of a document separates; `blocks` are read end to end."""
+    # A word that two parts share counts twice: one in thousands, for the use of every core.
+    parts = [
+        blocks[start : start + _BLOCKS_TOGETHER].ravel().tolist()
+        for start in range(0, len(blocks), _BLOCKS_TOGETHER)
+    ]
+    count = 0
+    for start in range(0, len(parts), _PARTS_AT_ONCE):
+        texts = tokenizer.decode_batch(
+            parts[start : start + _PARTS_AT_ONCE], skip_special_tokens=False
+        )
+        for text in texts:
+            for special in (PAD, BOS, EOS):
+                text = text.replace(special, " ")
+            count += len(text.split())
+    return count
