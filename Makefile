@@ -28,8 +28,9 @@ OUT ?= bench/results
 demo: $(READY)
 	$(PYTHON) -m cdgen.demo out/demo
 
+# A file of tests stays on one of the two processes: its fixtures are made once.
 test: $(READY)
-	$(PYTHON) -m pytest -q
+	$(PYTHON) -m pytest -q -n 2 --dist loadfile
 
 check: $(READY) types
 	$(VENV)/bin/ruff check $(SOURCES)

@@ -266,7 +266,7 @@ def evaluate(
     from cdgen.config import validated
     from cdgen.eval.run import EvalConfig, evaluate
 
-    names = [name for name in tasks.split(",") if name]
+    names = [name.strip() for name in tasks.split(",") if name.strip()]
     flags = {"models": [*model, *(more or [])], "data": data, "out": out, "tasks": names}
     outcome = evaluate(validated(EvalConfig, {**flags, "compat": compat, "device": device}))
     typer.echo((out / "results.md").read_text(), nl=False)
@@ -327,8 +327,10 @@ def measure(
     """Measure a corpus: diversity, repetition, novelty, lengths, perplexity."""
     from cdgen.eval.measure import lines, measure_corpus
     from cdgen.eval.run import choose_device
-    from cdgen.storage import canonical_json, write_atomic
+    from cdgen.storage import canonical_json, make_folder, write_atomic
 
+    if out:
+        make_folder(out.parent)
     found = measure_corpus(corpus, training or [], judge, choose_device(device))
     typer.echo("\n".join(lines(found)))
     if out:

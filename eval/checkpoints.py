@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -85,7 +86,7 @@ def _validation_loss(folder: Path) -> float | None:
     marker = folder / "complete.json"
     milestone = _json_object(marker.read_text()) if marker.is_file() else {}
     if "validation" in milestone:
-        return float(milestone["validation"]["all"])
+        return _finite(milestone["validation"]["all"])
     metrics = folder.resolve().parent.parent / "metrics.jsonl"
     lines = metrics.read_text(errors="replace").splitlines() if metrics.is_file() else []
     ours = [found for line in lines if (found := _loss_of(line, step)) is not None]
@@ -96,13 +97,18 @@ def _validation_loss(folder: Path) -> float | None:
         return None
     log = _json_object(state.read_text(errors="replace")).get("log_history", [])
     losses = [e["eval_loss"] for e in log if e.get("step") == step and "eval_loss" in e]
-    return float(losses[-1]) if losses else None
+    return _finite(losses[-1]) if losses else None
+
+
+def _finite(loss: Any) -> float | None:
+    """A diverged run logs NaN: no loss to choose by."""
+    return float(loss) if isinstance(loss, int | float) and math.isfinite(loss) else None
 
 
 def _loss_of(line: str, step: int) -> float | None:
     entry = _json_object(line)
     loss = entry.get("validation", {}).get("all") if entry.get("step") == step else None
-    return None if loss is None else float(loss)
+    return _finite(loss)
 
 
 def _json_object(text: str) -> dict[str, Any]:

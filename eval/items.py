@@ -38,6 +38,13 @@ def _text(row: Row, field: str) -> str:
     return value
 
 
+def _candidate(row: Row, field: str) -> str:
+    """A text that is scored: an empty one would be the likeliest of all."""
+    if not (text := _text(row, field)).strip():
+        raise ValueError(f"{field}: expected text, got {text!r}")
+    return text
+
+
 def _whole(
     uid: str, texts: tuple[str, ...], human: float = math.nan, labels: dict[str, str] | None = None
 ) -> Item:
@@ -52,12 +59,15 @@ def _blimp(row: Row, stem: str) -> Item:
     labels = {key: _text(row, key) for key in _BLIMP_LABELS if key in row}
     if labels.get("field") == "syntax_semantics":  # the data spell it both ways
         labels["field"] = "syntax/semantics"
-    texts = (_text(row, "sentence_good"), _text(row, "sentence_bad"))
+    texts = (_candidate(row, "sentence_good"), _candidate(row, "sentence_bad"))
     return _whole(uid, texts, labels=labels)
 
 
 def _ewok(row: Row, stem: str) -> Item:
-    context, targets = _text(row, "Context1"), (_text(row, "Target1"), _text(row, "Target2"))
+    context, targets = (
+        _text(row, "Context1"),
+        (_candidate(row, "Target1"), _candidate(row, "Target2")),
+    )
     texts = tuple(f"{context} {target}" for target in targets)
     # The pipeline's completion is " " + target: the span begins with the space.
     return Item(_text(row, "Domain"), texts, (len(context),) * 2, tuple(f" {t}" for t in targets))
@@ -67,7 +77,7 @@ def _entity_tracking(row: Row, stem: str) -> Item:
     prefix, options = _text(row, "input_prefix"), row["options"]
     if not isinstance(options, list) or len(options) < 2:
         raise TypeError(f"options: expected a list of two or more texts, got {options!r:.40}")
-    options = tuple(_text({"options": option}, "options") for option in options)
+    options = tuple(_candidate({"options": option}, "options") for option in options)
     texts = tuple(prefix + option for option in options)
     uid = f"{stem}_{int(row['numops'])}_ops"
     return Item(uid, texts, (len(prefix),) * len(options), options, labels={"split": stem})
@@ -83,17 +93,19 @@ _COMPS_UIDS = {
 
 def _comps(row: Row, stem: str) -> Item:
     prefixes = (_text(row, "prefix_acceptable"), _text(row, "prefix_unacceptable"))
-    texts = tuple(f"{prefix} {_text(row, 'property_phrase')}" for prefix in prefixes)
+    texts = tuple(f"{prefix} {_candidate(row, 'property_phrase')}" for prefix in prefixes)
     starts = tuple(len(prefix) + 1 for prefix in prefixes)
     return Item(_COMPS_UIDS.get(stem, stem), texts, starts, texts)
 
 
 def _wug(uid: str) -> Callable[[Row, str], Item]:
     def read(row: Row, stem: str) -> Item:
-        first, second = _text(row, "sentences").split("\t")
+        forms = _candidate(row, "sentences").split("\t")
+        if len(forms) != 2 or not all(form.strip() for form in forms):
+            raise ValueError(f"sentences: expected two texts with a tab between, got {len(forms)}")
         if not math.isfinite(ratio := float(row["ratio"])):
             raise ValueError(f"ratio: expected a number, got {ratio}")
-        return _whole(uid, (first, second), human=ratio)
+        return _whole(uid, (forms[0], forms[1]), human=ratio)
 
     return read
 
@@ -127,13 +139,13 @@ def task_named(name: str) -> Task | None:
 def read_items(folder: Path, task: Task) -> list[Item]:
     """The items of every .jsonl file, files by name. Raises UsageError naming file and line."""
     items = []
-    for path in sorted(folder.glob("*.jsonl")):
+    for path in sorted(folder.glob("[!.]*.jsonl")):
         for number, row in json_lines(path):
             try:
                 item = task.read(row, path.stem)
             except KeyError as error:
                 raise UsageError(f"{path}, line {number}: no field {error}") from error
-            except (TypeError, ValueError) as error:
+            except (TypeError, ValueError, OverflowError) as error:
                 raise UsageError(f"{path}, line {number}: {error}") from error
             items.append(item)
     if not items:

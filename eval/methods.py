@@ -70,6 +70,9 @@ def load_methods(
     Without `select`, runs in the paper's mode follow the paper's rule, others validation loss.
     Raises UsageError where runs differ in mode or task data, or `select` cannot choose.
     """
+    for method in methods:
+        if len({folder.resolve() for folder in method.runs}) < len(method.runs):
+            raise UsageError(f"{method.name}: the same folder twice is not two seeds")
     runs = {m.name: [_checkpoints(folder) for folder in m.runs] for m in methods}
     if len(runs) < len(methods):
         raise UsageError(f"methods: expected different names, got {[m.name for m in methods]}")
@@ -92,12 +95,15 @@ def load_methods(
 
 def _checkpoints(folder: Path) -> list[Checkpoint]:
     """A run of one checkpoint has its results in the folder itself, of several one level below."""
-    if (folder / "results.json").exists():
-        return [Checkpoint(folder, read_results(folder))]
-    below = sorted(path.parent for path in folder.glob("*/results.json"))
-    if not below:
+    lone = [folder] if (folder / "results.json").exists() else []
+    folders = lone or sorted(path.parent for path in folder.glob("*/results.json"))
+    if not folders:
         raise UsageError(f"{folder}: expected a folder that cdgen eval wrote (no results.json)")
-    return [Checkpoint(path, read_results(path)) for path in below]
+    found = [Checkpoint(path, read_results(path)) for path in folders]
+    valid = [c for c in found if "invalid" not in c.document["config"]]
+    if not valid:
+        raise UsageError(f"{folder}: {found[0].document['config']['invalid']}")
+    return valid
 
 
 def _common_mode(checkpoints: list[Checkpoint]) -> Mode:

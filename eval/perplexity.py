@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from cdgen.documents import read_documents
+from cdgen.errors import UsageError
 from cdgen.eval.comparison import Scored
 from cdgen.eval.intervals import resampled
 from cdgen.eval.spans import SpanEncoder, Spans
@@ -30,7 +31,10 @@ class Perplexity:
 
     @classmethod
     def load(cls, folder: Path, encoder: SpanEncoder) -> Perplexity:
-        return cls.of(list(read_documents(str(folder))), encoder)
+        texts = list(read_documents(str(folder)))
+        if not texts:
+            raise UsageError(f"{folder}: expected documents, found blank lines or nothing")
+        return cls.of(texts, encoder)
 
     @classmethod
     def of(cls, texts: list[str], encoder: SpanEncoder) -> Perplexity:

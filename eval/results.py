@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -47,9 +48,15 @@ class ResultFolder:
         """Keeps the results in `folder` that are this checkpoint's in this mode."""
         identity = {"model_sha256": sha256, "mode": mode.name, "scoring": SCORING}
         document = read_results(folder) if (folder / "results.json").exists() else {}
-        if any(document.get("config", {}).get(key) != value for key, value in identity.items()):
+        known = document.get("config", {})
+        if document and any(known.get(key) != value for key, value in identity.items()):
+            print(
+                f"{folder}: drops the results of {known['model']} ({known['mode']}): the weights,"
+                " tokenizer or mode are others",
+                file=sys.stderr,
+            )
+            _remove_scores(folder, document)
             document = {}
-            _remove_scores(folder)
         document["config"] = {
             **document.get("config", {}),
             **identity,
@@ -116,7 +123,7 @@ class ResultFolder:
 
     def invalidate(self, reason: str) -> None:
         """The checkpoint cannot be scored: no score of it stays."""
-        _remove_scores(self.folder)
+        _remove_scores(self.folder, self.document)
         for name in ("results", *_BY_TASK):
             self.document[name] = {}
         self.document["config"]["invalid"] = reason
@@ -133,16 +140,19 @@ class ResultFolder:
         path = self.folder / "babylm2025" / place / "predictions.json"
         make_folder(path.parent)
         write_atomic(path, json.dumps(predictions, ensure_ascii=False).encode())
+        self.document["collated"] = sorted({*self.document.get("collated", ()), place})
+        self.save()
 
     def save(self) -> None:
         write_atomic(self.folder / "results.json", canonical_json(self.document))
 
 
-def _remove_scores(folder: Path) -> None:
-    """All but results.json, which is written anew."""
-    for path in (folder / "predictions").glob("*.jsonl"):
-        remove_file(path)
-    shutil.rmtree(folder / "babylm2025", ignore_errors=True)
+def _remove_scores(folder: Path, document: dict[str, Any]) -> None:
+    """What `document` speaks of, and nothing else that may lie there."""
+    for task in document.get("configs", {}):
+        remove_file(folder / "predictions" / f"{task}.jsonl")
+    for place in document.get("collated", ()):
+        remove_file(folder / "babylm2025" / place / "predictions.json")
 
 
 def make_room(out: Path) -> None:

@@ -20,7 +20,7 @@ from cdgen.eval.choices import Choices
 from cdgen.eval.display import Display
 from cdgen.eval.reading import Reading
 from cdgen.eval.results import ResultFolder, make_room
-from cdgen.eval.scorer import Scorer
+from cdgen.eval.scorer import InvalidModel, Scorer
 from cdgen.eval.spans import SpanEncoder
 from cdgen.eval.summary import MODES, Mode
 from cdgen.eval.tables import write_tables
@@ -97,7 +97,10 @@ def choose_device(name: str) -> str:
 
 
 def _folder(out: Path, named: Named, checkpoints: list[Named]) -> Path:
-    return out if len(checkpoints) == 1 else out / named.name
+    # Beside the folders of several, a lone checkpoint's results in OUT itself would pass for the
+    # run's.
+    lone = len(checkpoints) == 1 and not any(out.glob("*/results.json"))
+    return out if lone else out / named.name
 
 
 def _tasks(config: EvalConfig, outcome: Outcome) -> dict[str, str]:
@@ -147,7 +150,7 @@ class _Run:
             return
         try:
             self._zero_shot(zero_shot, named, self._tokenizer(named, tokenizer), results)
-        except ModelError as error:
+        except InvalidModel as error:
             results.invalidate(str(error))
             raise
         finally:
@@ -163,7 +166,11 @@ class _Run:
             self._score(task, tokenized, scorer, results)
 
     def _tokenizer(self, named: Named, identity: str) -> _Tokenized:
-        config = AutoConfig.from_pretrained(named.folder).to_dict()
+        try:
+            config = AutoConfig.from_pretrained(named.folder).to_dict()
+        except (ValueError, OSError, KeyError) as error:
+            text = " ".join(str(error).split())
+            raise ModelError(f"{named.folder}/config.json: {text:.200}") from error
         longest, window = longest_text(config, self.mode), context_length(config)
         key = f"{identity} {longest} {window}"
         if key not in self.tokenized:
@@ -215,8 +222,8 @@ class _Run:
             rows, summary, collated = fine_tune_all(
                 named.folder, self.data / task, self.device, self.mode, self.display.task(task)
             )
-        except UsageError as error:
-            self.outcome.failed[task] = error
+        except (UsageError, ModelError) as error:
+            self.outcome.failed[f"{task} of {named.name}"] = error.with_traceback(None)
             return
         results.add(task, self.tasks[task], rows, summary)
         for name, predictions in collated.items():
@@ -225,9 +232,11 @@ class _Run:
 
 
 def _identities(folder: Path, weights: str) -> tuple[str, str]:
-    """Hashes of the whole checkpoint and of its tokenizer alone. tokenizer_config.json counts too:
-    it says whether BOS is added."""
-    names = ("tokenizer.json", "tokenizer_config.json")
+    """Hashes of the whole checkpoint and of its tokenizer alone. The files beside tokenizer.json
+    count too: they say what BOS is, and whether it is added."""
+    names = (
+        "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"
+    )  # fmt: skip
     parts = [sha256_of(folder / name) for name in names if (folder / name).exists()]
     tokenizer = hashlib.sha256(" ".join(parts).encode()).hexdigest()
     return hashlib.sha256(f"{weights} {tokenizer}".encode()).hexdigest(), tokenizer

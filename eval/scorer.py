@@ -57,50 +57,82 @@ def _attend(
     return tree_attention(q, k, v, forest, scale=scale)[None], None
 
 
+def _normaliser(logits: torch.Tensor) -> torch.Tensor:  # [..., V] -> [...]
+    """log sum exp; NaN where it is infinite: every candidate would score -inf, and tie."""
+    total = logits.logsumexp(-1)
+    return torch.where(total.isfinite(), total, torch.nan)
+
+
 AttentionInterface.register("cdgen_tree", _attend)
+
+
+class InvalidModel(ModelError):
+    """The checkpoint gives numbers that are none: no score of it can be trusted."""
+
+
+def load_whole(auto_class: Any, folder: Path) -> Any:
+    """The model in fp32. Raises ModelError where a tensor is missing, surplus or of another shape:
+    transformers would draw it at random."""
+    logging.disable_progress_bar()  # of weights that load in a moment
+    with reading(folder):
+        try:
+            model, found = auto_class.from_pretrained(
+                folder, dtype=torch.float32, output_loading_info=True
+            )
+        except (ValueError, KeyError, RuntimeError) as error:
+            text = " ".join(str(error).split())
+            raise ModelError(f"{folder} cannot be loaded: {text:.300}") from error
+    for kind in ("missing_keys", "mismatched_keys", "unexpected_keys"):
+        if names := sorted(map(str, found.get(kind) or ())):
+            what = kind.removesuffix("_keys")
+            raise ModelError(
+                f"{folder}: {len(names)} tensors are {what}, such as {names[0]}: its weights and"
+                " config.json do not belong together"
+            )
+    return model
 
 
 class Scorer:
     """A checkpoint on a device, ready to score. `tree` says how: along a trie, or row by row."""
 
     def __init__(self, folder: Path, device: str, batch_tokens: int | None = None) -> None:
-        logging.disable_progress_bar()  # of weights that load in a moment
-        with reading(folder):
-            try:
-                model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-            except (ValueError, KeyError, RuntimeError) as error:
-                text = " ".join(str(error).split())
-                raise ModelError(f"{folder} cannot be loaded: {text:.300}") from error
+        model = load_whole(AutoModelForCausalLM, folder)
         self.folder = folder
         self.model: Any = cast(Any, model).to(device).eval()
         self.device = torch.device(device)
         self.vocab_size: int = model.config.get_text_config().vocab_size
         self.batch_tokens = batch_tokens or _BATCH_TOKENS[self.device.type]
         self.own_attention: str = model.config._attn_implementation
-        self.tree = self._attends_along_a_trie()
+        # These choose frequencies by the longest text of a forward pass: one text at a time.
+        rope = getattr(model.config.get_text_config(), "rope_parameters", None) or {}
+        self.by_length = rope.get("rope_type") in ("dynamic", "longrope")
+        self.tree = not self.by_length and self._attends_along_a_trie()
 
     def span_sums(self, spans: Spans, advance: Advance = _no_display) -> np.ndarray:  # [n] float64
         """The log-probability of each span given what comes before it, in nats.
 
-        Raises ModelError where the model gives NaN.
+        Raises InvalidModel where logits are NaN or overflow.
         """
         if self.tree and not self._windowed(int(spans.lengths.max())):
             sums = spans.trie.span_sums(self._trie_log_probs(spans.trie, advance))
         else:
             sums = self._row_sums(spans, advance)
         if np.isnan(sums).any():
-            raise ModelError(f"{self.folder}: NaN logits; this checkpoint is not scored")
+            raise InvalidModel(
+                f"{self.folder}: NaN or overflowing logits; this checkpoint is not scored"
+            )
         return sums
 
     def _trie_log_probs(self, trie: Trie, advance: Advance) -> np.ndarray:  # [M] float64
         """log p of each node given those above it; 0 for roots."""
         self._attend_by("cdgen_tree")
         out, done = np.zeros(len(trie.tokens)), 0
+        total = int(np.count_nonzero(trie.parents >= 0))
         score = partial(self._children_log_probs, trie)
         for batch, log_probs in self._side_by_side(score, batches(trie, self.batch_tokens)):
             out[batch.children] = log_probs
             done += len(batch.children)
-            advance(done, len(out))
+            advance(done, total)
         return out
 
     def _side_by_side(
@@ -137,7 +169,7 @@ class Scorer:
             logits = head(hidden[start : start + at_once]).float()
             begin, end = np.searchsorted(batch.rows, [start, start + at_once]).tolist()
             row = rows[begin:end] - start
-            parts.append(logits[row, targets[begin:end]] - logits.logsumexp(-1)[row])
+            parts.append(logits[row, targets[begin:end]] - _normaliser(logits)[row])
         return torch.cat(parts).double().cpu().numpy()
 
     @torch.inference_mode()
@@ -158,13 +190,15 @@ class Scorer:
         return out
 
     def _row_log_probs(self, tokens: torch.Tensor) -> np.ndarray:  # [b, T] -> [b, T - 1] float64
-        logits = self.model(input_ids=tokens, use_cache=False).logits[:, :-1].float()
-        target = logits.gather(-1, tokens[:, 1:, None])[..., 0]
-        return (target - logits.logsumexp(-1)).double().cpu().numpy()
+        logits = self.model(input_ids=tokens, use_cache=False).logits[:, :-1]
+        target = logits.gather(-1, tokens[:, 1:, None])[..., 0].float()
+        at_once = max(1, _LOGITS_AT_ONCE // self.vocab_size // max(1, logits.shape[1]))
+        totals = [_normaliser(rows.float()) for rows in logits.split(at_once)]
+        return (target - torch.cat(totals)).double().cpu().numpy()
 
     def _blocks_of_like_length(self, lengths: np.ndarray) -> list[list[int]]:
         """Rows, longest first: padding on the right changes nothing to its left."""
-        tokens = max(1, min(self.batch_tokens, _LOGITS_AT_ONCE // self.vocab_size))
+        tokens = 1 if self.by_length else max(self.batch_tokens, 1)
         blocks: list[list[int]] = []
         for index in np.argsort(-lengths, kind="stable").tolist():
             if not blocks or (len(blocks[-1]) + 1) * lengths[blocks[-1][0]] > tokens:

@@ -94,10 +94,13 @@ class SpanEncoder:
         self.window = window or longest or _WINDOW
 
     def _prefix(self) -> list[int]:
+        encoding = self.tokenizer.encode("a")
+        special = encoding.special_tokens_mask
         bare = self.tokenizer.encode("a", add_special_tokens=False).ids
-        full = self.tokenizer.encode("a").ids
-        starts = (i for i in range(len(full)) if full[i : i + len(bare)] == bare)
-        return full[: next(starts, 0)]
+        # Where "a" has no token, the template's tokens before and after it cannot be told apart:
+        # as many are in front as a pair of texts has in front of its first.
+        text = special.index(0) if bare and 0 in special else min(1, len(special))
+        return encoding.ids[:text]
 
     def token_ids(self, text: str) -> list[int]:
         """Of the text alone, without special tokens."""

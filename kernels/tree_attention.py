@@ -63,6 +63,9 @@ def _check(
     query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, parents: torch.Tensor
 ) -> None:
     nodes, heads, width = query.shape
+    for name, x in (("keys", keys), ("values", values), ("parents", parents)):
+        if x.device != query.device:
+            raise ValueError(f"{name}: expected device {query.device}, got {x.device}")
     if len(parents) != nodes or parents.dtype is not torch.int64 or not parents.is_contiguous():
         raise ValueError(
             f"parents: expected contiguous [{nodes}] int64, got {list(parents.shape)}"

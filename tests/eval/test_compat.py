@@ -16,7 +16,7 @@ from cdgen.eval.run import EvalConfig, evaluate
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 # float32 against float64, sums of up to a hundred log-probabilities.
-SAME = 2e-3
+SAME = 2e-4
 
 
 def rows_of(folder: Path, task: str) -> list[dict[str, Any]]:

@@ -253,6 +253,7 @@ def test_a_judge_with_nan_weights(
 
 
 def test_numbers_that_cannot_be_written(cdgen: Measure, text: Path, tmp_path: Path) -> None:
+    (tmp_path / "nowhere").write_text("a file, no folder")
     ended = cdgen("measure", text, "--out", tmp_path / "nowhere/numbers.json")
     assert ended.code == 5 and "nowhere" in ended.err
     assert "documents" in ended.out, "they were computed: they are shown"
