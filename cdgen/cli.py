@@ -329,11 +329,10 @@ def measure(
     from cdgen.eval.run import choose_device
     from cdgen.storage import canonical_json, make_folder, write_atomic
 
-    if out:
-        make_folder(out.parent)
     found = measure_corpus(corpus, training or [], judge, choose_device(device))
     typer.echo("\n".join(lines(found)))
     if out:
+        make_folder(out.parent)
         write_atomic(out, canonical_json(found))
 
 
