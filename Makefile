@@ -105,6 +105,6 @@ wheel: $(READY)
 # same pins, so nothing is built against versions that nobody tried.
 $(READY): constraints.txt pyproject.toml CMakeLists.txt $(NATIVE)
 	test -x $(PYTHON) || python3 -m venv $(VENV)
-	$(PIP) install -c constraints.txt scikit-build-core nanobind cmake ninja
+	$(PIP) install -c constraints.txt scikit-build-core nanobind cmake ninja setuptools
 	$(PIP) install -c constraints.txt --no-build-isolation -e '.[dev]'
 	touch $@
