@@ -87,6 +87,11 @@ def gpu() -> dict[str, Any]:
     }
 
 
+def _shortened(argument: str) -> str:
+    """Where a folder lies on this machine is nobody's business."""
+    return Path(argument).name if Path(argument).is_absolute() else argument
+
+
 def environment() -> dict[str, Any]:
     return {
         "processor": processor(),
@@ -101,7 +106,12 @@ def environment() -> dict[str, Any]:
         },
         "commit": commit(),
         "command": " ".join(
-            ["python", "-m", f"cdgen.bench.{Path(sys.argv[0]).stem}", *sys.argv[1:]]
+            [
+                "python",
+                "-m",
+                f"cdgen.bench.{Path(sys.argv[0]).stem}",
+                *map(_shortened, sys.argv[1:]),
+            ]
         ),
         "date": datetime.now(UTC).date().isoformat(),
     }

@@ -97,8 +97,8 @@ class SpanEncoder:
         encoding = self.tokenizer.encode("a")
         special = encoding.special_tokens_mask
         bare = self.tokenizer.encode("a", add_special_tokens=False).ids
-        # Where "a" has no token, the template's tokens before and after it cannot be told apart:
-        # as many are in front as a pair of texts has in front of its first.
+        # Where "a" has no token there is no text to see the template around: its first token is
+        # taken for the one in front.
         text = special.index(0) if bare and 0 in special else min(1, len(special))
         return encoding.ids[:text]
 
