@@ -12,12 +12,10 @@ from typing import Any
 import numpy as np
 
 from cdgen.eval.comparison import Scored, macro
-from cdgen.eval.intervals import Estimate, mean_of_groups, resampled
+from cdgen.eval.intervals import Estimate, mean, mean_of_groups, resampled
 from cdgen.eval.items import Item, Task, read_items
 from cdgen.eval.spans import SpanEncoder, Spans
 from cdgen.eval.summary import Mode, Row, Summary
-
-_ONE_GROUP = np.ones(1)
 
 
 @dataclass(frozen=True)
@@ -65,10 +63,7 @@ class Choices:
         names, groups, weights = groups_of(self.name, rows)
         return Summary(
             {"acc": mean_of_groups(credit, groups, weights)},
-            parts={
-                uid: (_plain_mean(credit[groups == group]), int((groups == group).sum()))
-                for group, uid in enumerate(names)
-            },
+            parts=parts_of(names, groups, credit),
             labels=self._by_label(credit),
             **common,
         )
@@ -79,9 +74,7 @@ class Choices:
             for label, value in item.labels.items():
                 found.setdefault(label, {}).setdefault(value, []).append(index)
         return {
-            label: {
-                value: _plain_mean(credit[indices]) for value, indices in sorted(values.items())
-            }
+            label: {value: mean(credit[indices]) for value, indices in sorted(values.items())}
             for label, values in found.items()
         }
 
@@ -129,8 +122,14 @@ def first_share(scores: list[float]) -> float:
     return float(np.exp(first) / (np.exp(first) + np.exp(second)))
 
 
-def _plain_mean(credit: np.ndarray) -> Estimate:
-    return mean_of_groups(credit, np.zeros(len(credit), np.int64), _ONE_GROUP)
+def parts_of(
+    names: list[str],  # [G]
+    groups: np.ndarray,  # [n] int64 in 0..G-1
+    credit: np.ndarray,  # [n] float64
+) -> dict[str, tuple[Estimate, int]]:
+    """The score of each sub-task, and how many items it has."""
+    mine = {name: credit[groups == group] for group, name in enumerate(names)}
+    return {name: (mean(of), len(of)) for name, of in mine.items()}
 
 
 def _correlation(rows: list[Row]) -> Callable[[np.ndarray], float]:

@@ -10,13 +10,11 @@ from typing import Any
 import numpy as np
 
 from cdgen.errors import UsageError
-from cdgen.eval.choices import groups_of
+from cdgen.eval.choices import groups_of, parts_of
 from cdgen.eval.comparison import Scored, macro
 from cdgen.eval.glue import GLUE_TASKS, GlueOutcome, f1, fine_tune
 from cdgen.eval.intervals import mean_of_groups
 from cdgen.eval.summary import Mode, Row, Summary
-
-_ONE_GROUP = np.ones(1)
 
 
 def fine_tune_all(
@@ -65,10 +63,7 @@ def _summary(rows: list[Row], outcomes: dict[str, GlueOutcome]) -> Summary:
     return Summary(
         {"acc": mean_of_groups(right, groups, weights)},
         items=len(rows),
-        parts={
-            name: (_mean(right[groups == group]), int((groups == group).sum()))
-            for group, name in enumerate(names)
-        },
+        parts=parts_of(names, groups, right),
         extra={
             f"{name}_f1": f1(outcomes[name].predictions, outcomes[name].labels)
             for name in ("mrpc", "qqp")
@@ -79,10 +74,6 @@ def _summary(rows: list[Row], outcomes: dict[str, GlueOutcome]) -> Summary:
 
 def _right(rows: list[Row]) -> np.ndarray:  # [n] float64
     return np.array([float(row["choice"] == row["label"]) for row in rows])
-
-
-def _mean(right: np.ndarray) -> Any:
-    return mean_of_groups(right, np.zeros(len(right), np.int64), _ONE_GROUP)
 
 
 def _collated(name: str, outcome: GlueOutcome) -> dict[str, Any]:

@@ -57,6 +57,11 @@ def mean_of_groups(
     return Estimate(value, float(np.sqrt(variance)), max(low, 0.0), min(high, 1.0))
 
 
+def mean(values: np.ndarray) -> Estimate:  # [n] float64 credits in [0, 1]
+    """Of items that make one group."""
+    return mean_of_groups(values, np.zeros(len(values), np.int64), np.ones(1))
+
+
 def _group_sizes(
     values: np.ndarray,  # [n]
     groups: np.ndarray,  # [n]

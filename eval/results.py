@@ -136,12 +136,12 @@ class ResultFolder:
             self.document[name].pop(task, None)
 
     def collate(self, place: str, predictions: dict[str, Any]) -> None:
-        """Writes predictions.json where the pipeline has it below results/MODEL/REVISION/."""
+        """Writes predictions.json where the pipeline has it below results/MODEL/REVISION/; `add`
+        puts it on record."""
         path = self.folder / "babylm2025" / place / "predictions.json"
         make_folder(path.parent)
         write_atomic(path, json.dumps(predictions, ensure_ascii=False).encode())
         self.document["collated"] = sorted({*self.document.get("collated", ()), place})
-        self.save()
 
     def save(self) -> None:
         write_atomic(self.folder / "results.json", canonical_json(self.document))

@@ -73,10 +73,9 @@ def evaluate(config: EvalConfig) -> Outcome:
         if len(checkpoints) > 1:
             make_room(config.out)
         display = held.enter_context(Display(len(checkpoints)))
-        tokenized: dict[str, _Tokenized] = {}
+        run = _Run(config.data, tasks, mode, device, display, outcome)
         for named, folder in zip(checkpoints, outcome.folders, strict=True):
             try:
-                run = _Run(config.data, tasks, mode, device, display, outcome, tokenized)
                 run.checkpoint(named, folder)
             except ModelError as error:
                 # Without its traceback, whose frames would keep the model in memory.
@@ -134,7 +133,7 @@ class _Run:
     device: str
     display: Display
     outcome: Outcome
-    tokenized: dict[str, _Tokenized]
+    tokenized: dict[str, _Tokenized] = field(default_factory=dict)
 
     def checkpoint(self, named: Named, folder: Path) -> None:
         """Raises ModelError where the checkpoint cannot be scored."""
@@ -207,12 +206,12 @@ class _Run:
             results.drop(task)
             results.save()
             return
-        results.add(task, self.tasks[task], rows, summary)
         if isinstance(prepared, Choices):
             place = f"zero_shot/causal/{prepared.task.collate}/{task}"
             results.collate(place, prepared.collated(rows))
         elif isinstance(prepared, Reading):
             results.collate("zero_shot/causal/reading", prepared.collated(rows))
+        results.add(task, self.tasks[task], rows, summary)
         self.display.finished(task, summary)
 
     def _fine_tune(self, task: str, named: Named, results: ResultFolder) -> None:
@@ -225,9 +224,9 @@ class _Run:
         except (UsageError, ModelError) as error:
             self.outcome.failed[f"{task} of {named.name}"] = error.with_traceback(None)
             return
-        results.add(task, self.tasks[task], rows, summary)
         for name, predictions in collated.items():
             results.collate(f"finetune/{name}", predictions)
+        results.add(task, self.tasks[task], rows, summary)
         self.display.finished(task, summary)
 
 

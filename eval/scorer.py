@@ -70,13 +70,14 @@ class InvalidModel(ModelError):
     """The checkpoint gives numbers that are none: no score of it can be trusted."""
 
 
-def load_whole(auto_class: Any, folder: Path) -> Any:
+def load_whole(folder: Path) -> Any:
     """The model in fp32. Raises ModelError where a tensor is missing, surplus or of another shape:
     transformers would draw it at random."""
     logging.disable_progress_bar()  # of weights that load in a moment
+    loader: Any = AutoModelForCausalLM  # its types know nothing of the loading info
     with reading(folder):
         try:
-            model, found = auto_class.from_pretrained(
+            model, found = loader.from_pretrained(
                 folder, dtype=torch.float32, output_loading_info=True
             )
         except (ValueError, KeyError, RuntimeError) as error:
@@ -96,7 +97,7 @@ class Scorer:
     """A checkpoint on a device, ready to score. `tree` says how: along a trie, or row by row."""
 
     def __init__(self, folder: Path, device: str, batch_tokens: int | None = None) -> None:
-        model = load_whole(AutoModelForCausalLM, folder)
+        model = load_whole(folder)
         self.folder = folder
         self.model: Any = cast(Any, model).to(device).eval()
         self.device = torch.device(device)
