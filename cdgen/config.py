@@ -104,6 +104,12 @@ def generate_config(
     return validated(GenerateConfig, values)
 
 
+def located_pair(file: Path) -> tuple[Path, str]:
+    """GOOD's folder and what --bad would say, of a pair file. Raises as `generate_config` does."""
+    chosen = read_pair_file(file)
+    return Path(_located(chosen.good, "good", file)), _located(chosen.bad, "bad", file)
+
+
 def read_pair_file(path: Path) -> PairFile:
     """Raises UsageError: it cannot be read, lacks a key, or has one too many."""
     try:

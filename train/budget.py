@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cdgen.errors import UsageError
-from cdgen.storage import canonical_json, write_atomic
+from cdgen.storage import canonical_json, make_folder, write_atomic
 
 RULES = {"strict": 100_000_000, "strict-small": 10_000_000}  # words
 MAX_EPOCHS = 10
@@ -149,5 +149,6 @@ class Budget:
 
 def write_budget(budget: Budget, out: Path) -> None:
     """out/budget.json and out/budget.md."""
+    make_folder(out)
     write_atomic(out / "budget.json", canonical_json(budget.fields()))
     write_atomic(out / "budget.md", budget.markdown().encode())

@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    model_validator,
+)
 
 from cdgen.config import read_yaml
 from cdgen.errors import UsageError
@@ -85,12 +93,23 @@ class ModelShape(_Section):
         return self
 
 
+# Told apart before they are checked, so that an error is one about the field that is wrong.
+_Shape = Annotated[ModelShape, Tag("<shape>")]
+_Config = Annotated[Path, Tag("<path>")]
+Model = Annotated[
+    _Shape | _Config,
+    Discriminator(lambda value: "<path>" if isinstance(value, str | Path) else "<shape>"),
+]
+
+
 class Training(_Section):
     """A linear warm-up, then a cosine that ends at zero on the last step.
 
     `muon`: for the matrices between embedding and head; AdamW for what is left.
     `decay`: `matrices` spares norms, biases and embeddings; `paper` spares, as Ulm et al. 2025 did,
     what has "bias" or "layer_norm.weight" in its name, so of a Llama nothing at all.
+    `attention`: what transformers calls `attn_implementation`; sdpa runs PyTorch's own flash
+    attention where it can, the flash_attention ones need a GPU and their packages.
     """
 
     steps: int = Field(ge=1)
@@ -108,6 +127,14 @@ class Training(_Section):
     # Of AdamW. In runs of a few thousand steps the usual 0.999 averages over too much of them.
     beta2: float = Field(default=0.95, gt=0, lt=1)
     tensorboard: bool = False
+    attention: Literal["sdpa", "eager", "flash_attention_2", "flash_attention_3"] = "sdpa"
+    milestones: bool = True  # chck_1M, chck_2M ...: the revisions that BabyLM asks for
+
+    @model_validator(mode="after")
+    def _attention_fits(self) -> Training:
+        if self.attention.startswith("flash") and not self.bf16:
+            raise ValueError(f"attention: {self.attention} computes in bfloat16: set bf16")
+        return self
 
     @model_validator(mode="after")
     def _batches_divide(self) -> Training:
@@ -126,7 +153,7 @@ class Recipe(_Section):
     vocab_size: int = Field(ge=261)  # 256 bytes, up to four special tokens, one to learn
     block_size: int = Field(ge=2)  # also max_position_embeddings: no position goes untrained
     sources: tuple[Source, ...] = Field(min_length=1)
-    model: ModelShape | Path  # a Llama; or any config.json of transformers, or its folder
+    model: Model  # a Llama; or any config.json of transformers, or its folder
     training: Training
     # BAD is the last checkpoint this many nats/token above GOOD; none: a student, not a pair.
     bad_gap: float | None = Field(default=None, gt=0)
@@ -153,6 +180,7 @@ def load_recipe(path: Path) -> Recipe:
         return Recipe.model_validate(read_yaml(path))
     except ValidationError as error:
         first = error.errors()[0]
-        field = ".".join(map(str, first["loc"])) or "the whole file"
+        names = (str(part) for part in first["loc"])
+        field = ".".join(n for n in names if not n.startswith("<")) or "the whole file"
         more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
         raise UsageError(f"{path}: {field}: {first['msg']}{more}; correct the recipe") from error

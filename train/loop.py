@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import PartialState
-from tokenizers import Tokenizer
 from torch.utils.data import Dataset
 from transformers import TrainingArguments
 from transformers.utils.logging import disable_progress_bar
@@ -24,12 +23,13 @@ from cdgen.train.callbacks import Milestones, Progress, Validate, forget_after
 from cdgen.train.checkpoints import MARKER, last_complete, milestone_steps, step_of
 from cdgen.train.config import Recipe, load_recipe
 from cdgen.train.corpus import Corpus, build_corpus
+from cdgen.train.data import read_and_taught
 from cdgen.train.model import new_model, read_config
 from cdgen.train.pair import export_checkpoint, export_pair
 from cdgen.train.run_budget import write_run_budget
 from cdgen.train.sources import source_sha256
 from cdgen.train.synthetic import manifest_sha256
-from cdgen.train.tokenizer import for_transformers, special_ids
+from cdgen.train.tokenizer import for_transformers
 from cdgen.train.trainer import RunTrainer, accumulation
 from cdgen.train.words import words_read
 
@@ -56,9 +56,9 @@ def train_recipe(path: Path, data_dir: Path, out: Path) -> None:
     if not is_main:
         return
     if recipe.bad_gap is None:
-        export_student(recipe, corpus.tokenizer, out)
+        export_student(recipe, corpus, out)
     else:
-        export_pair(recipe, corpus.tokenizer, corpus.validation, out)
+        export_pair(recipe, corpus, out)
     write_run_budget(out, corpus.words)
 
 
@@ -120,15 +120,14 @@ class Positions(Dataset[dict[str, torch.Tensor]]):
 
     def __init__(self, corpus: Corpus, count: int) -> None:
         self.corpus, self.count = corpus, count
-        self.pad = special_ids(corpus.tokenizer).pad
 
     def __len__(self) -> int:
         return self.count
 
     def __getitem__(self, position: int) -> dict[str, torch.Tensor]:
         stream, index = self.corpus.mixture.at(position)
-        tokens = torch.from_numpy(self.corpus.train[stream][index].astype(np.int64))
-        return {"input_ids": tokens, "labels": tokens.masked_fill(tokens == self.pad, -100)}
+        block = torch.from_numpy(self.corpus.train[stream][index].astype(np.int64))
+        return dict(zip(("input_ids", "labels"), read_and_taught(block), strict=True))
 
 
 def run_training(recipe: Recipe, corpus: Corpus, out: Path) -> None:
@@ -144,11 +143,12 @@ def run_training(recipe: Recipe, corpus: Corpus, out: Path) -> None:
             print(f"{folder}: never finished ({MARKER} is missing), skipped", file=sys.stderr)
         forget_after(metrics, step_of(resume) if resume else 0)
     disable_progress_bar()  # one per file that is loaded or saved
-    tokenizer = for_transformers(corpus.tokenizer, recipe.block_size)
+    tokenizer = for_transformers(corpus.tokenizer, recipe.block_size, corpus.names)
     words = words_read(corpus, recipe.training.batch_blocks)
-    milestones = Milestones(checkpoints, milestone_steps(words, steps), words, tokenizer)
+    due = milestone_steps(words, steps) if recipe.training.milestones else {}
+    milestones = Milestones(checkpoints, due, words, tokenizer)
     trainer = RunTrainer(
-        new_model(recipe, special_ids(corpus.tokenizer)),
+        new_model(recipe, corpus.special),
         recipe.training,
         tokenizer,
         words,
@@ -191,7 +191,8 @@ def training_arguments(recipe: Recipe, checkpoints: Path) -> TrainingArguments:
     return arguments
 
 
-def export_student(recipe: Recipe, tokenizer: Tokenizer, out: Path) -> None:
+def export_student(recipe: Recipe, corpus: Corpus, out: Path) -> None:
     """out/model, from the last checkpoint."""
     export_checkpoint(out / "checkpoints" / f"checkpoint-{total_steps(recipe)}", out / "model")
-    for_transformers(tokenizer, recipe.block_size).save_pretrained(out / "model")
+    tokenizer = for_transformers(corpus.tokenizer, recipe.block_size, corpus.names)
+    tokenizer.save_pretrained(out / "model")

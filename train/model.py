@@ -19,17 +19,43 @@ def new_model(recipe: Recipe, specials: SpecialIds) -> PreTrainedModel:
     config = _model_config(recipe, specials)
     torch.manual_seed(recipe.seed)
     try:
-        return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    except ValueError as error:  # an encoder, say
+        model = AutoModelForCausalLM.from_config(
+            config, dtype=torch.float32, attn_implementation=recipe.training.attention
+        )
+    except ValueError as error:  # an encoder-decoder, say
         first = str(error).split("\n")[0]
         raise UsageError(f"model: expected a causal language model: {first}") from error
+    except ImportError as error:
+        first = str(error).split("\n")[0]
+        raise UsageError(
+            f"attention: {recipe.training.attention} cannot run here: {first}"
+        ) from error
+    if not recipe.training.attention.startswith("flash"):  # those run on a GPU only
+        _require_causal(model)
+    return model
+
+
+@torch.inference_mode()
+def _require_causal(model: PreTrainedModel) -> None:
+    """Encoders such as BERT have a causal class too, and attend both ways unless told otherwise.
+    Raises UsageError where a later token changes an earlier prediction."""
+    training, last = model.training, model.config.vocab_size - 1
+    tokens = torch.tensor([[last, last, last], [last, last, last - 1]])
+    logits = model.eval()(input_ids=tokens, use_cache=False).logits[:, :2]
+    model.train(training)
+    if not torch.allclose(*logits, rtol=1e-4, atol=1e-4):
+        raise UsageError(
+            f"model: {model.config.model_type} sees the tokens that it is to predict: an encoder;"
+            " a config with is_decoder true may do"
+        )
 
 
 def _model_config(recipe: Recipe, specials: SpecialIds) -> PreTrainedConfig:
     """The shape is the recipe's; vocabulary and special tokens are those of its tokenizer."""
     tokens: dict[str, Any] = {
         "vocab_size": recipe.vocab_size,
-        "pad_token_id": specials.pad,
+        # A padding token's embedding is not trained: it must not be one that text has.
+        "pad_token_id": None if specials.pad in (specials.bos, specials.eos) else specials.pad,
         "bos_token_id": specials.bos,
         "eos_token_id": specials.eos,
     }

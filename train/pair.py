@@ -8,14 +8,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
-from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM
 
 from cdgen.errors import ModelError
 from cdgen.train.checkpoints import MARKER
 from cdgen.train.config import Recipe
+from cdgen.train.corpus import Corpus
 from cdgen.train.tokenizer import for_transformers
 from cdgen.train.validation import validation_losses
 
@@ -81,9 +80,7 @@ class Exported:
     losses: dict[str, float]  # per source and "all", nats/token, of the exported weights
 
 
-def export_pair(
-    recipe: Recipe, tokenizer: Tokenizer, validation: Mapping[str, np.ndarray], out: Path
-) -> None:
+def export_pair(recipe: Recipe, corpus: Corpus, out: Path) -> None:
     """Writes out/pair/{good,bad} and out/pair/README.md from a finished run.
 
     Raises ModelError when no checkpoint is far enough behind GOOD to be BAD.
@@ -96,9 +93,10 @@ def export_pair(
         checkpoint = out / "checkpoints" / f"checkpoint-{step}"
         export_checkpoint(checkpoint, folder)
         shutil.copyfile(checkpoint / MARKER, folder / MARKER)  # which step it is
-        for_transformers(tokenizer, recipe.block_size).save_pretrained(folder)
+        tokenizer = for_transformers(corpus.tokenizer, recipe.block_size, corpus.names)
+        tokenizer.save_pretrained(folder)
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-        losses = validation_losses(model, validation)
+        losses = validation_losses(model, corpus.validation)
         exported[role] = Exported(step, model.num_parameters(), losses)
     card = model_card(recipe, exported["good"], exported["bad"])
     (out / "pair" / "README.md").write_text(card, encoding="utf-8")

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from cdgen.checkpoint import open_checkpoint
+from cdgen.config import located_pair
 from cdgen.corpus import read_manifest
 from cdgen.errors import UsageError
 from cdgen.pair import parse_bad
@@ -39,6 +40,17 @@ def write_run_budget(run: Path, words: Mapping[str, int]) -> None:
         readings += model_readings(run, "GOOD", words, good)
         readings += model_readings(run, "BAD", words, bad)
     write_budget(Budget(tuple(readings)), run)
+
+
+def budget_of_pairs(student: Path, pairs: Sequence[Path]) -> Budget:
+    """`experiment_budget` with the models of pair files, which share their GOOD."""
+    if not pairs:
+        raise UsageError("--pair is missing: name the pair file that wrote the student's corpora")
+    chosen = [located_pair(path) for path in pairs]
+    goods = {good.resolve() for good, _ in chosen}
+    if len(goods) > 1:
+        raise UsageError(f"--pair: expected files with one GOOD, got {', '.join(map(str, goods))}")
+    return experiment_budget(chosen[0][0], [bad for _, bad in chosen], student)
 
 
 def experiment_budget(good: Path, bads: Sequence[str], student: Path) -> Budget:

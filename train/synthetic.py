@@ -13,7 +13,7 @@ from cdgen.errors import UsageError
 from cdgen.finalize import read_batches
 from cdgen.out_folder import is_finalized
 from cdgen.storage import sha256_of
-from cdgen.train.tokenizer import SpecialIds, special_ids
+from cdgen.train.tokenizer import SpecialIds
 
 _COMPARED = 64  # rows whose text tells whether the corpus has the student's tokenizer
 
@@ -25,7 +25,9 @@ def manifest_sha256(out: Path) -> str:
     return sha256_of(out / "manifest.json")
 
 
-def synthetic_sequences(out: Path, tokenizer: Tokenizer) -> tuple[list[list[int]], bool]:
+def synthetic_sequences(
+    out: Path, tokenizer: Tokenizer, special: SpecialIds
+) -> tuple[list[list[int]], bool]:
     """Token sequences of the documents in `out`, and whether they had to be tokenized again.
 
     A row's tokens are split where a document ends; the last one gets no EOS if it was cut off
@@ -35,12 +37,13 @@ def synthetic_sequences(out: Path, tokenizer: Tokenizer) -> tuple[list[list[int]
     rows = list(_rows(out))
     if not rows:
         raise UsageError(f"{out}: holds no row that was not quarantined")
-    special, stops = special_ids(tokenizer), read_manifest(out).plan.eos_token_ids
-    if _is_its_tokenizer(tokenizer, rows[:_COMPARED], stops):
+    stops = read_manifest(out).plan.eos_token_ids
+    if _is_its_tokenizer(tokenizer, special, rows[:_COMPARED], stops):
         return [seq for row in rows for seq in split_row(row["tokens"], stops, special)], False
     encodings = tokenizer.encode_batch_fast([r["text"] for r in rows], add_special_tokens=False)
+    begin = [] if special.bos is None else [special.bos]
     return [
-        [special.bos, *encoding.ids, *([special.eos] if row["finish_reason"] == "eos" else [])]
+        [*begin, *encoding.ids, *([special.eos] if row["finish_reason"] == "eos" else [])]
         for encoding, row in zip(encodings, rows, strict=True)
     ], True
 
@@ -58,25 +61,30 @@ def split_row(
     tokens: Sequence[int], stops: Collection[int], special: SpecialIds
 ) -> list[list[int]]:
     """The documents of a row: BOS, its tokens, and EOS where it ended; a BOS begins the next."""
-    documents: list[list[int]] = [[special.bos]]
+    begin = [] if special.bos is None else [special.bos]
+    documents: list[list[int]] = [[*begin]]
     for token in tokens:
         if token in stops:
             documents[-1].append(special.eos)
         if token in stops or token == special.bos:
-            documents.append([special.bos])
+            documents.append([*begin])
         else:
             documents[-1].append(token)
-    return [document for document in documents if document[1:] not in ([], [special.eos])]
+    empty = (begin, [*begin, special.eos])
+    return [document for document in documents if document not in empty]
 
 
 def _is_its_tokenizer(
-    tokenizer: Tokenizer, rows: Sequence[dict[str, Any]], stops: Collection[int]
+    tokenizer: Tokenizer,
+    special: SpecialIds,
+    rows: Sequence[dict[str, Any]],
+    stops: Collection[int],
 ) -> bool:
     """Whether the rows' tokens are the rows' text in this tokenizer, and documents end alike."""
     vocabulary = tokenizer.get_vocab_size(with_added_tokens=True)
-    special = special_ids(tokenizer)
+    boundaries = {*stops} if special.bos is None else {*stops, special.bos}
     return special.eos in stops and all(
         max(row["tokens"]) < vocabulary
-        and render_text(tokenizer, row["tokens"], {*stops, special.bos}) == row["text"]
+        and render_text(tokenizer, row["tokens"], boundaries) == row["text"]
         for row in rows
     )

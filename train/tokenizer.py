@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from tokenizers import (
@@ -19,6 +19,7 @@ from tokenizers import (
 )
 from transformers import PreTrainedTokenizerFast
 
+from cdgen.checkpoint import read_json, reading
 from cdgen.errors import UsageError
 
 PAD, BOS, EOS, UNK = "<pad>", "<s>", "</s>", "<unk>"
@@ -29,22 +30,34 @@ _MAX_CHARACTERS = 1000  # rarer ones are spelled in bytes: a vocabulary entry wo
 
 
 @dataclass(frozen=True)
+class SpecialNames:
+    """What a tokenizer calls them; an existing one may have no padding, and begin no text."""
+
+    pad: str | None = PAD
+    bos: str | None = BOS
+    eos: str = EOS
+
+
+MADE = SpecialNames()  # of a tokenizer that a recipe makes
+
+
+@dataclass(frozen=True)
 class SpecialIds:
-    pad: int
-    bos: int
+    pad: int | None
+    bos: int | None
     eos: int
 
 
-def special_ids(tokenizer: Tokenizer) -> SpecialIds:
-    """Raises UsageError when it lacks one of <pad>, <s>, </s>."""
-    pad, bos, eos = (tokenizer.token_to_id(name) for name in (PAD, BOS, EOS))
-    if pad is None or bos is None or eos is None:
-        missing = [name for name in (PAD, BOS, EOS) if tokenizer.token_to_id(name) is None]
+def special_ids(tokenizer: Tokenizer, names: SpecialNames = MADE) -> SpecialIds:
+    """Raises UsageError when the tokenizer lacks one that `names` has."""
+    found = {name: name and tokenizer.token_to_id(name) for name in asdict(names).values()}
+    missing = [str(name) for name, token in found.items() if name is not None and token is None]
+    if missing:
         raise UsageError(
-            f"the tokenizer has no {' and no '.join(missing)}: expected one of the tokenizers that"
-            " a recipe makes, or another with <pad>, <s> and </s>"
+            f"the tokenizer has no {' and no '.join(missing)}, which its tokenizer_config.json"
+            " names: save the tokenizer again"
         )
-    return SpecialIds(pad, bos, eos)
+    return SpecialIds(found[names.pad], found[names.bos], found[names.eos])
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
@@ -124,17 +137,33 @@ def tokenizer_from_json(text: str) -> Tokenizer:
     return tokenizer
 
 
-def load_tokenizer(folder: Path, vocab_size: int) -> Tokenizer:
-    """Raises UsageError when it cannot be read, has too many tokens or lacks a special one."""
+def load_tokenizer(folder: Path, vocab_size: int) -> tuple[Tokenizer, SpecialNames]:
+    """Raises UsageError when it cannot be read, has too many tokens or no end of text."""
     file = tokenizer_file(folder)
     try:
         tokenizer = tokenizer_from_json(file.read_text(encoding="utf-8"))
     except Exception as error:  # `tokenizers` raises bare Exception
         raise UsageError(f"tokenizer: cannot read {file}: {error}") from error
-    special_ids(tokenizer)
+    names = special_names(folder)
+    special_ids(tokenizer, names)
     if (size := tokenizer.get_vocab_size()) > vocab_size:
         raise UsageError(f"tokenizer: {folder} has {size} tokens; vocab_size: at least that many")
-    return tokenizer
+    return tokenizer, names
+
+
+def special_names(folder: Path) -> SpecialNames:
+    """As transformers has them: in tokenizer_config.json, as text or as a record with `content`."""
+    file = folder / "tokenizer_config.json"
+    with reading(folder):
+        config = read_json(file) if file.exists() else {}
+    found = {
+        name: value.get("content") if isinstance(value, dict) else value
+        for name in ("pad", "bos", "eos")
+        if (value := config.get(f"{name}_token")) is not None
+    }
+    if "eos" not in found:
+        raise UsageError(f"tokenizer: {file} names no eos_token: documents could not end")
+    return SpecialNames(found.get("pad"), found.get("bos"), found["eos"])
 
 
 def tokenizer_file(folder: Path) -> Path:
@@ -146,14 +175,16 @@ def tokenizer_file(folder: Path) -> Path:
     return folder / "tokenizer.json"
 
 
-def for_transformers(tokenizer: Tokenizer, max_length: int) -> PreTrainedTokenizerFast:
+def for_transformers(
+    tokenizer: Tokenizer, max_length: int, names: SpecialNames = MADE
+) -> PreTrainedTokenizerFast:
     """The same tokenizer in the form that `save_pretrained` writes and AutoTokenizer loads."""
     unknown = {} if tokenizer.token_to_id(UNK) is None else {"unk_token": UNK}
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
-        pad_token=PAD,
-        bos_token=BOS,
-        eos_token=EOS,
+        pad_token=names.pad,
+        bos_token=names.bos,
+        eos_token=names.eos,
         model_max_length=max_length,
         clean_up_tokenization_spaces=False,
         **unknown,

@@ -13,6 +13,8 @@ import torch
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
+from cdgen.train.data import read_and_taught
+
 _BATCH_BLOCKS = 8
 
 
@@ -37,9 +39,9 @@ def _summed_loss(model: PreTrainedModel, blocks: np.ndarray) -> tuple[float, int
     loss, tokens = 0.0, 0
     for start in range(0, len(blocks), _BATCH_BLOCKS):
         batch = torch.from_numpy(blocks[start : start + _BATCH_BLOCKS].astype(np.int64))
-        batch = batch.to(model.device)
-        logits = model(input_ids=batch, use_cache=False).logits[:, :-1].float()
-        targets = batch[:, 1:].masked_fill(batch[:, 1:] == model.config.pad_token_id, -100)
+        tokens_in, targets = read_and_taught(batch.to(model.device))
+        logits, targets = model(input_ids=tokens_in, use_cache=False).logits, targets[:, 1:]
+        logits = logits[:, :-1].float()
         loss += cross_entropy(
             logits.flatten(0, 1), targets.flatten(), ignore_index=-100, reduction="sum"
         ).item()

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict
 
 import numpy as np
 from tokenizers import Tokenizer
 
 from cdgen.train.corpus import Corpus
-from cdgen.train.tokenizer import BOS, EOS, PAD
+from cdgen.train.tokenizer import SpecialNames
 
 _BLOCKS_TOGETHER = 16
 _PARTS_AT_ONCE = 256
@@ -17,7 +18,9 @@ _PARTS_AT_ONCE = 256
 def words_read(corpus: Corpus, batch_blocks: int) -> Callable[[int], int]:
     """A function from a number of steps to the words in them, every stream at its mean density."""
     streams = zip(corpus.mixture.shares, corpus.train, strict=False)  # a share of 0 is left out
-    per_block = [count_words(corpus.tokenizer, blocks) / len(blocks) for _, blocks in streams]
+    per_block = [
+        count_words(corpus.tokenizer, corpus.names, blocks) / len(blocks) for _, blocks in streams
+    ]
 
     def words(steps: int) -> int:
         sequences = corpus.mixture.counts(steps * batch_blocks)
@@ -26,8 +29,10 @@ def words_read(corpus: Corpus, batch_blocks: int) -> Callable[[int], int]:
     return words
 
 
-def count_words(tokenizer: Tokenizer, blocks: np.ndarray) -> int:
+def count_words(tokenizer: Tokenizer, names: SpecialNames, blocks: np.ndarray) -> int:
     """What white space or the end of a document separates; `blocks` are read end to end."""
+    special = [name for name in asdict(names).values() if name]
+    blocks = np.where(blocks < 0, ~blocks, blocks)
     # A word that two parts share counts twice: one in thousands, for the use of every core.
     parts = [
         blocks[start : start + _BLOCKS_TOGETHER].ravel().tolist()
@@ -39,7 +44,7 @@ def count_words(tokenizer: Tokenizer, blocks: np.ndarray) -> int:
             parts[start : start + _PARTS_AT_ONCE], skip_special_tokens=False
         )
         for text in texts:
-            for special in (PAD, BOS, EOS):
-                text = text.replace(special, " ")
+            for name in special:
+                text = text.replace(name, " ")
             count += len(text.split())
     return count

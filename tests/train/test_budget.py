@@ -29,6 +29,8 @@ from cdgen.train.run_budget import (
 from cdgen.train.synthetic import manifest_sha256
 from cdgen.train.tokenizer import for_transformers, train_tokenizer
 
+Command = Callable[..., Any]
+
 STRICT, SMALL = 100_000_000, 10_000_000
 REAL = Text("real", "a", 9_000_000)
 MORE = Text("real", "b", 1_000_000)
@@ -277,6 +279,29 @@ def test_a_whole_experiment(tmp_path: Path, save_random: Callable[..., Path]) ->
     ]  # fmt: skip
     alone = json.loads((student / "budget.json").read_text())["rules"]["strict"]["broken"]
     assert "student reads cd, and what its models were trained on is not counted here" in alone
+
+
+def test_the_command_takes_the_models_from_pair_files(
+    tmp_path: Path, save_random: Callable[..., Path], cdgen: Command
+) -> None:
+    base = write_run(tmp_path / "base", gap=0.5)
+    bad, good = (write_checkpoint(base, s, 4 - s / 300, save_random) for s in (60, 300))
+    write_run_budget(base, {"real": 1_000})
+    corpus = write_corpus(tmp_path / "corpus", good, "dropout:0.5")
+    student = write_run(tmp_path / "student", cd=corpus)
+    write_run_budget(student, {"real": 1_000, "cd": 700})
+    for name, model, other in (("a", good, bad), ("b", good, "dropout:0.5"), ("c", bad, bad)):
+        (tmp_path / f"{name}.yaml").write_text(f"good: {model}\nbad: {other}\n")
+    pairs = {name: ("--pair", tmp_path / f"{name}.yaml") for name in "abc"}
+    command = ("train", "--budget", student, "--out", tmp_path / "found")
+    ended = cdgen(*command, *pairs["a"], *pairs["b"])
+    assert ended.code == 0, ended.err
+    assert ended.out == (tmp_path / "found/budget.md").read_text()
+    found = json.loads((tmp_path / "found/budget.json").read_text())["readings"]
+    roles = [r["reader"] for r in found]
+    assert roles == ["tokenizer", "GOOD", "BAD", "BAD", "prompts", "student", "student"]
+    assert "made with another BAD" in cdgen(*command, *pairs["a"]).err
+    assert "expected files with one GOOD" in cdgen(*command, *pairs["b"], *pairs["c"]).err
 
 
 def test_an_experiment_of_other_models(tmp_path: Path, save_random: Callable[..., Path]) -> None:

@@ -22,7 +22,7 @@ from cdgen.train.checkpoints import MARKER, last_complete, milestone_steps
 from cdgen.train.config import Recipe
 from cdgen.train.corpus import build_corpus
 from cdgen.train.loop import train_recipe
-from cdgen.train.tokenizer import special_ids, train_sentencepiece, train_tokenizer
+from cdgen.train.tokenizer import MADE, special_ids, train_sentencepiece, train_tokenizer
 from cdgen.train.trainer import RunTrainer
 from cdgen.train.words import _BLOCKS_TOGETHER, count_words, words_read
 
@@ -166,17 +166,18 @@ def test_words_are_counted_across_blocks_and_documents(
     specials = special_ids(tokenizer)
     ids = [*tokenizer.encode(text).ids, specials.eos] * 2
     assert ids[0] == specials.bos
-    ids += [specials.pad] * (-len(ids) % 16)
+    assert specials.pad is not None
+    ids += [~specials.pad] * (-len(ids) % 16)
     blocks = np.array(ids, dtype=np.int32).reshape(-1, 16)
     parts = -(-len(blocks) // _BLOCKS_TOGETHER)
-    assert 560 <= count_words(tokenizer, blocks) < 560 + parts
+    assert 560 <= count_words(tokenizer, MADE, blocks) < 560 + parts
 
 
 def test_words_read_are_those_of_the_steps(tmp_path: Path) -> None:
     write_toy(tmp_path)
     corpus = build_corpus(Recipe.model_validate(RECIPE), tmp_path)
     words = words_read(corpus, 4)
-    in_all = count_words(corpus.tokenizer, corpus.train[0])
+    in_all = count_words(corpus.tokenizer, MADE, corpus.train[0])
     assert words(0) == 0
     assert words(100) == round(400 * in_all / len(corpus.train[0]))
 

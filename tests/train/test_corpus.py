@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from test_loop import RECIPE, write_toy
 
 from cdgen.config import GenerateConfig
@@ -18,6 +19,7 @@ from cdgen.generate import generate
 from cdgen.train import corpus as module
 from cdgen.train.config import Recipe
 from cdgen.train.corpus import Corpus, build_corpus
+from cdgen.train.data import read_and_taught
 from cdgen.train.sources import corpus_texts, read_documents
 from cdgen.train.splits import split_documents
 from cdgen.train.tokenizer import for_transformers, special_ids
@@ -42,9 +44,7 @@ def encodings(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """One entry per call of `encode`."""
     calls: list[int] = []
     encode = module.encode
-    monkeypatch.setattr(
-        module, "encode", lambda tokenizer, docs: calls.append(len(docs)) or encode(tokenizer, docs)
-    )
+    monkeypatch.setattr(module, "encode", lambda *args: calls.append(len(args[2])) or encode(*args))
     return calls
 
 
@@ -154,7 +154,8 @@ def test_added_and_reordered_sources_leave_the_parts_as_they_are(data: Path) -> 
     )
 
     def text(corpus: Corpus) -> str:
-        return corpus.tokenizer.decode(corpus.validation["toys"].ravel().tolist())
+        tokens, _ = read_and_taught(torch.from_numpy(corpus.validation["toys"]))
+        return corpus.tokenizer.decode(tokens.ravel().tolist())
 
     assert text(alone) == text(both) == text(turned)
 

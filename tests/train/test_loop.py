@@ -144,10 +144,10 @@ def test_the_validation_loss_is_the_mean_over_predicted_tokens(tmp_path: Path) -
     write_toy(tmp_path)
     model = new_model(Recipe.model_validate(RECIPE), SPECIALS)
     blocks = np.random.default_rng(0).integers(3, 300, (11, 16), dtype=np.int32)
-    blocks[-1, 5:] = PAD_ID
+    blocks[-1, 5:] = ~PAD_ID
     sums = []
     for block in torch.from_numpy(blocks).long():
-        length = int((block != PAD_ID).sum())
+        length = int((block >= 0).sum())
         loss = model(input_ids=block[None, :length], labels=block[None, :length]).loss
         sums.append(loss.item() * (length - 1))
     losses = validation_losses(model, {"first": blocks[:10], "last": blocks[10:]})

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import json
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import yaml
+from pydantic import ValidationError
 from test_loop import RECIPE, SPECIALS, write_toy
-from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BertConfig,
+    GPT2Config,
+    GPT2LMHeadModel,
+    PreTrainedModel,
+)
 
 from cdgen.errors import PlanMismatch, UsageError
 from cdgen.train.config import Recipe
@@ -90,3 +99,26 @@ def test_configs_of_no_use(tmp_path: Path) -> None:
     refused(config, "8 positions, but block_size is 16")
     config.write_text(json.dumps({"model_type": "t5"}))
     refused(config, "expected a causal language model")
+    encoder = BertConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2)
+    encoder.save_pretrained(tmp_path / "bert")
+    refused(tmp_path / "bert", "bert sees the tokens that it is to predict")
+    encoder.is_decoder = True
+    encoder.save_pretrained(tmp_path / "bert")
+    assert new_model(Recipe.model_validate(recipe(tmp_path / "bert")), SPECIALS)
+
+
+def test_attention_as_the_recipe_has_it() -> None:
+    def model(**changes: Any) -> PreTrainedModel:
+        training = {**RECIPE["training"], **changes}
+        return new_model(Recipe.model_validate({**RECIPE, "training": training}), SPECIALS)
+
+    tokens = torch.arange(16)[None]
+    with torch.no_grad():
+        logits = [model(attention=kind)(tokens).logits for kind in ("sdpa", "eager")]
+    torch.testing.assert_close(*logits, rtol=1e-4, atol=1e-5)  # sums in another order
+    assert model(attention="eager").config._attn_implementation == "eager"
+    with pytest.raises(ValidationError, match="flash_attention_2 computes in bfloat16"):
+        model(attention="flash_attention_2")
+    if find_spec("flash_attn") is None:
+        with pytest.raises(UsageError, match="attention: flash_attention_2 cannot run here"):
+            model(attention="flash_attention_2", bf16=True)

@@ -285,10 +285,13 @@ def test_the_command_and_what_it_wrote_in_use(
 def test_flags_that_do_not_go_together(cdgen: Command, tmp_path: Path) -> None:
     run, out = tmp_path / "run", ("--out", tmp_path / "out.yaml")
     for arguments, says in [
-        (("--select-pair", run, "--config", "r.yaml"), "leave out --config and --data"),
-        (("--select-pair", run, "--data", "d"), "leave out --config and --data"),
-        ((run,), f"{run} belongs to --select-pair RUN, which is missing"),
-        (("--gap", 0.5), "--gap belongs to --select-pair RUN, which is missing"),
+        (("--select-pair", run, "--config", "r.yaml"), "--config does not go with --select-pair"),
+        (("--select-pair", run, "--data", "d"), "--data does not go with --select-pair"),
+        (("--select-pair", run, "--budget", run), "--budget does not go with --select-pair"),
+        (("--budget", run, "--gap", 0.5), "--gap does not go with --budget"),
+        (("--budget", run), "--pair is missing"),
+        ((run,), "RUN does not go with --config, only with --select-pair"),
+        (("--gap", 0.5), "--gap does not go with --config, only with --select-pair"),
         ((), "--config is missing"),
         (("--config", "r.yaml"), "--data is missing"),
         (("--select-pair", run), "found no metrics.jsonl"),

@@ -64,9 +64,10 @@ def plain_loop(recipe: Recipe, corpus: Corpus) -> tuple[list[float], nn.Module]:
     losses = []
     for step in range(training.steps):
         tokens = batch(corpus, step, training.batch_blocks)
-        logits = model(input_ids=tokens).logits[:, :-1]
-        targets = tokens[:, 1:]
-        loss = cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=PAD_ID)
+        padding = tokens == ~PAD_ID
+        logits = model(input_ids=tokens.masked_fill(padding, PAD_ID)).logits[:, :-1]
+        targets = tokens.masked_fill(padding, -100)[:, 1:]
+        loss = cross_entropy(logits.flatten(0, 1), targets.flatten())
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), training.max_grad_norm)
         for group in optimizer.param_groups:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from test_loop import RECIPE, write_toy
 from transformers import AutoModelForCausalLM
@@ -20,6 +21,7 @@ from cdgen.errors import PlanMismatch, UsageError
 from cdgen.generate import generate
 from cdgen.train.config import Recipe
 from cdgen.train.corpus import build_corpus
+from cdgen.train.data import read_and_taught
 from cdgen.train.loop import Positions, total_steps, train_recipe
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -64,7 +66,8 @@ def test_every_step_has_its_share_of_synthetic_sequences(
     recipe = Recipe.model_validate(student())
     built = build_corpus(recipe, tmp_path)
     positions = Positions(built, 27 * 4)
-    known = {block.tobytes() for block in built.train[1].astype(np.int64)}
+    synthetic_blocks, _ = read_and_taught(torch.from_numpy(built.train[1].astype(np.int64)))
+    known = {block.numpy().tobytes() for block in synthetic_blocks}
     synthetic = 0
     for position in range(len(positions)):
         tokens = positions[position]["input_ids"].numpy()

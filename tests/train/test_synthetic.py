@@ -16,6 +16,7 @@ from cdgen.train.synthetic import manifest_sha256, split_row, synthetic_sequence
 from cdgen.train.tokenizer import BOS_ID, EOS_ID, PAD_ID, SpecialIds, train_tokenizer
 
 PAIR = ASSETS / "demo-pair"
+MADE_IDS = SpecialIds(PAD_ID, BOS_ID, EOS_ID)
 
 
 def test_a_row_is_split_where_documents_end() -> None:
@@ -28,7 +29,7 @@ def test_a_row_is_split_where_documents_end() -> None:
         ([5, BOS_ID, 6], [[BOS_ID, 5], [BOS_ID, 6]]),
         ([BOS_ID, EOS_ID, EOS_ID], []),
     ):
-        assert split_row(row, stops, SpecialIds(PAD_ID, BOS_ID, EOS_ID)) == expected
+        assert split_row(row, stops, MADE_IDS) == expected
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +65,7 @@ def test_every_token_once_in_order_and_no_false_end(
     corpus: Callable[[str], Path], on_eos: str, one_thread: None
 ) -> None:
     out, tokenizer = corpus(on_eos), Tokenizer.from_file(str(PAIR / "good/tokenizer.json"))
-    sequences, again = synthetic_sequences(out, tokenizer)
+    sequences, again = synthetic_sequences(out, tokenizer, MADE_IDS)
     assert not again
     rows = rows_of(out)
     special = {BOS_ID, EOS_ID}
@@ -81,7 +82,7 @@ def test_another_tokenizer_reads_the_text_again(
 ) -> None:
     rows = rows_of(corpus("stop"))
     other = train_tokenizer([row["text"] for row in rows], 300)
-    sequences, again = synthetic_sequences(corpus("stop"), other)
+    sequences, again = synthetic_sequences(corpus("stop"), other, MADE_IDS)
     assert again
     for row, sequence in zip(rows, sequences, strict=True):
         assert other.decode(sequence) == row["text"]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from cdgen.errors import UsageError
 from cdgen.train.tokenizer import (
     BOS_ID,
     EOS_ID,
+    MADE,
     PAD_ID,
     SpecialIds,
     for_transformers,
@@ -102,14 +104,31 @@ def test_sentencepiece_survives_saving_and_loading(tmp_path: Path) -> None:
     assert loaded(text).input_ids == PIECES.encode(text).ids
     assert loaded.decode(loaded(text).input_ids, skip_special_tokens=True) == text
     assert (loaded.pad_token_id, loaded.unk_token_id) == (3, 0)
-    again = load_tokenizer(tmp_path, 300)
+    again, names = load_tokenizer(tmp_path, 300)
+    assert names == MADE
     for spelled in (text, "a</s>b"):
         assert again.encode(spelled).ids == PIECES.encode(spelled).ids
 
 
 def test_a_tokenizer_without_the_special_tokens_is_refused(tmp_path: Path) -> None:
-    Tokenizer.from_str(PIECES.to_str().replace("<pad>", "<fill>")).save(
-        str(tmp_path / "tokenizer.json")
-    )
-    with pytest.raises(UsageError, match="has no <pad>: expected"):
+    for_transformers(PIECES, max_length=64).save_pretrained(tmp_path)
+    renamed = PIECES.to_str().replace("<pad>", "<fill>")
+    (tmp_path / "tokenizer.json").write_text(renamed, encoding="utf-8")
+    with pytest.raises(UsageError, match="has no <pad>, which its tokenizer"):
         load_tokenizer(tmp_path, 300)
+    (tmp_path / "tokenizer_config.json").unlink()
+    with pytest.raises(UsageError, match="names no eos_token"):
+        load_tokenizer(tmp_path, 300)
+
+
+def test_special_tokens_are_those_that_transformers_would_take(tmp_path: Path) -> None:
+    TOKENIZER.save(str(tmp_path / "tokenizer.json"))
+    config = tmp_path / "tokenizer_config.json"
+    config.write_text(json.dumps({"eos_token": {"content": "</s>"}, "bos_token": "</s>"}))
+    tokenizer, names = load_tokenizer(tmp_path, 300)
+    assert special_ids(tokenizer, names) == SpecialIds(pad=None, bos=EOS_ID, eos=EOS_ID)
+    for_transformers(tokenizer, 64, names).save_pretrained(tmp_path / "again")
+    loaded = AutoTokenizer.from_pretrained(tmp_path / "again")
+    assert (loaded.pad_token_id, loaded.bos_token_id, loaded.eos_token_id) == (None, 2, 2)
+    config.write_text(json.dumps({"eos_token": "</s>", "bos_token": None}))
+    assert special_ids(*load_tokenizer(tmp_path, 300)).bos is None
