@@ -22,9 +22,10 @@ from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM, LogitsProc
 from cdgen.bench.environment import write_result
 from cdgen.decoder import Decoder
 from cdgen.decoder_weights import lean_config
-from cdgen.engine import Limits, Request, Sequence, SlotEngine
+from cdgen.engine import SlotEngine
 from cdgen.kernels import reference
 from cdgen.kernels.sampling_params import SamplingParams
+from cdgen.sequences import Limits, Request, Sequence
 
 ROWS, PROMPT, NEW, VOCAB = 64, 20, 240, 16384
 PARAMS = SamplingParams(alpha=0.1, bad_weight=1.0)
@@ -99,7 +100,7 @@ def make_engine(good: Any, bad: Any) -> SlotEngine:
     def decoder(model: Any) -> Decoder:
         config = lean_config(model.config.to_dict(), PROMPT + NEW)
         assert config is not None
-        return Decoder(config, model.state_dict(), ROWS, PROMPT + NEW)
+        return Decoder(config, [model.state_dict()], ROWS, PROMPT + NEW)
 
     limits = Limits(max_new_tokens=NEW, eos_token_ids=(), stop_on_eos=False)
     return SlotEngine(decoder(good), decoder(bad), PARAMS, limits, seed=0, vocab_size=VOCAB)

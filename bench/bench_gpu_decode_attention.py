@@ -1,5 +1,6 @@
 """Decode attention on the GPU over batch sizes and contexts, one model and two in one launch: time,
-and bytes of cache per second as a share of a large copy's, beside torch's scaled dot products.
+and bytes of cache per second as a share of a large copy's, beside the same with the cache in fp8
+and torch's scaled dot products.
 
     python -m cdgen.bench.bench_gpu_decode_attention --out DIR/gpu-decode-attention.json
 
@@ -8,7 +9,7 @@ What is timed are the very CUDA graphs whose output has just been compared with 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -18,10 +19,12 @@ from cdgen.bench.gpu_timing import (
     COLUMNS,
     L2,
     Call,
+    Prepared,
     cells,
     command_line,
     copy_bandwidth,
     outcome,
+    percent_of,
     prepare,
     prepare_baselines,
     sets_that_fit,
@@ -30,6 +33,7 @@ from cdgen.kernels import reference
 from cdgen.kernels.decode_attention import decode_attention
 
 HEADS, WIDTH = 12, 64
+FP8 = torch.float8_e4m3fn
 SCALE = WIDTH**-0.5
 SEQUENCES = (64, 256, 512, 1024, 2048)
 CONTEXTS = (220, 512, 1024)
@@ -112,6 +116,21 @@ def attend(x: Inputs) -> torch.Tensor:
     return decode_attention(x.query, x.keys, x.values, x.lengths, scale=SCALE, backend="triton")
 
 
+def in_fp8(x: Inputs) -> Inputs:
+    keys, values = (reference.stored(cache, FP8) for cache in (x.keys, x.values))
+    return replace(x, keys=keys, values=values)
+
+
+def prepare_fp8(inputs: list[Inputs], sets: int) -> dict[str, Prepared]:
+    """Checked like the bf16 contender; none on a GPU that cannot convert e4m3."""
+    if torch.cuda.get_device_capability() < (8, 9):
+        return {}
+    rounded = [in_fp8(x) for x in inputs]
+    prepared = prepare(lambda i: attend(rounded[i]), sets)
+    check(prepared.results, rounded)
+    return {"triton, fp8 cache": prepared}
+
+
 def baselines(setting: Setting, inputs: list[Inputs]) -> dict[str, Call | str]:
     """What the Triton kernel is compared with; a string says why one is left out."""
     if setting.spread:
@@ -130,19 +149,31 @@ def measure_setting(setting: Setting, bandwidth: float, l2: L2) -> dict[str, Any
     from cdgen.kernels.gpu.decode_attention import decode_attention_bytes
 
     rows, kv_heads, capacity, width = setting.cache_shape
-    sets = sets_that_fit(2 * rows * kv_heads * capacity * width * torch.bfloat16.itemsize)
+    number_bytes = torch.bfloat16.itemsize + FP8.itemsize
+    sets = sets_that_fit(2 * rows * kv_heads * capacity * width * number_bytes)
     inputs = [make_inputs(setting, seed, "cuda") for seed in range(sets)]
     triton = prepare(lambda i: attend(inputs[i]), sets)
     check(triton.results, inputs)
+    fp8 = prepare_fp8(inputs, sets)
     others, skipped = prepare_baselines(baselines(setting, inputs), sets)
-    nbytes = decode_attention_bytes(inputs[0].query, inputs[0].keys, inputs[0].lengths)
+    first = inputs[0]
+    nbytes = decode_attention_bytes(first.query, first.keys, first.lengths)
+    found = outcome({"triton": triton, **fp8, **others}, skipped, nbytes, bandwidth, l2)
+    for name in fp8:
+        cache = torch.empty_like(first.keys, dtype=FP8, device="meta")
+        fp8_bytes = decode_attention_bytes(first.query, cache, first.lengths)
+        us = found["us"][name]["p50"]
+        found |= {
+            "fp8_bytes": fp8_bytes,
+            "fp8_percent_of_copy_bandwidth": percent_of(bandwidth, fp8_bytes, us),
+        }
     return {
         "sequences": setting.sequences,
         "models": setting.models,
         "kv_heads": kv_heads,
         "mean_context": round(float(inputs[0].lengths.float().mean()), 1),
         "lengths": "spread" if setting.spread else "equal",
-        **outcome({"triton": triton, **others}, skipped, nbytes, bandwidth, l2),
+        **found,
     }
 
 
@@ -161,13 +192,14 @@ def measure() -> dict[str, Any]:
     }
 
 
-HEADINGS = ("sequences", "models", "kv heads", "context", "lengths", *COLUMNS)
+HEADINGS = ("sequences", "models", "kv heads", "context", "lengths", *COLUMNS, "% copy in fp8")
 
 
 def summary(found: dict[str, Any]) -> tuple[object, ...]:
     """A row of the table under `HEADINGS`."""
     names = ("sequences", "models", "kv_heads", "mean_context", "lengths")
-    return *(found[name] for name in names), *cells(found)
+    fp8 = found.get("fp8_percent_of_copy_bandwidth", "-")
+    return *(found[name] for name in names), *cells(found), fp8
 
 
 def main() -> None:

@@ -28,11 +28,13 @@ from cdgen.bench.gpu_timing import (
     prepare_baselines,
 )
 from cdgen.kernels.decoder_ops import rms_norm, rotary_to_cache, swiglu
+from cdgen.kernels.gelu import gelu
+from cdgen.kernels.layer_norm import layer_norm
 
 # The paper's model at 1024 slots.
 SEQUENCES, HIDDEN, HEADS, HEAD_WIDTH, FEED_FORWARD, CAPACITY = 1024, 768, 12, 64, 3072, 420
 EPS = 1e-6
-OPS = ("rms_norm", "rotary_to_cache", "swiglu")
+OPS = ("rms_norm", "rotary_to_cache", "swiglu", "layer_norm", "gelu")
 
 # Two steps of bf16, relative: what is rounded twice on the way may twice go to the other side.
 ERROR = 2.0**-6
@@ -47,6 +49,43 @@ class Op:
     nbytes: int
 
 
+Normal = Callable[..., torch.Tensor]  # shape -> bf16 numbers
+
+
+def _norm_op(name: str, normal: Normal, rows: int, models: int, sets: int) -> Op:
+    from cdgen.kernels.gpu.decoder_ops import rms_norm_bytes
+    from cdgen.kernels.gpu.layer_norm import layer_norm_bytes
+
+    x = [normal(rows, HIDDEN) for _ in range(sets)]
+    weight, bias = normal(models, HIDDEN), normal(models, HIDDEN)
+    # Small: every call adds it once more.
+    delta = [0.01 * normal(rows, HIDDEN) for _ in range(sets)]
+
+    def call(i: int, backend: str) -> torch.Tensor:
+        if name == "rms_norm":
+            return rms_norm(x[i], delta[i], weight, EPS, backend=backend)
+        return layer_norm(x[i], delta[i], weight, bias, EPS, backend=backend)
+
+    nbytes = rms_norm_bytes if name == "rms_norm" else layer_norm_bytes
+    return Op(call, [[one] for one in x], nbytes(x[0], delta[0], weight))
+
+
+def _activation_op(name: str, normal: Normal, rows: int, sets: int) -> Op:
+    from cdgen.kernels.gpu.decoder_ops import swiglu_bytes
+    from cdgen.kernels.gpu.gelu import gelu_bytes
+
+    width = 2 * FEED_FORWARD if name == "swiglu" else FEED_FORWARD
+    x = [normal(rows, width) for _ in range(sets)]
+
+    def call(i: int, backend: str) -> torch.Tensor:
+        if name == "swiglu":
+            return swiglu(x[i], backend=backend)
+        return gelu(x[i], "erf", backend=backend)
+
+    nbytes = swiglu_bytes if name == "swiglu" else gelu_bytes
+    return Op(call, [[] for _ in range(sets)], nbytes(x[0]))
+
+
 def make_op(name: str, models: int, sets: int, device: str, sequences: int = SEQUENCES) -> Op:
     from cdgen.kernels.gpu import decoder_ops as gpu
 
@@ -55,22 +94,10 @@ def make_op(name: str, models: int, sets: int, device: str, sequences: int = SEQ
     def normal(*shape: int) -> torch.Tensor:
         return torch.randn(shape, generator=generator, device=device, dtype=torch.bfloat16)
 
-    if name == "rms_norm":
-        x, weight = [normal(rows, HIDDEN) for _ in range(sets)], normal(models, HIDDEN)
-        # Small: every call adds it once more.
-        delta = [0.01 * normal(rows, HIDDEN) for _ in range(sets)]
-        return Op(
-            lambda i, backend: rms_norm(x[i], delta[i], weight, EPS, backend=backend),
-            [[one] for one in x],
-            gpu.rms_norm_bytes(x[0], delta[0], weight),
-        )
-    if name == "swiglu":
-        gate_up = [normal(rows, 2 * FEED_FORWARD) for _ in range(sets)]
-        return Op(
-            lambda i, backend: swiglu(gate_up[i], backend=backend),
-            [[] for _ in range(sets)],
-            gpu.swiglu_bytes(gate_up[0]),
-        )
+    if name in ("rms_norm", "layer_norm"):
+        return _norm_op(name, normal, rows, models, sets)
+    if name in ("swiglu", "gelu"):
+        return _activation_op(name, normal, rows, sets)
     qkv = [normal(rows, 3 * HEADS * HEAD_WIDTH) for _ in range(sets)]
     angles = torch.arange(CAPACITY, device=device)[:, None] * 10000.0 ** -torch.linspace(
         0, 1 - 2 / HEAD_WIDTH, HEAD_WIDTH // 2, device=device
@@ -83,7 +110,7 @@ def make_op(name: str, models: int, sets: int, device: str, sequences: int = SEQ
             qkv[i], cos, sin, positions, *caches[i], backend=backend
         ),
         caches,
-        gpu.rotary_to_cache_bytes(qkv[0], cos, positions),
+        gpu.rotary_to_cache_bytes(qkv[0], cos, positions, caches[0][0]),
     )
 
 

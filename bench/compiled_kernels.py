@@ -46,6 +46,8 @@ MOST_REGISTERS = {
     "_rms_norm": 64,
     "_rotary_to_cache": 64,
     "_swiglu": 64,
+    "_layer_norm": 64,
+    "_gelu": 64,
 }
 
 # What a loop, or a kernel without one, may load less than 16 bytes at a time, and why.
@@ -65,11 +67,14 @@ NARROW = {
     "dot_products.bad.bias": "one number per plausible token",
     "head_kernel.status": "one byte per row",
     "head_kernel.bad.bias": "one number per token and tile",
+    "_attend_grouped.values": "fp8, laid out in shared memory for a product of 16-bit numbers, in"
+    " runs of eight",
     "_rotary_to_cache.positions": "one number per program",
 }
 
 BF16, FP16, FP32 = torch.bfloat16, torch.float16, torch.float32
 NAMES = {BF16: "bf16", FP16: "fp16", FP32: "fp32"}
+FP8 = torch.float8_e4m3fn
 ROWS, CAPACITY = 4, 512
 
 # What a call is called, and the call.
@@ -91,23 +96,35 @@ def rms_norm_calls() -> Calls:
 
 
 def rotary_to_cache_calls() -> Calls:
-    from cdgen.kernels.gpu.decoder_ops import rotary_to_cache
-
-    heads, kv_heads = 12, 4
     for dtype, width, norms in [
         *((dtype, 64, False) for dtype in NAMES),
         *((BF16, width, False) for width in (32, 80, 96, 128)),
         (BF16, 128, True),
     ]:
-        qkv = torch.empty(ROWS, (heads + 2 * kv_heads) * width, dtype=dtype)
-        cache = torch.empty(ROWS, kv_heads, CAPACITY, width, dtype=dtype)
-        angles = torch.empty(CAPACITY, width // 2)
-        norm = torch.empty(1, width, dtype=dtype) if norms else None
-        name = f"{NAMES[dtype]}, head size {width}{', query and key norm' if norms else ''}"
-        positions = torch.empty(ROWS, dtype=torch.int64)
-        yield name, partial(
-            rotary_to_cache, qkv, angles, angles, positions, cache, cache.clone(), norm, norm, 1e-6
-        )  # fmt: skip
+        yield _rotate(dtype, dtype, width, norms)
+
+
+def fp8_rotary_to_cache_calls() -> Calls:
+    for dtype in NAMES:
+        yield _rotate(dtype, FP8, 64)
+    yield _rotate(BF16, FP8, 128, norms=True)
+
+
+def _rotate(
+    dtype: torch.dtype, stored: torch.dtype, width: int, norms: bool = False
+) -> tuple[str, Callable[[], object]]:
+    from cdgen.kernels.gpu.decoder_ops import rotary_to_cache
+
+    heads, kv_heads = 12, 4
+    qkv = torch.empty(ROWS, (heads + 2 * kv_heads) * width, dtype=dtype)
+    cache = torch.empty(ROWS, kv_heads, CAPACITY, width, dtype=stored)
+    angles = torch.empty(CAPACITY, width // 2)
+    norm = torch.empty(1, width, dtype=dtype) if norms else None
+    name = [NAMES[dtype], *["fp8 cache"] * (stored is FP8), f"head size {width}"]
+    positions = torch.empty(ROWS, dtype=torch.int64)
+    return ", ".join(name + ["query and key norm"] * norms), partial(
+        rotary_to_cache, qkv, angles, angles, positions, cache, cache.clone(), norm, norm, 1e-6
+    )
 
 
 def swiglu_calls() -> Calls:
@@ -117,10 +134,31 @@ def swiglu_calls() -> Calls:
         yield f"{NAMES[dtype]}, F 2048", partial(swiglu, torch.empty(ROWS, 4096, dtype=dtype))
 
 
-def decode_attention_calls() -> Calls:
-    from cdgen.kernels.gpu.decode_attention import decode_attention
+def layer_norm_calls() -> Calls:
+    from cdgen.kernels.gpu.layer_norm import layer_norm
 
-    lengths, ids = torch.ones(ROWS, dtype=torch.int64), torch.arange(ROWS)
+    for dtype, width, adds in [
+        *((dtype, 768, True) for dtype in NAMES),
+        (BF16, 768, False),
+        (BF16, 576, True),
+        (BF16, 4096, True),
+    ]:
+        x, weight = torch.empty(ROWS, width, dtype=dtype), torch.empty(1, width, dtype=dtype)
+        name = f"{NAMES[dtype]}, D {width}{', x + delta' if adds else ''}"
+        delta = torch.empty_like(x) if adds else None
+        yield name, partial(layer_norm, x, delta, weight, weight.clone(), 1e-5)
+
+
+def gelu_calls() -> Calls:
+    from cdgen.kernels.gpu.gelu import gelu
+
+    for tanh in (True, False):
+        for dtype in NAMES:
+            name = f"{NAMES[dtype]}, F 3072, {'tanh' if tanh else 'erf'}"
+            yield name, partial(gelu, torch.empty(ROWS, 3072, dtype=dtype), tanh)
+
+
+def decode_attention_calls() -> Calls:
     for dtype, width, group, rate in [
         *((dtype, 64, group, 0.0) for dtype in NAMES for group in (1, 3)),
         *(
@@ -131,17 +169,33 @@ def decode_attention_calls() -> Calls:
         ),
         *((dtype, 64, group, 0.5) for dtype in (BF16, FP32) for group in (1, 3)),
     ]:
-        kv_heads = 4
-        query = torch.empty(ROWS, group * kv_heads, width, dtype=dtype)
-        cache = torch.empty(ROWS, kv_heads, CAPACITY, width, dtype=dtype)
-        heads = "one query" if group == 1 else f"{group} queries"
-        name = (
-            f"{NAMES[dtype]}, head size {width}, {heads} per KV head{', dropout' if rate else ''}"
-        )
-        yield name, partial(
-            decode_attention, query, cache, cache.clone(), lengths, width**-0.5,
-            ids if rate else None, rate, 0, 0, 0, 0,
-        )  # fmt: skip
+        yield _attend(dtype, dtype, width, group, rate)
+
+
+def fp8_decode_attention_calls() -> Calls:
+    for group in (1, 3):
+        for dtype in NAMES:
+            yield _attend(dtype, FP8, 64, group)
+        for width in (32, 80, 96, 128):
+            yield _attend(BF16, FP8, width, group)
+        yield _attend(BF16, FP8, 64, group, rate=0.5)
+
+
+def _attend(
+    dtype: torch.dtype, stored: torch.dtype, width: int, group: int, rate: float = 0.0
+) -> tuple[str, Callable[[], object]]:
+    from cdgen.kernels.gpu.decode_attention import decode_attention
+
+    lengths, ids, kv_heads = torch.ones(ROWS, dtype=torch.int64), torch.arange(ROWS), 4
+    query = torch.empty(ROWS, group * kv_heads, width, dtype=dtype)
+    cache = torch.empty(ROWS, kv_heads, CAPACITY, width, dtype=stored)
+    heads = "one query" if group == 1 else f"{group} queries"
+    name = [NAMES[dtype], *["fp8 cache"] * (stored is FP8), f"head size {width}"]
+    name += [f"{heads} per KV head"] + ["dropout"] * bool(rate)
+    return ", ".join(name), partial(
+        decode_attention, query, cache, cache.clone(), lengths, width**-0.5,
+        ids if rate else None, rate, 0, 0, 0, 0,
+    )  # fmt: skip
 
 
 def sample_contrastive_calls() -> Calls:
@@ -202,7 +256,13 @@ OPS: dict[str, Callable[[], Calls]] = {
     "rms_norm": rms_norm_calls,
     "rotary_to_cache": rotary_to_cache_calls,
     "swiglu": swiglu_calls,
+    "layer_norm": layer_norm_calls,
+    "gelu": gelu_calls,
+    "decode_attention of fp8": fp8_decode_attention_calls,
+    "rotary_to_cache to fp8": fp8_rotary_to_cache_calls,
 }
+# Below it, nothing converts e4m3, and the ops refuse.
+LEAST_CAPABILITY = {"decode_attention of fp8": 89, "rotary_to_cache to fp8": 89}
 
 
 @dataclass(frozen=True)
@@ -287,7 +347,7 @@ def _compile_afresh(cache: str) -> None:
 
 def inspect_all() -> list[Variant]:
     """Every variant of every op, for every capability, by one process per core."""
-    jobs = [(op, capability) for op in OPS for capability in CAPABILITIES]
+    jobs = [(op, c) for op in OPS for c in CAPABILITIES if c >= LEAST_CAPABILITY.get(op, 0)]
     with (
         tempfile.TemporaryDirectory() as cache,
         ProcessPoolExecutor(
@@ -307,7 +367,7 @@ def table(variants: list[Variant]) -> str:
         lines.setdefault((v.kernel, v.op, v.call), []).append(v)
     rows = [
         f"Triton {version('triton')} and its own `ptxas`. Three figures are for compute capability"
-        " 8.0 / 9.0 / 10.0, one is for all.",
+        " 8.0 / 9.0 / 10.0, two for 9.0 / 10.0 alone, as where the cache is fp8; one is for all.",
         "",
         "| kernel | call | warps | registers | bound | shared bytes | instructions | loads |",
         "|---|---|---|---|---|---|---|---|",

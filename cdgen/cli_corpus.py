@@ -57,11 +57,21 @@ def generate(
     slots: Annotated[
         str | None, option("slots", "Rows that run in lockstep; a multiple of 16.")
     ] = None,
-    dtype: Annotated[str | None, option("dtype", "float32.")] = None,
-    device: Annotated[str | None, option("device", "cpu.")] = None,
+    dtype: Annotated[
+        str | None,
+        option("dtype", "float32, bfloat16 or float16; auto: bfloat16 on a GPU, float32 on a CPU."),
+    ] = None,
+    kv_dtype: Annotated[
+        str | None,
+        option("kv_dtype", "fp8 halves the KV cache, on a GPU; auto is the dtype of the weights."),
+    ] = None,
+    device: Annotated[str | None, option("device", "cpu, cuda or auto.")] = None,
     shard: Annotated[
         str | None,
         option("shard", "I/N: this process makes every N-th range from I; then `cdgen finalize`."),
+    ] = None,
+    workers: Annotated[
+        str | None, option("workers", "Processes on this machine; auto: one per GPU.")
     ] = None,
     range_size: Annotated[
         str | None, option("range_size", "Sequences committed together: what a kill can cost.")

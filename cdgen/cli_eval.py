@@ -100,8 +100,8 @@ def measure(
     out: Annotated[Path | None, typer.Option(help="Write the numbers as JSON.")] = None,
 ) -> None:
     """Measure a corpus: diversity, repetition, novelty, lengths, perplexity."""
+    from cdgen.device import choose_device
     from cdgen.eval.measure import lines, measure_corpus
-    from cdgen.eval.run import choose_device
     from cdgen.storage import canonical_json, make_folder, write_atomic
 
     found = measure_corpus(corpus, training or [], judge, choose_device(device))

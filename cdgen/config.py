@@ -38,14 +38,16 @@ class GenerateConfig(BaseModel):
     on_eos: Literal["stop", "continue"] = "stop"
     seed: int = Field(default=0, ge=0, lt=2**64)
     slots: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
-    dtype: Literal["auto", "float32"] = "auto"
-    device: Literal["auto", "cpu"] = "auto"
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    kv_dtype: Literal["auto", "fp8"] = "auto"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
     shard: str = "0/1"
+    workers: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
     range_size: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
     logprobs: bool = False
     max_quarantined: int = Field(default=0, ge=0)
 
-    @field_validator("slots", "range_size", mode="before")
+    @field_validator("slots", "range_size", "workers", mode="before")
     @classmethod
     def _number_or_auto(cls, value: Any) -> Any:
         """The command line gives text: a number in it is meant as one."""

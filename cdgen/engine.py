@@ -1,86 +1,40 @@
 """The slot engine: a fixed number of rows in lockstep, each refilled as soon as it finishes.
 
-One step feeds every slot its next token, of the prompt or of the continuation, to GOOD and BAD,
-and draws where the prompt is used up. A sequence's tokens depend on (seed, sequence id, prompt)
-alone: not on its slot, its neighbours, or when it was admitted.
+The device steps (cdgen/slots.py, cdgen/replay.py); the host hands out requests and puts the drawn
+tokens together. On a GPU it does so one launch behind, so that the device never waits for it. A
+sequence's tokens depend on (seed, sequence id, prompt) alone: not on its slot, its neighbours, or
+when it was admitted.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Literal
 
 import numpy as np
 import torch
 
 from cdgen.decoder import Decoder
-from cdgen.kernels.sample_contrastive import sample_contrastive, sample_contrastive_heads
-from cdgen.kernels.sampling_params import RowStatus, SampleOutput, SamplingParams
+from cdgen.kernels.sampling_params import SamplingParams
+from cdgen.replay import STEPS, Launch, Records, Replay
+from cdgen.sequences import FinishReason, Limits, Request, Sequence, StepReport
+from cdgen.slots import Draw, Event, Slots
 
-FinishReason = Literal["eos", "length", "quarantined"]
-
-
-@dataclass(frozen=True)
-class Request:
-    """One sequence to write: its id in the plan and its prompt's token ids (at least one)."""
-
-    sequence_id: int
-    prompt: list[int]
-
-
-@dataclass(frozen=True)
-class Limits:
-    """When a sequence ends; end-of-text tokens are drawn and kept, and end it only on request."""
-
-    max_new_tokens: int
-    eos_token_ids: tuple[int, ...]
-    stop_on_eos: bool
-
-
-@dataclass
-class Sequence:
-    """A sequence being written, or finished."""
-
-    sequence_id: int
-    tokens: list[int]
-    prompt_tokens: int
-    finish_reason: FinishReason | None = None
-    plausible: int = 0  # sum over the drawn tokens of the plausible set's size
-    good_logprob: float | None = None  # nats, summed over the continuation
-
-    @classmethod
-    def start(cls, request: Request) -> Sequence:
-        return cls(request.sequence_id, list(request.prompt), len(request.prompt))
-
-    @property
-    def new_tokens(self) -> int:
-        return len(self.tokens) - self.prompt_tokens
-
-    def append(self, token: int, status: int, plausible: int, limits: Limits) -> None:
-        """Takes one draw and decides whether the sequence goes on."""
-        if status != RowStatus.OK:
-            self.finish_reason = "quarantined"
-            return
-        self.tokens.append(token)
-        self.plausible += plausible
-        if limits.stop_on_eos and token in limits.eos_token_ids:
-            self.finish_reason = "eos"
-        elif self.new_tokens >= limits.max_new_tokens:
-            self.finish_reason = "length"
-
-
-@dataclass(frozen=True)
-class StepReport:
-    """What one step did, for progress."""
-
-    drawn: int
-    plausible: int
+_REASONS: dict[int, FinishReason] = {
+    Event.EOS: "eos",
+    Event.LENGTH: "length",
+    Event.QUARANTINED: "quarantined",
+}
+# Prompts that go through the decoder together on a GPU, always as many: so a prompt's bits do not
+# depend on how many slots happened to be free.
+PREFILL_ROWS = 64
 
 
 @dataclass
 class SlotEngine:
-    """GOOD and BAD decoders of `slots` rows each (BAD None where bad_weight is 0)."""
+    """GOOD and BAD decoders of `slots` rows each; BAD None where bad_weight is 0, or where both are
+    stacked in one decoder. `steps` at a time, with `ahead` launches that the host has not read."""
 
     good: Decoder
     bad: Decoder | None
@@ -90,6 +44,20 @@ class SlotEngine:
     vocab_size: int
     logprobs: bool = False
     on_step: Callable[[StepReport], None] = field(default=lambda report: None)
+    steps: int | None = None  # None: 1 on a CPU, STEPS on a GPU
+    ahead: int | None = None  # None: 0 on a CPU, 1 on a GPU
+    prefills: bool | None = None  # prompts in batches, beforehand; None: on a GPU
+
+    def __post_init__(self) -> None:
+        on_gpu, slots = self.good.device.type == "cuda", self.good.slots
+        draw = Draw(self.good, self.bad, self.params, self.seed, self.vocab_size)
+        room = self.good.capacity - self.limits.max_new_tokens  # for a prompt
+        self.slots = Slots(draw, self.limits, room, self.logprobs)
+        ahead = int(on_gpu) if self.ahead is None else self.ahead
+        self.replay = Replay(self.slots, self.steps or (STEPS if on_gpu else 1), ahead)
+        self.prefills = on_gpu if self.prefills is None else self.prefills
+        self.rows: list[Request | None] = [None] * slots
+        self.written = Written(slots, self.good.capacity)
 
     @property
     def is_tiny(self) -> bool:
@@ -99,97 +67,126 @@ class SlotEngine:
 
     @torch.inference_mode()
     def generate(self, requests: Iterable[Request]) -> Iterator[Sequence]:
-        """Sequences in the order in which they finish."""
-        waiting = iter(requests)
-        slots: list[Sequence | None] = [None] * self.good.slots
-        tokens, positions, ids = torch.zeros(3, len(slots), dtype=torch.int64).unbind(0)
-        # The same memory as NumPy sees it: single elements are ten times cheaper to set there.
-        token, position, sequence_id = tokens.numpy(), positions.numpy(), ids.numpy()
+        """Sequences in the order in which they finish. One call at a time."""
+        waiting, finished = iter(requests), deque[Sequence]()
+        self.rows = [None] * self.good.slots
+        self.slots.alive.zero_()  # an earlier call may have been left in the middle
+        launched: deque[Launch] = deque()
         while True:
-            for row, sequence in enumerate(slots):
-                if sequence is None and (request := next(waiting, None)):
-                    slots[row] = Sequence.start(request)
-                    position[row], sequence_id[row] = 0, request.sequence_id
-            if not any(slots):
-                return
-            for row, sequence in enumerate(slots):
-                if sequence:
-                    token[row] = sequence.tokens[position[row]]
-            self._step(slots, tokens, positions, ids)
-            for row, sequence in enumerate(slots):
-                position[row] += 1
-                if sequence and sequence.finish_reason:
-                    yield sequence
-                    slots[row] = None
-                if slots[row] is None:
-                    position[row] = 0
+            self._refill(waiting)
+            busy = any(self.rows)
+            if busy:
+                launched.append(self.replay.launch())
+            elif not launched:
+                break
+            if not busy or len(launched) > self.replay.ahead:
+                finished += self._read(launched.popleft().result())
+            # What the caller does with them takes time, which a GPU would otherwise be waited for.
+            while finished and (
+                not launched or len(finished) > len(self.rows) or not launched[0].is_done()
+            ):
+                yield finished.popleft()
+        yield from finished
 
-    def _step(
+    # ---- admitting -----------------------------------------------------------------------------
+
+    def _refill(self, waiting: Iterator[Request]) -> None:
+        """Puts the next requests into the slots that are free."""
+        admitted = []
+        for row, current in enumerate(self.rows):
+            if current is None:
+                if (request := next(waiting, None)) is None:
+                    break
+                self.rows[row] = request
+                self.written.start(row, request.prompt)
+                admitted.append((row, request))
+        if admitted:
+            self._admit(admitted)
+
+    def _admit(self, admitted: list[tuple[int, Request]]) -> None:
+        slots, device = self.slots, self.good.device
+        rows = torch.tensor([row for row, _ in admitted])
+        ids = torch.tensor([request.sequence_id for _, request in admitted])
+        lengths = torch.tensor([len(request.prompt) for _, request in admitted])
+        prompts = torch.zeros(len(rows), slots.prompts.shape[1], dtype=torch.int64)
+        for prompt, (_, request) in zip(prompts, admitted, strict=True):
+            prompt[: len(request.prompt)] = torch.tensor(request.prompt)
+        # A prompt that is put into the cache beforehand leaves its last token to feed.
+        positions = lengths - 1 if self.prefills else torch.zeros_like(lengths)
+        tokens = prompts.gather(1, positions[:, None])[:, 0]
+        there = to_device(rows, device)
+        slots.state[:, there] = to_device(torch.stack([tokens, positions, ids, lengths]), device)
+        slots.prompts[there] = to_device(prompts, device)
+        slots.alive[there] = True
+        if self.prefills and prompts.shape[1] > 1:
+            self._prefill(rows, prompts[:, :-1], lengths - 1, ids)
+
+    def _prefill(
         self,
-        slots: list[Sequence | None],
-        tokens: torch.Tensor,  # [B] int64
-        positions: torch.Tensor,  # [B] int64
-        ids: torch.Tensor,  # [B] int64
+        rows: torch.Tensor,  # [N] int64: slots
+        prompts: torch.Tensor,  # [N, P] int64
+        lengths: torch.Tensor,  # [N] int64, up to P
+        ids: torch.Tensor,  # [N] int64
     ) -> None:
-        hidden = self.good.forward(tokens, positions, ids)
-        bad_hidden = self.bad.forward(tokens, positions, ids) if self.bad else None
-        position = positions.tolist()
-        drawing = [
-            (row, sequence)
-            for row, sequence in enumerate(slots)
-            if sequence and position[row] == len(sequence.tokens) - 1
-        ]
-        if not drawing:
-            return self.on_step(StepReport(0, 0))
-        logits = self.good.logits(hidden)
-        out = self._sample(logits, bad_hidden, ids, positions + 1)
-        logprob = log_probs(logits, out.tokens, self.vocab_size) if self.logprobs else None
-        self.on_step(take_draws(drawing, out, logprob, self.limits))
+        """In batches of one shape; what is missing is made up by repeating the last row."""
+        decoders = (self.good, self.bad) if self.bad else (self.good,)
+        for start in range(0, len(rows), PREFILL_ROWS):
+            batch = torch.arange(start, start + PREFILL_ROWS).clamp(max=len(rows) - 1)
+            inputs = (rows[batch], prompts[batch], lengths[batch], ids[batch])
+            for decoder in decoders:
+                decoder.prefill(*(to_device(x, self.good.device) for x in inputs))
 
-    def _sample(
-        self,
-        logits: torch.Tensor,  # [B, V]
-        bad_hidden: torch.Tensor | None,  # [B, D]
-        ids: torch.Tensor,  # [B]
-        positions: torch.Tensor,  # [B]: of the tokens to draw
-    ) -> SampleOutput:
-        """BAD's logits only at plausible tokens, unless alpha = 0 makes every token plausible."""
-        draw: dict[str, Any] = {
-            "seed": self.seed, "sequence_ids": ids, "positions": positions,
-            "vocab_size": self.vocab_size,
-        }  # fmt: skip
-        if self.bad is None or bad_hidden is None:
-            return sample_contrastive(logits, None, self.params, **draw)
-        if self.params.alpha == 0:
-            return sample_contrastive(logits, self.bad.logits(bad_hidden), self.params, **draw)
-        head = self.bad.head_weight
-        return sample_contrastive_heads(logits, bad_hidden, head, self.params, **draw)
+    # ---- reading -------------------------------------------------------------------------------
+
+    def _read(self, records: Records) -> list[Sequence]:
+        """The sequences that ended in these steps; their slots are free."""
+        finished = []
+        for (event, token, plausible), logprob in zip(*records, strict=True):
+            drawn = np.flatnonzero((event != Event.NOTHING) & (event != Event.QUARANTINED))
+            self.written.append(drawn, token[drawn], plausible[drawn], logprob[drawn])
+            for row in np.flatnonzero(event > Event.DRAWN).tolist():
+                request = self.rows[row]
+                assert request is not None
+                reason = _REASONS[event[row]]
+                finished.append(self.written.sequence(row, request, reason, self.logprobs))
+                self.rows[row] = None
+            self.on_step(StepReport(len(drawn), int(plausible[drawn].sum())))
+        return finished
 
 
-def take_draws(
-    drawing: list[tuple[int, Sequence]],
-    out: SampleOutput,
-    logprob: np.ndarray | None,  # [B] float64, GOOD's of each draw
-    limits: Limits,
-) -> StepReport:
-    """Hands every sequence that draws in this step the token of its row."""
-    token, status, plausible = out.tokens.tolist(), out.status.tolist(), out.plausible.tolist()
-    for row, sequence in drawing:
-        sequence.append(token[row], status[row], plausible[row], limits)
-        if logprob is not None and status[row] == RowStatus.OK:
-            sequence.good_logprob = (sequence.good_logprob or 0.0) + float(logprob[row])
-    return StepReport(
-        drawn=sum(status[row] == RowStatus.OK for row, _ in drawing),
-        plausible=sum(plausible[row] for row, _ in drawing),
-    )
+class Written:
+    """What stands in every slot, on the host."""
+
+    def __init__(self, slots: int, capacity: int) -> None:
+        self.tokens = np.zeros((slots, capacity), dtype=np.int32)
+        self.lengths, self.plausible = np.zeros((2, slots), dtype=np.int64)
+        self.logprobs = np.zeros(slots)
+
+    def start(self, row: int, prompt: list[int]) -> None:
+        self.tokens[row, : len(prompt)] = prompt
+        self.lengths[row] = len(prompt)
+        self.plausible[row] = self.logprobs[row] = 0
+
+    def append(
+        self, rows: np.ndarray, tokens: np.ndarray, plausible: np.ndarray, logprobs: np.ndarray
+    ) -> None:  # [N] each
+        self.tokens[rows, self.lengths[rows]] = tokens
+        self.lengths[rows] += 1
+        self.plausible[rows] += plausible
+        self.logprobs[rows] += logprobs
+
+    def sequence(
+        self, row: int, request: Request, reason: FinishReason, logprobs: bool
+    ) -> Sequence:
+        tokens = self.tokens[row, : self.lengths[row]].tolist()
+        prompt = len(request.prompt)
+        has_logprob = logprobs and len(tokens) > prompt
+        return Sequence(
+            request.sequence_id, tokens, prompt, reason, int(self.plausible[row]),
+            float(self.logprobs[row]) if has_logprob else None,
+        )  # fmt: skip
 
 
-def log_probs(
-    logits: torch.Tensor,  # [B, V]
-    tokens: torch.Tensor,  # [B] int64, -1 where nothing was drawn
-    vocab_size: int,
-) -> np.ndarray:  # [B] float64, nats
-    """GOOD's log-probability of each drawn token, at temperature 1."""
-    columns = logits[:, :vocab_size]
-    chosen = columns.gather(1, tokens.clamp(min=0)[:, None])[:, 0]
-    return (chosen.double() - columns.double().logsumexp(-1)).numpy()
+def to_device(x: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Without a wait: from ordinary memory, CUDA would first let the GPU finish."""
+    return x if device.type == "cpu" else x.pin_memory().to(device, non_blocking=True)

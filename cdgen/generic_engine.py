@@ -15,10 +15,11 @@ from typing import Any
 
 import torch
 
-from cdgen.engine import Limits, Request, Sequence, StepReport, log_probs, take_draws
 from cdgen.errors import ModelError
 from cdgen.kernels.sample_contrastive import sample_contrastive
-from cdgen.kernels.sampling_params import SamplingParams
+from cdgen.kernels.sampling_params import RowStatus, SampleOutput, SamplingParams
+from cdgen.sequences import Limits, Request, Sequence, StepReport
+from cdgen.slots import log_probs
 
 
 def load_causal_lm(folder: Path, dtype: torch.dtype) -> Any:
@@ -57,13 +58,14 @@ class GenericEngine:
         """The sequences of one range, wave by wave."""
         ordered = sorted(requests, key=lambda r: (len(r.prompt), r.sequence_id))
         for _, equal in groupby(ordered, key=lambda r: len(r.prompt)):
-            rows = [Sequence.start(request) for request in equal]
+            rows = [Sequence(r.sequence_id, list(r.prompt), len(r.prompt)) for r in equal]
             for first in range(0, len(rows), self.slots):
                 yield from self._run(rows[first : first + self.slots])
 
     def _run(self, wave: list[Sequence]) -> list[Sequence]:
-        ids = torch.tensor([sequence.sequence_id for sequence in wave])
-        inputs = torch.tensor([sequence.tokens for sequence in wave])  # [B, T]
+        device = self.good.device
+        ids = torch.tensor([sequence.sequence_id for sequence in wave], device=device)
+        inputs = torch.tensor([sequence.tokens for sequence in wave], device=device)  # [B, T]
         position = inputs.shape[1]
         good_cache = bad_cache = None
         while not all(sequence.finish_reason for sequence in wave):
@@ -76,12 +78,35 @@ class GenericEngine:
                 positions=torch.full_like(ids, position), vocab_size=self.vocab_size,
             )  # fmt: skip
             logprob = log_probs(logits, out.tokens, self.vocab_size) if self.logprobs else None
-            drawing = [(i, row) for i, row in enumerate(wave) if not row.finish_reason]
-            self.on_step(take_draws(drawing, out, logprob, self.limits))
+            self.on_step(self._take(wave, out, logprob))
             # A finished row goes on with what it draws, unread: the wave's shape never changes.
             inputs = out.tokens.clamp(min=0)[:, None]
             position += 1
         return wave
+
+    def _take(
+        self, wave: list[Sequence], out: SampleOutput, logprob: torch.Tensor | None
+    ) -> StepReport:
+        """Hands every sequence that goes on the token of its row."""
+        tokens, status, plausible = out.tokens.tolist(), out.status.tolist(), out.plausible.tolist()
+        logprobs = [0.0] * len(wave) if logprob is None else logprob.tolist()
+        drawn = of_all = 0
+        for row, sequence in enumerate(wave):
+            if sequence.finish_reason:
+                continue
+            if status[row] != RowStatus.OK:
+                sequence.finish_reason = "quarantined"
+                continue
+            sequence.tokens.append(tokens[row])
+            sequence.plausible += plausible[row]
+            if self.logprobs:
+                sequence.good_logprob = (sequence.good_logprob or 0.0) + logprobs[row]
+            if tokens[row] in self.limits.stops:
+                sequence.finish_reason = "eos"
+            elif sequence.new_tokens >= self.limits.max_new_tokens:
+                sequence.finish_reason = "length"
+            drawn, of_all = drawn + 1, of_all + plausible[row]
+        return StepReport(drawn, of_all)
 
 
 def _advance(

@@ -12,6 +12,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Self
 
 from cdgen.corpus import Row, check_space, commit_range, render_text
+from cdgen.device import device_faults
 from cdgen.errors import Interrupted
 from cdgen.pair import Pair
 from cdgen.plan import Plan, Shard
@@ -20,8 +21,9 @@ from cdgen.prompts import PromptTable
 from cdgen.status import beat
 
 if TYPE_CHECKING:
-    from cdgen.engine import Sequence, SlotEngine, StepReport
+    from cdgen.engine import SlotEngine
     from cdgen.generic_engine import GenericEngine
+    from cdgen.sequences import Sequence, StepReport
 
 
 class StopSignals:
@@ -77,13 +79,14 @@ class Job:
         shard: Shard,
         pending: list[int],
         signals: StopSignals,
+        shows_progress: bool,
     ) -> None:
         self.out, self.pair, self.table, self.plan = out, pair, table, plan
         self.shard, self.pending, self.signals = shard, pending, signals
         self.current = 0  # the range at hand
         self.seconds = 0.0  # of `write`
         total = sum(len(plan.sequence_ids(index)) for index in pending)
-        self.progress = Progress(total, self._beat)
+        self.progress = Progress(total, self._beat, shows_progress)
         bos = [] if pair.bos_token_id is None else [pair.bos_token_id]
         self.boundaries = {*pair.eos_token_ids, *bos}
 
@@ -91,7 +94,7 @@ class Job:
         """Generates and commits every pending range. Raises Interrupted, StorageError."""
         engine.on_step = self._step
         started = self.progress.meter.started = time.monotonic()
-        with self.signals.between_steps(), useful_threads(engine), self.progress:
+        with self.signals.between_steps(), device_faults(), useful_threads(engine), self.progress:
             for index in self.pending:
                 self.current = index
                 check_space(self.out, self.plan)
@@ -99,7 +102,7 @@ class Job:
         self.seconds = time.monotonic() - started
 
     def _rows(self, engine: SlotEngine | GenericEngine, index: int) -> Iterator[Row]:
-        from cdgen.engine import Request
+        from cdgen.sequences import Request
 
         requests = (
             Request(i, self.table[self.plan.prompt_id(i)]) for i in self.plan.sequence_ids(index)

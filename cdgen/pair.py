@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -10,6 +12,7 @@ from tokenizers import Tokenizer
 
 from cdgen.checkpoint import Checkpoint, open_checkpoint, read_json, reading
 from cdgen.errors import ModelError, UsageError
+from cdgen.storage import canonical_json
 
 _CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "n_ctx")
 
@@ -90,6 +93,16 @@ def open_pair(good: Path, bad: BadSource) -> Pair:
         eos_token_ids=special.eos,
         context_length=min(contexts, default=None),
     )
+
+
+def tokenizer_sha256(tokenizer: Tokenizer) -> str:
+    """Of what decides the tokens of a text, whatever stands around them: two that agree in it read
+    every text alike."""
+    state = json.loads(tokenizer.to_str())
+    deciding = {
+        name: state[name] for name in ("added_tokens", "normalizer", "pre_tokenizer", "model")
+    }
+    return hashlib.sha256(canonical_json(deciding)).hexdigest()
 
 
 def _load_tokenizer(model: Checkpoint) -> Tokenizer:

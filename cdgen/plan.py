@@ -64,6 +64,7 @@ class Plan(FrozenModel):
     libraries: dict[str, str] = Field(default_factory=library_versions)
     prompts: PromptPlan
     good_sha256: str
+    tokenizer_sha256: str = ""  # `pair.tokenizer_sha256`; "" in corpora of before it was noted
     bad: str  # sha256 of BAD, "dropout:P" or "none"
     sampling: SamplingPlan
     strategy: Literal["cd", "vanilla", "plausible"]
@@ -78,7 +79,8 @@ class Plan(FrozenModel):
     slots: int = Field(ge=1)
     range_size: int = Field(ge=1)
     rows_per_file: int = Field(default=50_000, ge=1)
-    dtype: str
+    dtype: str  # of weights and activations
+    kv_dtype: str = "float32"  # of the KV cache
     device: str  # the kind of device, not which one
     decoder: Literal["lean", "transformers"]
     backend: str

@@ -37,12 +37,12 @@ class Meter:
 class Progress:
     """Shows a Meter: rate, time left and the mean plausible set; beats the heart meanwhile."""
 
-    def __init__(self, total: int, beat: Callable[[int, float], None]) -> None:
-        self.total, self.beat = total, beat
+    def __init__(self, total: int, beat: Callable[[int, float], None], shows: bool = True) -> None:
+        self.total, self.beat, self.shows = total, beat, shows
         self.meter = Meter()
         self.due = self.next_beat = 0.0
         self.live: Any = None
-        if sys.stderr.isatty():
+        if shows and sys.stderr.isatty():
             from rich.console import Console
             from rich.live import Live
 
@@ -77,7 +77,7 @@ class Progress:
 
     def _show(self, now: float) -> None:
         meter = self.meter
-        if not meter.tokens:
+        if not meter.tokens or not self.shows:
             return
         line = (
             f"{meter.sequences}/{self.total} sequences  {meter.tokens:,} tokens"

@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-import torch
 from pydantic import BaseModel, ConfigDict
 from transformers import AutoConfig
 
 from cdgen.checkpoint import open_checkpoint
+from cdgen.device import choose_device
 from cdgen.errors import CdgenError, ModelError, UsageError
 from cdgen.eval.checkpoints import Named, find_checkpoints
 from cdgen.eval.choices import Choices
@@ -82,17 +82,6 @@ def evaluate(config: EvalConfig) -> Outcome:
                 outcome.failed[named.name] = error.with_traceback(None)
         write_tables(config.out, outcome.folders)
     return outcome
-
-
-def choose_device(name: str) -> str:
-    """What `--device` means here; raises UsageError."""
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda" and not torch.cuda.is_available():
-        raise UsageError("--device cuda: PyTorch sees no CUDA device here")
-    if name not in ("cpu", "cuda"):
-        raise UsageError(f"--device: expected auto, cpu or cuda, got {name}")
-    return name
 
 
 def _folder(out: Path, named: Named, checkpoints: list[Named]) -> Path:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from cdgen.kernels import reference
-from cdgen.kernels.decoder_ops import check_dtype, check_per_sequence
+from cdgen.kernels.decoder_ops import check_caches, check_dtype, check_per_sequence
 from cdgen.kernels.dispatch import Backend, check, choose_backend, native, threads
 
 
@@ -32,8 +32,8 @@ _NO_DROPOUT = AttentionDropout(0.0, 0, 0, torch.empty(0, dtype=torch.int64))
 
 def decode_attention(
     query: torch.Tensor,  # [R, H, D] float32; on backends but cpu also bfloat16, float16
-    keys: torch.Tensor,  # [R, Hkv, T, D] cache, like query
-    values: torch.Tensor,  # [R, Hkv, T, D] cache, like query
+    keys: torch.Tensor,  # [R, Hkv, T, D] cache, like query; on backends but cpu also float8_e4m3fn
+    values: torch.Tensor,  # [R, Hkv, T, D] cache, like keys
     lengths: torch.Tensor,  # [B] int64 in [1, T]: row r attends to entries [0, lengths[r % B])
     *,
     scale: float,
@@ -44,9 +44,10 @@ def decode_attention(
     length are never read. Sums run in one order per row, whatever its neighbours' lengths.
 
     R is B, or a multiple of it: GOOD's rows for B sequences, then BAD's for the same sequences, in
-    one launch. Softmax and sums are fp32; backend triton rounds the weights to the values' dtype
-    where query heads share KV heads, and takes head sizes up to 256. Raises ValueError on tensors
-    that do not fit; lengths are the caller's promise.
+    one launch. Softmax and sums are fp32; backend triton rounds the weights to the query's dtype
+    where query heads share KV heads, takes head sizes up to 256, and fp8 caches from compute
+    capability 8.9 on. Raises ValueError on tensors that do not fit; lengths are the caller's
+    promise.
     """
     chosen = choose_backend(query.device, backend)
     _check(query, keys, values, lengths, dropout, chosen)
@@ -80,8 +81,7 @@ def _check(
     kv_heads, capacity = keys.shape[1:3]
     check_dtype("query", query, backend)
     check("query", query, (rows, heads, width), query.dtype)
-    for name, cache in (("keys", keys), ("values", values)):
-        check(name, cache, (rows, kv_heads, capacity, width), query.dtype)
+    check_caches(keys, values, (rows, kv_heads, capacity, width), query.dtype, backend)
     check_per_sequence("lengths", lengths, rows)
     if heads % kv_heads:
         raise ValueError(f"query: expected heads in groups of {kv_heads}, got {heads}")

@@ -12,6 +12,8 @@ softmax is needed to sample.
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 
@@ -163,8 +165,8 @@ def dropout_keep(
 
 def decode_attention(
     query: torch.Tensor,  # [B, H, D]
-    keys: torch.Tensor,  # [B, Hkv, T, D] cache
-    values: torch.Tensor,  # [B, Hkv, T, D] cache
+    keys: torch.Tensor,  # [B, Hkv, T, D] cache, of any float dtype
+    values: torch.Tensor,  # [B, Hkv, T, D] cache, likewise
     lengths: torch.Tensor,  # [B] int64: row b attends to cache entries [0, lengths[b])
     scale: float,
     keep: torch.Tensor | None = None,  # [B, H, T] bool, from `dropout_keep`
@@ -220,6 +222,14 @@ def rms_norm(
     return weight * normed.to(x.dtype)
 
 
+def stored(x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """`x` as a cache of that dtype holds it: to nearest even. fp8 saturates at its largest number,
+    448, infinities too, where torch's own conversion makes NaN of them in some versions."""
+    if dtype is torch.float8_e4m3fn:
+        x = x.float().clamp(-448, 448)
+    return x.to(dtype)
+
+
 def rotary(
     x: torch.Tensor,  # [B, H, D]
     cos: torch.Tensor,  # [B, D / 2]: of each row's position
@@ -235,3 +245,23 @@ def swiglu(gate_up: torch.Tensor) -> torch.Tensor:  # [B, 2 F] -> [B, F]
     """silu(gate) * up, gate and up being the two halves of a row (Shazeer 2020)."""
     gate, up = gate_up.float().chunk(2, dim=-1)
     return (F.silu(gate) * up).to(gate_up.dtype)
+
+
+def layer_norm(
+    x: torch.Tensor,  # [B, D]
+    weight: torch.Tensor,  # [D], or [B, D]
+    bias: torch.Tensor,  # like weight
+    eps: float,
+) -> torch.Tensor:  # [B, D]
+    """(x - mean) / sqrt(mean((x - mean)^2) + eps) * weight + bias (Ba et al. 2016); rounds once."""
+    wide = x.float()
+    apart = wide - wide.mean(-1, keepdim=True)
+    normed = apart * torch.rsqrt(apart.pow(2).mean(-1, keepdim=True) + eps)
+    return (normed * weight.float() + bias.float()).to(x.dtype)
+
+
+def gelu(x: torch.Tensor, kind: Literal["tanh", "erf"]) -> torch.Tensor:  # [B, F] -> [B, F]
+    """x Phi(x), Phi being the normal distribution function or its approximation by a tanh
+    (Hendrycks and Gimpel 2016)."""
+    approximate = {"tanh": "tanh", "erf": "none"}[kind]
+    return F.gelu(x.float(), approximate=approximate).to(x.dtype)

@@ -43,7 +43,7 @@ def _require_causal(model: PreTrainedModel) -> None:
     tokens = torch.tensor([[last, last, last], [last, last, last - 1]])
     logits = model.eval()(input_ids=tokens, use_cache=False).logits[:, :2]
     model.train(training)
-    if not torch.allclose(*logits, rtol=1e-4, atol=1e-4):
+    if not torch.allclose(logits[0], logits[1], rtol=1e-4, atol=1e-4):
         raise UsageError(
             f"model: {model.config.model_type} sees the tokens that it is to predict: an encoder;"
             " a config with is_decoder true may do"

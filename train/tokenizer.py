@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from tokenizers import (
@@ -50,14 +50,17 @@ class SpecialIds:
 
 def special_ids(tokenizer: Tokenizer, names: SpecialNames = MADE) -> SpecialIds:
     """Raises UsageError when the tokenizer lacks one that `names` has."""
-    found = {name: name and tokenizer.token_to_id(name) for name in asdict(names).values()}
-    missing = [str(name) for name, token in found.items() if name is not None and token is None]
-    if missing:
+    found = {
+        name: tokenizer.token_to_id(name) for name in (names.pad, names.bos, names.eos) if name
+    }
+    if missing := [name for name, token in found.items() if token is None]:
         raise UsageError(
             f"the tokenizer has no {' and no '.join(missing)}, which its tokenizer_config.json"
             " names: save the tokenizer again"
         )
-    return SpecialIds(found[names.pad], found[names.bos], found[names.eos])
+    ids = {name: token for name, token in found.items() if token is not None}
+    pad, bos = (ids[name] if name else None for name in (names.pad, names.bos))
+    return SpecialIds(pad, bos, ids[names.eos])
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
@@ -156,14 +159,11 @@ def special_names(folder: Path) -> SpecialNames:
     file = folder / "tokenizer_config.json"
     with reading(folder):
         config = read_json(file) if file.exists() else {}
-    found = {
-        name: value.get("content") if isinstance(value, dict) else value
-        for name in ("pad", "bos", "eos")
-        if (value := config.get(f"{name}_token")) is not None
-    }
-    if "eos" not in found:
+    values = (config.get(f"{name}_token") for name in ("pad", "bos", "eos"))
+    pad, bos, eos = (v.get("content") if isinstance(v, dict) else v for v in values)
+    if not isinstance(eos, str):
         raise UsageError(f"tokenizer: {file} names no eos_token: documents could not end")
-    return SpecialNames(found.get("pad"), found.get("bos"), found["eos"])
+    return SpecialNames(pad, bos, eos)
 
 
 def tokenizer_file(folder: Path) -> Path:

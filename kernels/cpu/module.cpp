@@ -9,6 +9,8 @@
 
 #include "decode_attention.h"
 #include "decoder_ops.h"
+#include "gelu.h"
+#include "layer_norm.h"
 #include "sample_contrastive.h"
 #include "tree_attention.h"
 
@@ -181,6 +183,27 @@ void swiglu(Address gate_up, Address out, int64_t rows, int64_t width, int threa
     CDGEN_RUN(swiglu, args);
 }
 
+void layer_norm(Address x, Address delta, Address weight, Address bias, Address out, int64_t rows,
+                int64_t width, float eps, int threads) {
+    const cdgen::LayerNormArgs args{at<float>(x),
+                                    at<const float>(delta),
+                                    at<const float>(weight),
+                                    at<const float>(bias),
+                                    at<float>(out),
+                                    rows,
+                                    width,
+                                    eps,
+                                    threads};
+    nb::gil_scoped_release release;
+    CDGEN_RUN(layer_norm, args);
+}
+
+void gelu(Address x, Address out, int64_t count, bool tanh, int threads) {
+    const cdgen::GeluArgs args{at<const float>(x), at<float>(out), count, tanh, threads};
+    nb::gil_scoped_release release;
+    CDGEN_RUN(gelu, args);
+}
+
 struct Strided {
     Address data;
     int64_t node_stride, head_stride;
@@ -229,4 +252,6 @@ NB_MODULE(_cpu, m) {
     m.def("rms_norm", &rms_norm);
     m.def("rotary_to_cache", &rotary_to_cache);
     m.def("swiglu", &swiglu);
+    m.def("layer_norm", &layer_norm);
+    m.def("gelu", &gelu);
 }

@@ -14,21 +14,28 @@ import torch
 import triton
 import triton.language as tl
 
-from cdgen.kernels.gpu.precision import dot, rounded
+from cdgen.kernels.gpu.precision import dot, require_fp8, rounded, widened
 from cdgen.kernels.gpu.sampling_noise import in_token_order, signed_word
 
 # Below every score: exp2(_LOWEST - score) is 0, and unlike with -inf no difference is NaN.
 _LOWEST = tl.constexpr(-1e38)
 
 # Keys per tile by whether query heads share KV heads; warps by that, bytes per number and padded
-# head size. Compiled for compute capability 8.0, 9.0 and 10.0: of what was tried, few
-# instructions per key with no spills; tiles in flight add up to 64 KiB per multiprocessor or more,
-# where 4.8 TB/s over 132 of them and a latency of a microsecond ask for 36. Alone, a head's tile is
-# two 16-byte loads per thread, which takes half the registers of four and 4 % more instructions. In
-# groups, one warp needs no barriers between its matrix products. Not timed on a GPU yet.
+# head size, numbers being the cache's for a head alone and the query's for groups, whose product
+# takes the cache in the query's dtype. Compiled for compute capability 8.0, 9.0 and 10.0: of what
+# was tried, few instructions per key with no spills; tiles in flight add up to 64 KiB per
+# multiprocessor or more, where 4.8 TB/s over 132 of them and a latency of a microsecond ask for 36.
+# Alone, a head's tile is two 16-byte loads per thread, which takes half the registers of four and
+# 4 % more instructions. In groups, one warp needs no barriers between its matrix products.
+# An fp8 cache, from 9.0 on, keeps these tiles: alone, one 16-byte load per thread where bf16 takes
+# two, with 18 instructions per key and warp at head size 64 (bf16: 24) and 56 KiB in flight. Double
+# tiles save 3 % of them and take 80 to 90 registers. In groups, unpacking doubles the instructions,
+# 24 per key (bf16: 12); with two warps they are 29. So fp8 may end up short of instructions, not of
+# bandwidth. Not timed on a GPU yet.
 _STAGES = 3
 _TILE = {False: 16, True: 32}
 _WARPS = {
+    (False, 1): {16: 1, 32: 1, 64: 2, 128: 4, 256: 8},
     (False, 2): {16: 1, 32: 1, 64: 2, 128: 4, 256: 8},
     (False, 4): {16: 1, 32: 2, 64: 4, 128: 8, 256: 16},
     (True, 2): {16: 1, 32: 1, 64: 1, 128: 2, 256: 4},
@@ -114,8 +121,8 @@ def _attend_single(
     for start in tl.range(0, length, TILE, num_stages=STAGES):
         live = start + slot < length
         mask = live[:, None] & inside[None, :]
-        k = tl.load(keys + tile + offsets, mask=mask, other=0.0).to(tl.float32)
-        v = tl.load(values + tile + offsets, mask=mask, other=0.0).to(tl.float32)
+        k = widened(tl.load(keys + tile + offsets, mask=mask, other=0.0), tl.float32)
+        v = widened(tl.load(values + tile + offsets, mask=mask, other=0.0), tl.float32)
         score = tl.where(live, tl.sum(q[None, :] * k, axis=1) * log2_scale, float("-inf"))
         before, largest = largest, tl.maximum(largest, score)
         weight, shrink = tl.exp2(score - largest), tl.exp2(before - largest)
@@ -185,8 +192,8 @@ def _attend_grouped(
     for start in tl.range(0, length, TILE, num_stages=STAGES):
         live = start + slot < length
         mask = live[:, None] & inside[None, :]
-        k = tl.load(keys + tile + offsets, mask=mask, other=0.0)
-        v = tl.load(values + tile + offsets, mask=mask, other=0.0)
+        k = widened(tl.load(keys + tile + offsets, mask=mask, other=0.0), q.dtype)
+        v = widened(tl.load(values + tile + offsets, mask=mask, other=0.0), q.dtype)
         score = dot(q, tl.trans(k), tl.zeros([BLOCK_GROUP, TILE], tl.float32)) * log2_scale
         score = tl.where(live[None, :], score, float("-inf"))
         before, largest = largest, tl.maximum(largest, tl.max(score, axis=1))
@@ -207,8 +214,8 @@ def _attend_grouped(
 @torch.library.custom_op("cdgen::decode_attention", mutates_args=())
 def decode_attention(
     query: torch.Tensor,  # [R, H, D] float32 | bfloat16 | float16, contiguous as all tensors here
-    keys: torch.Tensor,  # [R, Hkv, T, D], like query
-    values: torch.Tensor,  # [R, Hkv, T, D], like query
+    keys: torch.Tensor,  # [R, Hkv, T, D], like query, or float8_e4m3fn
+    values: torch.Tensor,  # [R, Hkv, T, D], like keys
     lengths: torch.Tensor,  # [B] int64: row r takes lengths[r % B]
     scale: float,
     sequence_ids: torch.Tensor | None,  # [B] int64; None: no dropout
@@ -229,12 +236,14 @@ def decode_attention(
         signed_word(seed_high), signed_word(int(rate * 2.0**32)), 1 / (1 - rate), first_row,
         layer * heads,
     )  # fmt: skip
+    number_bytes = (keys if group == 1 else query).element_size()
     sizes = {
         "KV_HEADS": kv_heads, "WIDTH": width, "BLOCK_WIDTH": block_width, "TILE": _TILE[group > 1],
         "STAGES": _STAGES, "DROPOUT": dropout,
-        "num_warps": _WARPS[group > 1, query.element_size()][block_width],
+        "num_warps": _WARPS[group > 1, number_bytes][block_width],
     }  # fmt: skip
     with torch.cuda.device_of(query):  # Triton launches on the current device
+        require_fp8("keys", keys)
         if group == 1:
             _attend_single[(rows * kv_heads,)](*arguments, **sizes)
         else:
@@ -258,7 +267,8 @@ def decode_attention_bytes(
     lengths: torch.Tensor,  # [B]
 ) -> int:
     """Each row's keys and values up to its length, its query and its result, the lengths:
-    2 Hkv D (sum of lengths over R rows) + 2 R H D numbers + 8 B bytes. Copies the lengths to the
+    2 Hkv D (sum of lengths over R rows) numbers of the cache's size, 2 R H D of the query's, 8 B
+    bytes. Copies the lengths to the
     host."""
     rows, kv_heads, _, width = keys.shape
     entries = int(lengths.sum()) * (rows // len(lengths))

@@ -10,7 +10,7 @@ import torch
 import triton
 import triton.language as tl
 
-from cdgen.kernels.gpu.precision import rounded
+from cdgen.kernels.gpu.precision import require_fp8, rounded
 
 # Numbers per program and per thread, in blocks of a row or of 16 heads. Compiled for compute
 # capability 8.0, 9.0 and 10.0: 16-byte loads and stores, no spills, up to 72 registers. Fewer heads
@@ -147,17 +147,18 @@ def _rotary_to_cache(
     if KEY_NORM:
         a, b = _normed_halves(x, y, key_norm, model, i, i < HALF, eps, WIDTH)
         x, y = tl.where(is_key, a, x), tl.where(is_key, b, y)
-    turned_low = rounded(x * c - y * s, low.dtype)
-    turned_high = rounded(y * c + x * s, low.dtype)
-
+    turned_low, turned_high = x * c - y * s, y * c + x * s
     target = query + row.to(tl.int64) * (HEADS * WIDTH) + head * WIDTH + i
-    tl.store(target, turned_low, mask=inside & is_query)
-    tl.store(target + HALF, turned_high, mask=inside & is_query)
+    tl.store(target, rounded(turned_low, low.dtype), mask=inside & is_query)
+    tl.store(target + HALF, rounded(turned_high, low.dtype), mask=inside & is_query)
+    STORED: tl.constexpr = keys.dtype.element_ty
+    if low.dtype != STORED:
+        low, high = rounded(x, STORED), rounded(y, STORED)
     cell = (row.to(tl.int64) * KV_HEADS * capacity + position) * WIDTH
     kv_head = tl.where(is_value, head - HEADS - KV_HEADS, head - HEADS).to(tl.int64)
     offset = cell + kv_head * capacity * WIDTH + i
-    tl.store(keys + offset, turned_low, mask=inside & is_key)
-    tl.store(keys + offset + HALF, turned_high, mask=inside & is_key)
+    tl.store(keys + offset, rounded(turned_low, STORED), mask=inside & is_key)
+    tl.store(keys + offset + HALF, rounded(turned_high, STORED), mask=inside & is_key)
     tl.store(values + offset, low, mask=inside & is_value)
     tl.store(values + offset + HALF, high, mask=inside & is_value)
 
@@ -168,8 +169,8 @@ def rotary_to_cache(
     cos: torch.Tensor,  # [T, D / 2] float32
     sin: torch.Tensor,  # [T, D / 2] float32
     positions: torch.Tensor,  # [B] int64: row r takes positions[r % B]
-    keys: torch.Tensor,  # [R, Hkv, T, D]
-    values: torch.Tensor,  # [R, Hkv, T, D]
+    keys: torch.Tensor,  # [R, Hkv, T, D], like qkv, or float8_e4m3fn
+    values: torch.Tensor,  # [R, Hkv, T, D], like keys
     query_norm: torch.Tensor | None,  # [M, D]: row r takes query_norm[r // (R / M)]
     key_norm: torch.Tensor | None,  # [M, D], likewise
     eps: float,
@@ -180,6 +181,7 @@ def rotary_to_cache(
     half = triton.next_power_of_2(width // 2)
     models = next((len(norm) for norm in (query_norm, key_norm) if norm is not None), 1)
     with torch.cuda.device_of(qkv):  # Triton launches on the current device
+        require_fp8("keys", keys)
         _rotary_to_cache[(rows, triton.cdiv(heads + 2 * kv_heads, _ROTARY_HEADS))](
             qkv, cos, sin, positions,
             qkv if query_norm is None else query_norm, qkv if key_norm is None else key_norm,
@@ -201,14 +203,17 @@ def rotary_to_cache_bytes(
     qkv: torch.Tensor,
     cos: torch.Tensor,
     positions: torch.Tensor,
+    keys: torch.Tensor,
     query_norm: torch.Tensor | None = None,
     key_norm: torch.Tensor | None = None,
 ) -> int:
-    """qkv read, and as much written to queries and cache: 2 R (H + 2 Hkv) D numbers; B positions,
-    B rows of each table at most, and the norms read."""
+    """qkv read, and as many numbers written to queries and, in its own size, to the cache:
+    2 R (H + 2 Hkv) D; B positions, B rows of each table at most, and the norms read."""
+    rows, kv_heads, _, width = keys.shape
+    saved = 2 * rows * kv_heads * width * (qkv.element_size() - keys.element_size())
     tables = 2 * min(len(cos), len(positions)) * cos[0].nbytes
     norms = sum(norm.nbytes for norm in (query_norm, key_norm) if norm is not None)
-    return 2 * qkv.nbytes + positions.nbytes + tables + norms
+    return 2 * qkv.nbytes - saved + positions.nbytes + tables + norms
 
 
 @triton.jit

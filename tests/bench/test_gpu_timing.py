@@ -225,6 +225,19 @@ def test_only_attention_that_attends_as_the_reference_is_timed(device: str) -> N
             bench_gpu_decode_attention.check([wrong], inputs, chunk=3)
 
 
+@pytest.mark.parametrize("kv_heads", [12, 4])
+def test_attention_over_an_fp8_cache_is_held_to_its_own_numbers(device: str, kv_heads: int) -> None:
+    if device == "cuda" and torch.cuda.get_device_capability() < (8, 9):
+        pytest.skip("fp8 needs compute capability 8.9")
+    setting = bench_gpu_decode_attention.Setting(2, 2, kv_heads, context=9)
+    exact = bench_gpu_decode_attention.make_inputs(setting, 0, device)
+    rounded = bench_gpu_decode_attention.in_fp8(exact)
+    out = bench_gpu_decode_attention.attend(rounded)
+    bench_gpu_decode_attention.check([out], [rounded])
+    with pytest.raises(AssertionError, match="relative error"):
+        bench_gpu_decode_attention.check([out], [exact])
+
+
 @pytest.mark.parametrize("name", bench_gpu_decoder_ops.OPS)
 def test_only_an_op_that_computes_as_the_reference_is_timed(name: str, device: str) -> None:
     op = bench_gpu_decoder_ops.make_op(name, models=2, sets=1, device=device, sequences=2)

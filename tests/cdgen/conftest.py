@@ -51,6 +51,22 @@ def tiny_pair(
 
 
 @pytest.fixture(scope="session")
+def tiny_twin(
+    tiny_pair: PairFolders,
+    tmp_path_factory: pytest.TempPathFactory,
+    save_random: Callable[..., Path],
+) -> Path:
+    """A model of the shape of `tiny_pair`'s GOOD."""
+    from transformers import LlamaConfig
+
+    folder = tmp_path_factory.mktemp("tiny-twin") / "bad"
+    config = LlamaConfig.from_pretrained(tiny_pair.good)
+    save_random(config, folder, seed=7, head_scale=2.0)
+    save_tokenizer(folder, WORDS)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def tiny_gpt2_pair(
     tmp_path_factory: pytest.TempPathFactory, save_random: Callable[..., Path]
 ) -> PairFolders:
@@ -62,10 +78,35 @@ def tiny_gpt2_pair(
         config = GPT2Config(
             vocab_size=len(WORDS), n_embd=32, n_layer=layers, n_head=4, n_positions=64,
             bos_token_id=0, eos_token_id=1, tie_word_embeddings=False,
+            scale_attn_by_inverse_layer_idx=True,
         )  # fmt: skip
         save_random(config, folder / name, seed=layers, head_scale=2.0)
         save_tokenizer(folder / name, WORDS)
     return PairFolders(folder / "good", folder / "bad")
+
+
+@pytest.fixture(scope="session")
+def tiny_others(
+    tmp_path_factory: pytest.TempPathFactory, save_random: Callable[..., Path]
+) -> dict[str, Path]:
+    """A GPT-2 and a GPT-NeoX with the tokens of `tiny_pair`, and as peaked."""
+    from transformers import GPT2Config, GPTNeoXConfig
+
+    common = {"vocab_size": len(WORDS), "bos_token_id": 0, "eos_token_id": 1}
+    configs = {
+        "gpt2": GPT2Config(
+            n_embd=32, n_layer=1, n_head=4, n_positions=64, tie_word_embeddings=False, **common
+        ),
+        "gpt_neox": GPTNeoXConfig(
+            hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+            max_position_embeddings=64, **common,
+        ),
+    }  # fmt: skip
+    folder = tmp_path_factory.mktemp("tiny-others")
+    for name, config in configs.items():
+        save_random(config, folder / name, seed=5, head_scale=2.0)
+        save_tokenizer(folder / name, WORDS)
+    return {name: folder / name for name in configs}
 
 
 @pytest.fixture

@@ -242,7 +242,7 @@ def test_more_slots_than_memory_write_nothing(refused: Command) -> None:
 
 def test_dropout_of_a_model_without_a_lean_decoder(refused: Command, tiny_gpt2_pair: Any) -> None:
     refused(
-        2, "--bad dropout:P needs a GOOD of the Llama family", "gpt2",
+        2, "--bad dropout:P needs a GOOD that the lean decoders cover", "gpt2",
         good=tiny_gpt2_pair.good, bad="dropout:0.5",
     )  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""The lean decoder against transformers: logits, greedy text, what it covers, what moves a bit."""
+"""The lean decoders against transformers: logits, greedy text, what it covers, what moves a bit."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ import pytest
 import torch
 from transformers import (
     AutoModelForCausalLM,
+    GPT2Config,
+    GPTNeoXConfig,
     LlamaConfig,
     MistralConfig,
     PreTrainedConfig,
@@ -54,6 +56,23 @@ LLAMA3 = {
     "original_max_position_embeddings": 32,
     "rope_theta": 5000.0,
 }
+GPT2: dict[str, Any] = {
+    "vocab_size": 96,
+    "n_embd": 32,
+    "n_layer": 3,
+    "n_head": 4,
+    "n_positions": CONTEXT,
+    "bos_token_id": 0,
+    "eos_token_id": 1,
+}
+NEOX: dict[str, Any] = {key: SHAPE[key] for key in SHAPE if key != "num_key_value_heads"}
+
+
+def rotary(partial: float, theta: float = 500.0, **more: Any) -> dict[str, Any]:
+    rope = {"rope_type": "default", "rope_theta": theta, "partial_rotary_factor": partial}
+    return {"rope_parameters": rope | more}
+
+
 MODELS: dict[str, PreTrainedConfig] = {
     "llama": LlamaConfig(**SHAPE),
     "llama-mha": LlamaConfig(**SHAPE | {"num_key_value_heads": 4}),
@@ -69,6 +88,26 @@ MODELS: dict[str, PreTrainedConfig] = {
     "mistral-window-of-capacity": MistralConfig(**SHAPE, head_dim=8, sliding_window=CONTEXT),
     "qwen2": Qwen2Config(**SHAPE),
     "qwen3": Qwen3Config(**SHAPE, head_dim=16),
+    "gpt2": GPT2Config(**GPT2),
+    "gpt2-untied": GPT2Config(**GPT2, tie_word_embeddings=False),
+    "gpt2-longer-table": GPT2Config(**GPT2 | {"n_positions": CONTEXT + 9}),
+    "gpt2-inner": GPT2Config(**GPT2, n_inner=56, activation_function="gelu"),
+    "gpt2-wide-heads": GPT2Config(**GPT2 | {"n_embd": 128, "n_head": 2}),
+    "gpt2-eps": GPT2Config(**GPT2, layer_norm_epsilon=0.1, activation_function="gelu_fast"),
+    "neox": GPTNeoXConfig(**NEOX, **rotary(0.25)),
+    "neox-sequential": GPTNeoXConfig(**NEOX, **rotary(0.25), use_parallel_residual=False),
+    "neox-whole-heads": GPTNeoXConfig(**NEOX, **rotary(1.0), hidden_act="gelu_new"),
+    "neox-half-heads": GPTNeoXConfig(**NEOX, **rotary(0.5), hidden_act="gelu_pytorch_tanh"),
+    "neox-tied": GPTNeoXConfig(**NEOX | {"tie_word_embeddings": True}, **rotary(0.25)),
+    "neox-no-bias": GPTNeoXConfig(**NEOX, **rotary(0.25), attention_bias=False),
+    "neox-eps": GPTNeoXConfig(**NEOX, **rotary(0.25), layer_norm_eps=0.1),
+    "neox-wide-heads": GPTNeoXConfig(
+        **NEOX | {"hidden_size": 128, "num_attention_heads": 2}, **rotary(0.25)
+    ),
+    "neox-odd-part": GPTNeoXConfig(  # 6 of 20 dimensions turn
+        **NEOX | {"hidden_size": 80}, **rotary(0.3)
+    ),
+    "neox-linear": GPTNeoXConfig(**NEOX, **rotary(0.5, rope_type="linear", factor=3.0)),
 }
 Save = Callable[..., Path]
 Saved = Callable[[str], Path]
@@ -91,7 +130,7 @@ def load_lean(folder: Path, slots: int = SLOTS, capacity: int = CONTEXT) -> Deco
     checkpoint = open_checkpoint(folder)
     shape = lean_config(checkpoint.config, capacity)
     assert shape is not None, "this model should not need transformers"
-    return Decoder(shape, load_tensors(checkpoint, torch.float32), slots, capacity)
+    return Decoder(shape, [load_tensors(checkpoint, torch.float32)], slots, capacity)
 
 
 def load_oracle(folder: Path) -> Any:
@@ -177,13 +216,16 @@ def test_real_model_is_that_of_transformers(which: str, stories260k: Any) -> Non
                 "rope_scaling": {k: v for k, v in LLAMA3.items() if k != "rope_theta"},
             },
         ),
+        ("neox", {"rotary_emb_base": 500.0, "rotary_pct": 0.25}),
+        ("neox-whole-heads", {"rotary_emb_base": 500.0, "rotary_pct": 1.0, "rope_scaling": None}),
     ],
-    ids=["theta alone", "no scaling", "linear", "llama3"],
+    ids=["theta alone", "no scaling", "linear", "llama3", "neox", "neox, whole heads"],
 )
 def test_older_config_layout_means_the_same(
     name: str, older: dict[str, Any], saved: Saved, tmp_path: Path
 ) -> None:
-    """Before transformers 5, config.json had rope_theta and rope_scaling side by side."""
+    """Before transformers 5, config.json had rope_theta and rope_scaling side by side, GPT-NeoX
+    names of its own."""
     folder = Path(shutil.copytree(saved(name), tmp_path / "model"))
     tokens = torch.randint(96, (SLOTS, CONTEXT), generator=torch.Generator().manual_seed(2))
     newer = lean_logits(load_lean(folder), tokens)
@@ -201,7 +243,7 @@ def test_older_config_layout_means_the_same(
 @pytest.mark.parametrize(
     "change",
     [
-        {"model_type": "gpt2"},
+        {"model_type": "opt"},
         {"model_type": "gemma2"},
         {"hidden_act": "gelu"},
         {"model_type": "mistral", "sliding_window": CONTEXT - 1},
@@ -218,6 +260,46 @@ def test_what_the_lean_decoder_leaves_to_transformers(change: dict[str, Any]) ->
     llama = {**SHAPE, "model_type": "llama", "hidden_act": "silu"}
     assert lean_config(llama, CONTEXT) is not None
     assert lean_config(llama | change, CONTEXT) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("gpt2", {"scale_attn_by_inverse_layer_idx": True}),
+        ("gpt2", {"reorder_and_upcast_attn": True}),
+        ("gpt2", {"scale_attn_weights": False}),
+        ("gpt2", {"add_cross_attention": True}),
+        ("gpt2", {"activation_function": "relu"}),
+        ("gpt2", {"n_positions": CONTEXT - 1}),
+        ("gpt2", {"n_head": 32}),  # heads of one dimension
+        ("gpt2", {"n_embd": 34}),
+        ("gpt2", {"n_embd": 1032, "n_head": 4}),  # heads of 258 dimensions
+        ("neox", {"hidden_act": "relu"}),
+        ("neox", {"num_attention_heads": 3}),
+        ("neox", {"rope_parameters": {"rope_type": "yarn", "factor": 4.0}}),
+        ("neox", {"rope_scaling": {"type": "dynamic", "factor": 4.0}}),
+        ("neox", {"rope_parameters": {"partial_rotary_factor": 0.4}}),  # 3 of 8 dimensions
+    ],
+    ids=lambda value: value if isinstance(value, str) else str(value).strip("{}"),
+)
+def test_what_the_others_leave_to_transformers(name: str, change: dict[str, Any]) -> None:
+    config = MODELS[name].to_dict()
+    assert lean_config(config, CONTEXT) is not None
+    assert lean_config(config | change, CONTEXT) is None
+
+
+def test_a_bare_gpt2_is_that_of_transformers(saved: Saved) -> None:
+    """Without transformers' prefix, and with the causal masks that the first ones carried."""
+    folder = saved("gpt2")
+    config, tensors = read(folder)
+    bare = {name.removeprefix("transformer."): tensor for name, tensor in tensors.items()}
+    for layer in range(3):
+        bare[f"h.{layer}.attn.bias"] = torch.ones(1, 1, CONTEXT, CONTEXT).bool()
+        bare[f"h.{layer}.attn.masked_bias"] = torch.tensor(-1e4)
+    bare["lm_head.weight"] = bare["wte.weight"].clone()
+    tokens = torch.randint(96, (SLOTS, 5), generator=torch.Generator().manual_seed(2))
+    expected = lean_logits(load_lean(folder), tokens)
+    assert torch.equal(lean_logits(build(config, bare), tokens), expected)
 
 
 @pytest.mark.parametrize(
@@ -249,6 +331,20 @@ def missing_cases() -> Iterator[tuple[str, str]]:
     yield "llama-biases", f"{block}.self_attn.o_proj.bias"
     yield "qwen3", f"{block}.self_attn.q_norm.weight"
     yield "qwen3", f"{block}.self_attn.k_norm.weight"
+    for tensor in ("wte.weight", "wpe.weight", "ln_f.weight", "ln_f.bias"):
+        yield "gpt2", f"transformer.{tensor}"
+    for part in ("ln_1", "attn.c_attn", "attn.c_proj", "ln_2", "mlp.c_fc", "mlp.c_proj"):
+        for kind in ("weight", "bias"):
+            yield "gpt2", f"transformer.h.2.{part}.{kind}"
+    yield "gpt2-untied", "lm_head.weight"
+    for tensor in ("embed_in.weight", "final_layer_norm.weight", "final_layer_norm.bias"):
+        yield "neox", f"gpt_neox.{tensor}"
+    attention, mlp = ("query_key_value", "dense"), ("dense_h_to_4h", "dense_4h_to_h")
+    parts = [f"attention.{part}" for part in attention] + [f"mlp.{part}" for part in mlp]
+    for part in ("input_layernorm", "post_attention_layernorm", *parts):
+        for kind in ("weight", "bias"):
+            yield "neox", f"gpt_neox.layers.2.{part}.{kind}"
+    yield "neox", "embed_out.weight"
 
 
 def read(folder: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
@@ -260,7 +356,7 @@ def read(folder: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
 def build(config: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Decoder:
     shape = lean_config(config, CONTEXT)
     assert shape is not None
-    return Decoder(shape, tensors, SLOTS, CONTEXT)
+    return Decoder(shape, [tensors], SLOTS, CONTEXT)
 
 
 @pytest.mark.parametrize(("name", "tensor"), list(missing_cases()))
@@ -272,24 +368,41 @@ def test_a_missing_tensor_is_named(name: str, tensor: str, saved: Saved) -> None
 
 
 @pytest.mark.parametrize(
-    "tensor",
+    ("name", "tensor"),
     [
-        "model.layers.3.mlp.up_proj.weight",
-        "model.layers.0.self_attn.q_norm.weight",
-        "model.layers.0.self_attn.sinks",
-        "model.layers.0.self_attn.o_proj.bias",
-        "score.weight",
+        ("llama", "model.layers.3.mlp.up_proj.weight"),
+        ("llama", "model.layers.0.self_attn.q_norm.weight"),
+        ("llama", "model.layers.0.self_attn.sinks"),
+        ("llama", "model.layers.0.self_attn.o_proj.bias"),
+        ("llama", "score.weight"),
+        ("gpt2", "transformer.h.3.ln_1.weight"),
+        ("gpt2", "transformer.h.0.crossattention.c_attn.weight"),
+        ("gpt2-untied", "lm_head.bias"),
+        ("neox", "gpt_neox.layers.3.attention.dense.weight"),
+        ("neox-no-bias", "gpt_neox.layers.0.attention.dense.bias"),
+        ("neox", "embed_out.bias"),
     ],
 )
-def test_a_surplus_tensor_is_named(tensor: str, saved: Saved) -> None:
-    config, tensors = read(saved("llama"))
+def test_a_surplus_tensor_is_named(name: str, tensor: str, saved: Saved) -> None:
+    config, tensors = read(saved(name))
     with pytest.raises(ModelError, match=tensor):
         build(config, tensors | {tensor: torch.ones(8)})
 
 
-def test_angles_of_old_checkpoints_are_recomputed(saved: Saved) -> None:
-    config, tensors = read(saved("llama"))
-    build(config, tensors | {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(4)})
+@pytest.mark.parametrize(
+    ("name", "tensor"),
+    [
+        ("llama", "model.layers.0.self_attn.rotary_emb.inv_freq"),
+        ("gpt2", "transformer.h.0.attn.bias"),
+        ("gpt2", "transformer.h.0.attn.masked_bias"),
+        ("neox", "gpt_neox.layers.0.attention.rotary_emb.inv_freq"),
+        ("neox", "gpt_neox.layers.0.attention.bias"),
+        ("neox", "gpt_neox.layers.0.attention.masked_bias"),
+    ],
+)
+def test_what_old_checkpoints_carry_is_passed_over(name: str, tensor: str, saved: Saved) -> None:
+    config, tensors = read(saved(name))
+    build(config, tensors | {tensor: torch.ones(4)})
 
 
 @pytest.mark.parametrize(
@@ -308,6 +421,26 @@ def test_a_config_of_another_shape_is_refused(key: str, value: int, saved: Saved
     """A kernel is handed addresses: a shape that does not fit must not get that far."""
     config, tensors = read(saved("llama"))
     with pytest.raises(ModelError, match=r"model\.|lm_head"):
+        build(config | {key: value}, tensors)
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "value"),
+    [
+        ("gpt2", "vocab_size", 80),
+        ("gpt2", "n_embd", 64),
+        ("gpt2", "n_inner", 64),
+        ("gpt2", "n_positions", 64),
+        ("neox", "vocab_size", 80),
+        ("neox", "hidden_size", 64),
+        ("neox", "intermediate_size", 64),
+    ],
+)
+def test_a_config_of_another_shape_is_refused_too(
+    name: str, key: str, value: int, saved: Saved
+) -> None:
+    config, tensors = read(saved(name))
+    with pytest.raises(ModelError, match=r"transformer\.|gpt_neox\."):
         build(config | {key: value}, tensors)
 
 
@@ -342,10 +475,19 @@ def row_bits(
 
 
 @pytest.mark.parametrize(
-    ("slots", "dropout"), [(16, 0.5), (48, 0.0), (64, 0.0)], ids=["16, dropout", "48", "64"]
+    ("name", "slots", "dropout"),
+    [
+        ("llama-wide-heads", 16, 0.5),
+        ("llama-wide-heads", 48, 0.0),
+        ("llama-wide-heads", 64, 0.0),
+        ("gpt2", 48, 0.0),
+        ("neox", 48, 0.0),
+    ],
 )
-def test_no_bit_of_a_row_depends_on_the_others(slots: int, dropout: float, saved: Saved) -> None:
-    decoder = load_lean(saved("llama-wide-heads"), slots)
+def test_no_bit_of_a_row_depends_on_the_others(
+    name: str, slots: int, dropout: float, saved: Saved
+) -> None:
+    decoder = load_lean(saved(name), slots)
     if dropout:
         decoder.drop_attention(dropout, seed=3)
     own = torch.randint(96, (12,), generator=torch.Generator().manual_seed(5)).tolist()

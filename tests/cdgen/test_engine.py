@@ -15,12 +15,13 @@ from hypothesis import strategies as st
 from transformers import AttentionInterface, AutoModelForCausalLM
 
 from cdgen.checkpoint import load_tensors, open_checkpoint
-from cdgen.decoder import Decoder
+from cdgen.decoder import Decoder, Dropout
 from cdgen.decoder_weights import lean_config
-from cdgen.engine import Limits, Request, Sequence, SlotEngine, StepReport
+from cdgen.engine import SlotEngine
 from cdgen.generic_engine import GenericEngine, load_causal_lm
 from cdgen.kernels import reference
 from cdgen.kernels.sampling_params import RowStatus, SamplingParams
+from cdgen.sequences import Limits, Request, Sequence, StepReport
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -44,7 +45,7 @@ def load_lean(folder: Any, slots: int = SLOTS) -> Decoder:
     checkpoint = open_checkpoint(folder)
     shape = lean_config(checkpoint.config, CAPACITY)
     assert shape is not None
-    return Decoder(shape, load_tensors(checkpoint, torch.float32), slots, CAPACITY)
+    return Decoder(shape, [load_tensors(checkpoint, torch.float32)], slots, CAPACITY)
 
 
 def make_engine(pair: Any, params: SamplingParams, limits: Limits, **more: Any) -> SlotEngine:
@@ -398,3 +399,49 @@ def test_generic_engine_quarantines_alone(tiny_gpt2_pair: Any) -> None:
         else:
             assert found[sequence_id] == sequence
     assert 0 < quarantined < len(clean)
+
+
+# ---- as on a GPU: several steps at a time, the host behind, prompts beforehand, stacked models --
+
+
+@pytest.mark.parametrize(("steps", "ahead"), [(1, 1), (4, 0), (4, 1), (3, 2)])
+def test_steps_at_a_time_and_a_host_that_is_behind_change_nothing(
+    steps: int, ahead: int, tiny_pair: Any, alone: Callable[..., dict[int, Sequence]]
+) -> None:
+    engine = make_engine(tiny_pair, CD, STOPPING, logprobs=True, steps=steps, ahead=ahead)
+    assert by_id(engine.generate(UNIVERSE)) == alone(STOPPING)
+
+
+def test_prompts_put_into_the_cache_beforehand(
+    tiny_pair: Any, alone: Callable[..., dict[int, Sequence]]
+) -> None:
+    """Their keys and values are rounded otherwise: the same tokens, but not the same bits."""
+    engine = make_engine(tiny_pair, CD, STOPPING, logprobs=True, prefills=True)
+    found = by_id(engine.generate(UNIVERSE))
+    for sequence_id, sequence in alone(STOPPING).items():
+        assert found[sequence_id].tokens == sequence.tokens
+        assert found[sequence_id].good_logprob == pytest.approx(sequence.good_logprob, abs=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["twin", "dropout"])
+@pytest.mark.parametrize("name", ["cd", "cd-all-plausible"])
+def test_models_stacked_in_one_decoder_write_what_they_write_apart(
+    kind: str, name: str, tiny_pair: Any, tiny_twin: Any
+) -> None:
+    good, seed = open_checkpoint(tiny_pair.good), SEED
+    shape = lean_config(good.config, CAPACITY)
+    assert shape is not None
+    tensors = [load_tensors(good, torch.float32)]
+    if kind == "twin":
+        bad = load_lean(tiny_twin)
+        tensors.append(load_tensors(open_checkpoint(tiny_twin), torch.float32))
+        together = Decoder(shape, tensors, SLOTS, CAPACITY)
+    else:
+        bad = load_lean(tiny_pair.good)
+        bad.drop_attention(RATE, seed)
+        together = Decoder(shape, tensors, SLOTS, CAPACITY, dropout=Dropout(RATE, seed))
+    apart = SlotEngine(load_lean(tiny_pair.good), bad, PARAMS[name], STOPPING, seed, 48)
+    stacked = SlotEngine(together, None, PARAMS[name], STOPPING, seed, 48)
+    expected = by_id(apart.generate(UNIVERSE))
+    assert by_id(stacked.generate(UNIVERSE)) == expected
+    assert {s.finish_reason for s in expected.values()} == {"eos", "length"}

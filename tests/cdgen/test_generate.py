@@ -24,8 +24,9 @@ from transformers import AutoModelForCausalLM
 from cdgen.checkpoint import load_tensors, open_checkpoint
 from cdgen.decoder import Decoder
 from cdgen.decoder_weights import lean_config
-from cdgen.engine import Limits, Request, Sequence, SlotEngine
+from cdgen.engine import SlotEngine
 from cdgen.kernels.sampling_params import SamplingParams
+from cdgen.sequences import Limits, Request, Sequence
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -112,7 +113,7 @@ def written_by_the_engine(
         capacity = PROMPT_TOKENS + NEW_TOKENS
         shape = lean_config(checkpoint.config, capacity)
         assert shape is not None
-        return Decoder(shape, load_tensors(checkpoint, torch.float32), 16, capacity)
+        return Decoder(shape, [load_tensors(checkpoint, torch.float32)], 16, capacity)
 
     bad = load(pair.good if dropout else pair.bad) if params.bad_weight else None
     if dropout:

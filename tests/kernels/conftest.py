@@ -76,5 +76,5 @@ def no_kernel_runs(monkeypatch: pytest.MonkeyPatch) -> None:
         def __getattr__(self, name: str) -> None:
             raise AssertionError(f"native.{name} was reached with arguments that do not fit")
 
-    for op in ("decode_attention", "decoder_ops", "sample_contrastive"):
+    for op in ("decode_attention", "decoder_ops", "gelu", "layer_norm", "sample_contrastive"):
         monkeypatch.setattr(f"cdgen.kernels.{op}.native", Unreachable())

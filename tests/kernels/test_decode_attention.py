@@ -232,6 +232,14 @@ def test_rows_before_the_first_keep_every_weight(
     assert not torch.isclose(kept, dropped, atol=10 * ATOL).flatten(1).all(1).any()
 
 
+def test_the_reference_reads_an_fp8_cache_as_its_numbers() -> None:
+    query, keys, values, lengths = problem(5, 4, 2, 20)
+    keys, values = (x.to(torch.float8_e4m3fn) for x in (keys, values))
+    out = decode_attention(query, keys, values, lengths, scale=0.2, backend="reference")
+    expected = attend64(query, keys, values, lengths, 0.2)
+    torch.testing.assert_close(out.double(), expected, atol=ATOL, rtol=RTOL)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -247,6 +255,10 @@ def test_rows_before_the_first_keep_every_weight(
         ({"query": torch.zeros(3, 5, 8)}, "query: expected heads in groups of 2, got 5"),
         ({"query": torch.zeros(3, 4, 16)[..., ::2]}, "query: expected contiguous"),
         ({"query": torch.zeros(3, 4, 8).half()}, "query: expected .*float32, got .*float16"),
+        (
+            {"keys": torch.zeros(3, 2, 9, 8).to(torch.float8_e4m3fn)},
+            "keys: expected .*float32, got .*float8_e4m3fn",
+        ),
         ({"lengths": torch.ones(2, dtype=torch.int64)}, r"lengths: expected .*\[3\].* got \[2\]"),
         ({"lengths": torch.ones(3, dtype=torch.int32)}, "lengths: expected .*int64.* got .*int32"),
         ({"lengths": torch.ones(6, dtype=torch.int64)[::2]}, "lengths: expected contiguous"),

@@ -38,9 +38,10 @@ def llama_config(layers: int) -> LlamaConfig:
 
 
 def gpt2_config(layers: int) -> GPT2Config:
+    """Of a kind that no lean decoder covers."""
     return GPT2Config(
         vocab_size=300, n_embd=8, n_layer=layers, n_head=2, n_positions=64,
-        bos_token_id=1, eos_token_id=2,
+        bos_token_id=1, eos_token_id=2, scale_attn_by_inverse_layer_idx=True,
     )  # fmt: skip
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from cdgen.kernels.decode_attention import AttentionDropout, decode_attention
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 WIDTHS = (32, 64, 80, 96, 128)
+FP8 = torch.float8_e4m3fn
 CAPACITY = 70
 LENGTHS = (1, CAPACITY, 33)
 
@@ -30,8 +32,10 @@ def problem(
     dtype: torch.dtype = torch.float32,
     models: int = 1,
     capacity: int = CAPACITY,
+    stored: torch.dtype | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Query, keys, values, of `models` models' rows, and lengths; NaN past the lengths."""
+    """Query, keys, values, of `models` models' rows, and lengths; NaN past the lengths. Keys and
+    values are of dtype `stored`, the query's where it is not given."""
     generator = torch.Generator().manual_seed(width)
     rows = models * len(LENGTHS)
     query = torch.randn(rows, heads, width, generator=generator)
@@ -39,7 +43,8 @@ def problem(
     for row in range(rows):
         keys[row, :, LENGTHS[row % len(LENGTHS)] :] = math.nan
         values[row, :, LENGTHS[row % len(LENGTHS)] :] = math.nan
-    query, keys, values = (x.to(device, dtype) for x in (query, keys, values))
+    query, keys, values = query.to(dtype), keys.to(stored or dtype), values.to(stored or dtype)
+    query, keys, values = (x.to(device) for x in (query, keys, values))
     return query, keys, values, torch.tensor(LENGTHS, device=device)
 
 
@@ -289,6 +294,127 @@ def test_arguments_are_checked(device: str, changes: dict[str, Any], message: st
 def test_heads_too_wide_are_refused(device: str) -> None:
     with pytest.raises(ValueError, match="expected heads up to 256 wide, got 257"):
         attend(*problem(device, 1, 1, 257))
+
+
+# Caches in fp8
+
+
+@pytest.fixture
+def fp8_device(device: str) -> str:
+    """The device, or a skip where it is a GPU that cannot convert e4m3."""
+    if device == "cuda" and torch.cuda.get_device_capability() < (8, 9):
+        pytest.skip("fp8 needs compute capability 8.9")
+    return device
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("width", [5, 64, 80, 128])
+@pytest.mark.parametrize(("heads", "kv_heads"), [(2, 2), (4, 2), (8, 1)])
+@pytest.mark.parametrize("dropped", [False, True], ids=["", "dropout"])
+def test_fp8_against_the_reference(
+    fp8_device: str, heads: int, kv_heads: int, width: int, dtype: torch.dtype, dropped: bool
+) -> None:
+    tensors = problem(fp8_device, heads, kv_heads, width, dtype, models=2, stored=FP8)
+    dropout = dropout_of(fp8_device, first_row=len(LENGTHS)) if dropped else None
+    out = attend(*tensors, dropout=dropout)
+    assert_attends(out, *tensors, dropout)
+
+
+@pytest.mark.parametrize(("heads", "kv_heads"), [(2, 2), (4, 2)])
+def test_every_length_of_an_fp8_cache(fp8_device: str, heads: int, kv_heads: int) -> None:
+    capacity = 67  # the borders of 16, 32 and 64 keys, and what lies around them
+    query = torch.randn(capacity, heads, 32, device=fp8_device)
+    keys, values = torch.randn(2, capacity, kv_heads, capacity, 32, device=fp8_device).to(FP8)
+    lengths = torch.arange(1, capacity + 1, device=fp8_device)
+    tensors = query, keys, values, lengths
+    assert_attends(attend(*tensors), *tensors)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("heads", "kv_heads"), [(1, 1), (2, 1)])
+def test_every_fp8_number_is_read_as_it_is(
+    fp8_device: str, heads: int, kv_heads: int, dtype: torch.dtype
+) -> None:
+    """One key: its value comes out, whichever it is, subnormals, +-448 and both NaNs included."""
+    numbers = torch.arange(256).to(torch.uint8).view(FP8).view(4, 1, 1, 64).to(fp8_device)
+    query = torch.ones(4, heads, 64, dtype=dtype, device=fp8_device)
+    lengths = torch.ones(4, dtype=torch.int64, device=fp8_device)
+    out = attend(query, torch.zeros_like(numbers), numbers, lengths)
+    expected = numbers[:, 0].to(dtype).expand(-1, heads, -1)  # exact: 4 bits of precision
+    torch.testing.assert_close(out, expected, atol=0, rtol=0, equal_nan=True)
+
+
+@pytest.mark.filterwarnings("ignore:All-NaN slice:RuntimeWarning")  # of the interpreter's maximum
+@pytest.mark.parametrize("code", [0x7F, 0xFF])
+@pytest.mark.parametrize(("heads", "kv_heads"), [(2, 2), (4, 2)])
+@pytest.mark.parametrize("where", ["keys", "values"])
+def test_fp8_nan_reaches_the_output_of_its_head_alone(
+    fp8_device: str, heads: int, kv_heads: int, where: str, code: int
+) -> None:
+    query, keys, values, lengths = problem(fp8_device, heads, kv_heads, 80, stored=FP8)
+    clean = attend(query, keys, values, lengths)
+    cache = {"keys": keys, "values": values}[where].view(torch.uint8)
+    cache[1, 1, LENGTHS[1] - 1, 79] = code
+    reached = torch.zeros_like(clean, dtype=torch.bool)
+    reached[1, heads // 2 :, slice(None) if where == "keys" else 79] = True
+    out = attend(query, keys, values, lengths)
+    assert torch.equal(out.isnan(), reached)
+    assert torch.equal(out[~reached], clean[~reached])
+
+
+@pytest.mark.parametrize(("heads", "kv_heads"), [(2, 2), (4, 1)])
+def test_neighbours_change_no_bit_beside_an_fp8_cache(
+    fp8_device: str, heads: int, kv_heads: int
+) -> None:
+    query, keys, values, lengths = problem(
+        fp8_device, heads, kv_heads, 80, torch.bfloat16, stored=FP8
+    )
+    all_rows = attend(query, keys, values, lengths)
+    for rows in ([2, 0, 1], [2], [2, 2]):
+        some = [x[rows].contiguous() for x in (query, keys, values, lengths)]
+        assert torch.equal(attend(*some), all_rows[rows])
+    short = [x[2:, :, : LENGTHS[2]].contiguous() for x in (keys, values)]
+    assert torch.equal(attend(query[2:], *short, lengths[2:])[0], all_rows[2])
+
+
+def test_bytes_are_those_of_the_caches_own_numbers(device: str) -> None:
+    from cdgen.kernels.gpu.decode_attention import decode_attention_bytes
+
+    query, keys, _, lengths = problem(device, 4, 2, 32, torch.bfloat16, stored=FP8)
+    expected = sum(LENGTHS) * 2 * 2 * 32 + 2 * 3 * 4 * 32 * 2 + 3 * 8
+    assert decode_attention_bytes(query, keys, lengths) == expected
+
+
+def test_the_op_on_an_fp8_cache_is_what_it_declares(fp8_device: str) -> None:
+    from cdgen.kernels.gpu.decode_attention import decode_attention as op
+
+    tensors = problem(fp8_device, 4, 2, 32, torch.bfloat16, stored=FP8)
+    # opcheck's other tests multiply the inputs, which torch does not do in fp8.
+    torch.library.opcheck(op, (*tensors, 0.2, None, 0.0, 0, 0, 0, 0), test_utils="test_faketensor")
+
+
+def test_caches_of_two_dtypes_are_refused(device: str) -> None:
+    query, keys, values, lengths = problem(device, 2, 2, 32, stored=FP8)
+    with pytest.raises(ValueError, match=r"values: expected .*float8_e4m3fn, got .*float32"):
+        attend(query, keys, values.float(), lengths)
+    with pytest.raises(ValueError, match=r"keys: expected .*float32, got .*float8_e5m2"):
+        attend(query, *(x.to(torch.float8_e5m2) for x in (keys, values)), lengths)
+
+
+@pytest.mark.parametrize("capability", [80, 86, 89, 90])
+def test_a_gpu_without_e4m3_is_named(monkeypatch: pytest.MonkeyPatch, capability: int) -> None:
+    from cdgen.kernels.gpu import precision
+
+    driver = SimpleNamespace(get_current_target=lambda: SimpleNamespace(arch=capability))
+    monkeypatch.setattr(precision, "interpreting", lambda: False)
+    monkeypatch.setattr(precision.triton.runtime.driver, "_active", driver)
+    precision.require_fp8("keys", torch.zeros(1))
+    if capability >= 89:
+        precision.require_fp8("keys", torch.zeros(1).to(FP8))
+        return
+    message = rf"keys: expected .* on compute capability 8\.{capability % 10}, got .*float8_e4m3fn"
+    with pytest.raises(ValueError, match=message):
+        precision.require_fp8("keys", torch.zeros(1).to(FP8))
 
 
 # On a GPU alone

@@ -1,0 +1,98 @@
+"""Where a run computes and in which numbers: what `auto` means and what a plan calls it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from cdgen.errors import Interrupted, UsageError
+
+FP8 = "float8_e4m3fn"
+
+
+def choose_device(name: str) -> str:
+    """What `--device` means here, cpu or cuda; raises UsageError."""
+    import torch
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UsageError("--device cuda: PyTorch sees no CUDA device here")
+    if name not in ("cpu", "cuda"):
+        raise UsageError(f"--device: expected auto, cpu or cuda, got {name}")
+    return name
+
+
+def choose_dtypes(dtype: str, kv_dtype: str, device: str, lean: bool) -> tuple[str, str]:
+    """Of weights and of the KV cache, as torch names them; raises UsageError."""
+    chosen = dtype if dtype != "auto" else "bfloat16" if device == "cuda" else "float32"
+    if device == "cpu" and chosen != "float32":
+        raise UsageError(f"--dtype {dtype}: expected auto or float32 on a CPU")
+    if kv_dtype == "auto":
+        return chosen, chosen
+    if device == "cpu" or not lean:
+        where = "on a CPU" if device == "cpu" else "for models that run through transformers"
+        raise UsageError(f"--kv-dtype {kv_dtype}: expected auto {where}")
+    import torch
+
+    if torch.cuda.get_device_capability() < (8, 9):
+        raise UsageError(f"--kv-dtype {kv_dtype}: needs a GPU of compute capability 8.9 or later")
+    return chosen, FP8
+
+
+def device_kind(device: str, lean: bool) -> str:
+    """What a plan has of the device: not which one, but what rounds as it does.
+
+    Matrix products round apart on other instruction sets and on other GPUs. Those of the lean
+    decoder do not on other thread counts, those of transformers may.
+    """
+    import torch
+
+    if device == "cuda":
+        return f"cuda {torch.cuda.get_device_name()}"
+    kind = f"cpu {torch.backends.cpu.get_cpu_capability()}"
+    return kind if lean else f"{kind}, {torch.get_num_threads()} threads"
+
+
+def backend_name(device: str) -> str:
+    """The kernels' build, which decides bits too."""
+    if device == "cuda":
+        import triton
+
+        return f"triton {triton.__version__}"
+    from cdgen.kernels.dispatch import native
+
+    return f"cpu {native.instruction_set()}"
+
+
+def free_bytes(device: str) -> int | None:
+    """What can be allocated now, on a CPU without swapping; None where that is not known."""
+    if device == "cuda":
+        import torch
+
+        return int(torch.cuda.mem_get_info()[0])
+    memory = Path("/proc/meminfo")
+    if not memory.exists():
+        return None
+    lines = dict(line.split(":") for line in memory.read_text().splitlines())
+    return int(lines["MemAvailable"].split()[0]) * 1024
+
+
+@contextmanager
+def device_faults() -> Iterator[None]:
+    """Turns a GPU that ran out of memory or was lost in mid-run into Interrupted."""
+    import torch
+
+    try:
+        yield
+    except torch.AcceleratorError as error:
+        raise Interrupted(
+            f"the GPU failed: {' '.join(str(error).split())[:200]}; committed ranges are kept, the"
+            " one at hand is not. Run the same command again to go on."
+        ) from error
+    except torch.OutOfMemoryError as error:
+        raise Interrupted(
+            f"out of memory: {' '.join(str(error).split())[:200]}; committed ranges are kept, the"
+            " one at hand is not. End what else uses it and run the same command again to go on."
+        ) from error

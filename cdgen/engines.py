@@ -1,0 +1,163 @@
+"""From a plan and a pair to an engine that is ready to run, on the device and within its memory."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from cdgen.checkpoint import Checkpoint, load_tensors
+from cdgen.config import SLOT_MULTIPLE
+from cdgen.decoder import Decoder, Dropout
+from cdgen.decoder_weights import lean_config
+from cdgen.device import free_bytes
+from cdgen.engine import PREFILL_ROWS, SlotEngine
+from cdgen.errors import ModelError
+from cdgen.generic_engine import GenericEngine, load_causal_lm
+from cdgen.kernels.sampling_params import SamplingParams
+from cdgen.memory_plan import largest_slots, plan_memory
+from cdgen.pair import Pair
+from cdgen.plan import Plan
+from cdgen.sequences import Limits
+
+if TYPE_CHECKING:
+    from cdgen.decoder_parts import DecoderConfig
+
+CPU_SLOTS = 64  # beyond, a CPU gains nothing
+Engine = SlotEngine | GenericEngine
+
+
+def make_engine(plan: Plan, pair: Pair) -> Engine:
+    """The engine that the plan names, its models loaded. Raises ModelError: they do not load, or
+    not into the device's memory."""
+    return fitting_engine(plan, pair, shrinks=False)[1]
+
+
+def fitting_engine(plan: Plan, pair: Pair, shrinks: bool) -> tuple[Plan, Engine]:
+    """`make_engine`; where the device turns out too small and the plan may change (`shrinks`), with
+    half the slots, and says so."""
+    while True:
+        try:
+            return plan, _engine(plan, pair)
+        except torch.OutOfMemoryError as error:
+            half = plan.slots // 2 // SLOT_MULTIPLE * SLOT_MULTIPLE
+            if not shrinks or not half:
+                raise ModelError(
+                    f"{plan.slots} slots do not fit into the device's memory"
+                    f" ({' '.join(str(error).split())[:200]}): give fewer --slots or"
+                    " --max-new-tokens, or end what else uses it"
+                ) from error
+        print(f"{plan.slots} slots do not fit into the device: trying {half}", file=sys.stderr)
+        torch.cuda.empty_cache()
+        smaller = {"slots": half, "range_size": max(1, plan.range_size * half // plan.slots)}
+        plan = plan.model_copy(update=smaller)
+
+
+def _engine(plan: Plan, pair: Pair) -> Engine:
+    params = SamplingParams(**plan.sampling.model_dump())
+    limits = Limits(plan.max_new_tokens, plan.eos_token_ids, plan.on_eos == "stop")
+    common = (params, limits, plan.seed, plan.vocab_size, plan.logprobs)
+    device, dtype = torch.device(plan.device.split()[0]), getattr(torch, plan.dtype)
+    if plan.decoder == "transformers":
+        good = load_causal_lm(pair.good.folder, dtype).to(device)
+        bad = load_causal_lm(pair.bad.folder, dtype).to(device) if pair.bad else None
+        return GenericEngine(good, bad, plan.slots, *common)
+    good_decoder, bad_decoder = _decoders(plan, pair, device)
+    engine = SlotEngine(good_decoder, bad_decoder, *common)
+    engine.replay.prepare()
+    return engine
+
+
+def _decoders(plan: Plan, pair: Pair, device: torch.device) -> tuple[Decoder, Decoder | None]:
+    """GOOD and BAD; on a GPU in one decoder where they have one shape: half the launches."""
+    capacity = plan.prompts.prompt_tokens + plan.max_new_tokens
+    shapes = shapes_of(pair, capacity)
+    assert shapes is not None  # the plan says that the lean decoders cover both
+    good, bad = shapes
+    _require_memory(plan, good, bad, capacity)
+
+    def decoder(
+        shape: DecoderConfig, models: list[Checkpoint], dropout: Dropout | None = None
+    ) -> Decoder:
+        tensors = [load_tensors(model, torch.float32) for model in models]
+        return Decoder(
+            shape, tensors, plan.slots, capacity, device=device, dropout=dropout,
+            dtype=getattr(torch, plan.dtype), kv_dtype=getattr(torch, plan.kv_dtype),
+        )  # fmt: skip
+
+    if bad is None:
+        return decoder(good, [pair.good]), None
+    source = pair.bad_source
+    dropout = Dropout(source.dropout, plan.seed) if source.kind == "dropout" else None
+    if device.type == "cuda" and good == bad:
+        models = [pair.good] if pair.bad is None else [pair.good, pair.bad]
+        return decoder(good, models, dropout), None
+    second = decoder(bad, [pair.bad or pair.good])
+    if dropout:
+        second.drop_attention(dropout.rate, dropout.seed)
+    return decoder(good, [pair.good]), second
+
+
+def shapes_of(pair: Pair, capacity: int) -> tuple[DecoderConfig, DecoderConfig | None] | None:
+    """Of GOOD, and of BAD if there is one; None where the lean decoders do not cover both."""
+    good = lean_config(pair.good.config, capacity)
+    bad = lean_config((pair.bad or pair.good).config, capacity)
+    if good is None or bad is None:
+        return None
+    return good, None if pair.bad_source.kind == "none" else bad
+
+
+# ---- memory ------------------------------------------------------------------------------------
+
+
+def auto_slots(
+    total: int,  # sequences
+    pair: Pair,
+    prompt_tokens: int,
+    max_new_tokens: int,
+    dtype: str,
+    kv_dtype: str,
+    device: str,
+) -> int:
+    """What `--slots auto` means: on a GPU as many as its free memory holds, printed by part."""
+    enough = -(-total // SLOT_MULTIPLE) * SLOT_MULTIPLE
+    shapes = shapes_of(pair, prompt_tokens + max_new_tokens)
+    if device == "cpu" or shapes is None:
+        return min(CPU_SLOTS, enough)
+    good, bad = shapes
+    needs: dict[str, Any] = {
+        "capacity": prompt_tokens + max_new_tokens,
+        "dtype_bytes": getattr(torch, dtype).itemsize,
+        "kv_bytes": getattr(torch, kv_dtype).itemsize,
+        "vocab_size": good.vocab_size,
+        "shared_weights": pair.bad_source.kind == "dropout",
+        "prefill_tokens": PREFILL_ROWS * prompt_tokens,
+    }
+    free = free_bytes(device) or 0
+    slots = min(enough, largest_slots(free, good, bad, **needs))
+    parts = plan_memory(good, bad, slots, **needs)
+    listed = ", ".join(f"{name} {size / 2**30:.2f}" for name, size in parts.items())
+    print(
+        f"memory: {sum(parts.values()) / 2**30:.2f} GiB for {slots} slots ({listed}),"
+        f" {free / 2**30:.2f} GiB free",
+        file=sys.stderr,
+    )
+    return slots
+
+
+def _require_memory(
+    plan: Plan, good: DecoderConfig, bad: DecoderConfig | None, capacity: int
+) -> None:
+    """On a CPU, where taking too much ends in swapping, not in an error: raises ModelError where
+    the KV caches would not fit into the free memory."""
+    free = free_bytes("cpu")
+    if not plan.device.startswith("cpu") or free is None:
+        return
+    needed = plan_memory(good, bad, plan.slots, capacity, 4, 4, plan.vocab_size)["kv"]
+    if needed > free:
+        raise ModelError(
+            f"the KV caches of {plan.slots} slots x {capacity} tokens need"
+            f" {needed / 2**30:.1f} GiB, {free / 2**30:.1f} GiB are free: give fewer --slots or"
+            " --max-new-tokens"
+        )

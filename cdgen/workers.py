@@ -1,0 +1,110 @@
+"""Several processes on one machine, each with a GPU and ranges of its own; one view of them all."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import sys
+import time
+from multiprocessing.context import SpawnProcess
+from typing import TYPE_CHECKING
+
+from cdgen.config import GenerateConfig
+from cdgen.errors import CdgenError, QuarantineError
+from cdgen.out_folder import has_plan
+from cdgen.plan import Shard
+from cdgen.progress import LOG_INTERVAL, duration
+from cdgen.status import status
+
+if TYPE_CHECKING:
+    from cdgen.job import StopSignals
+
+_POLL = 0.2  # seconds
+_QUARANTINED = QuarantineError.exit_code  # the parent counts again, over all
+
+
+def worker_count(config: GenerateConfig) -> int:
+    """What `--workers auto` means: one per GPU, or one on a CPU."""
+    if config.workers != "auto":
+        return config.workers
+    if config.device == "cpu":
+        return 1
+    import torch
+
+    return max(1, torch.cuda.device_count())
+
+
+def run_workers(config: GenerateConfig, count: int, signals: StopSignals) -> None:
+    """Makes the ranges of `config.shard` with `count` processes.
+
+    Each says itself what it fails of. Raises the error class of the first that failed, after all
+    have ended: the others go on, and what they commit is kept. Raises Interrupted on a signal.
+    """
+    own = Shard.parse(config.shard)
+    context = multiprocessing.get_context("spawn")
+    processes: list[SpawnProcess] = []
+    try:
+        for number in range(count):
+            shard = Shard(own.index + own.count * number, own.count * count)
+            alone = config.model_copy(update={"shard": str(shard), "workers": 1})
+            process = context.Process(target=_work, args=(alone, number), name=f"worker {number}")
+            process.start()
+            processes.append(process)
+            # The first makes the plan, or says why not, once.
+            while not has_plan(config.out) and process.is_alive():
+                signals.check()
+                time.sleep(_POLL)
+            if not has_plan(config.out):
+                break
+        _watch(config, processes, signals)
+    finally:
+        for process in processes:
+            process.terminate()  # of those that have ended, nothing
+            process.join()
+    failed = {p.name: p.exitcode for p in processes if p.exitcode not in (0, _QUARANTINED)}
+    if failed:
+        raise _error(failed)
+
+
+def _work(config: GenerateConfig, number: int) -> None:
+    from cdgen.cli import run
+
+    os.environ["CUDA_VISIBLE_DEVICES"] = visible_device(number)
+    from cdgen.generate import generate
+
+    sys.exit(run(lambda: generate(config, shows_progress=False)))
+
+
+def visible_device(number: int) -> str:
+    """For CUDA_VISIBLE_DEVICES, among those that it lists already."""
+    listed = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return str(number) if listed is None else listed.split(",")[number]
+
+
+def _watch(config: GenerateConfig, processes: list[SpawnProcess], signals: StopSignals) -> None:
+    """Until all have ended; a line now and then."""
+    due = time.monotonic() + LOG_INTERVAL
+    while any(process.is_alive() for process in processes):
+        signals.check()
+        time.sleep(_POLL)
+        if time.monotonic() >= due and has_plan(config.out):
+            due = time.monotonic() + LOG_INTERVAL
+            print(_line(config), file=sys.stderr, flush=True)
+
+
+def _line(config: GenerateConfig) -> str:
+    found = status(config.out)
+    alive = [worker for worker in found.workers if found.is_alive(worker)]
+    left = "?" if found.eta_seconds is None else duration(found.eta_seconds)
+    return (
+        f"ranges {found.ranges_done}/{found.ranges_total}  {len(alive)} workers"
+        f"  {sum(w.new_tokens for w in alive):,} tokens"
+        f"  {sum(w.tokens_per_second for w in alive):,.0f} tokens/s  left {left}"
+    )
+
+
+def _error(failed: dict[str, int | None]) -> CdgenError:
+    name, code = next(iter(failed.items()))
+    kinds = {kind.exit_code: kind for kind in CdgenError.__subclasses__()}
+    text = f"{len(failed)} workers did not finish ({name}: exit code {code}); committed ranges are"
+    return kinds.get(code or 0, CdgenError)(f"{text} kept. Run the same command again to go on.")

@@ -1,0 +1,53 @@
+// x * Phi(x), Phi the normal distribution function or its approximation by a tanh. Both are written
+// by way of their lower tail, so that large negative x keep their relative accuracy: 1 + erf and
+// 1 + tanh would cancel there.
+#include "gelu.h"
+
+#include "simd.h"
+
+namespace cdgen::CDGEN_ISA {
+namespace {
+
+// (1 + tanh(u)) / 2 with u = sqrt(2 / pi) (x + 0.044715 x^3): 1 / (1 + exp(-2 u)), and with
+// e = exp(-|2 u|) that is 1 / (1 + e) or e / (1 + e).
+f32x8 tanh_share(f32x8 x) {
+    const f32x8 zero = set1(0.0f), one = set1(1.0f);
+    const f32x8 twice = set1(1.59576912f) * x * fma(set1(0.044715f) * x, x, one);
+    const f32x8 e = exp_nonpositive(min(twice, zero - twice));
+    return select(greater(twice, zero), one, e) / (one + e);
+}
+
+// Phi(-|x|) = t Q(t) exp(-x^2 / 2) with t = 1 / (1 + 0.21 |x|); Q is a least-squares fit on |x|
+// from 0 to 14, with coefficients in fp32 within 5e-8 of the truth, relative.
+f32x8 normal_share(f32x8 x) {
+    const f32x8 zero = set1(0.0f), one = set1(1.0f);
+    const f32x8 low = min(x, zero - x);
+    const f32x8 t = one / (one - set1(0.21f) * low);
+    f32x8 q = set1(-0.0719444677f);
+    for (const float c : {0.284943581f, -0.332967103f, 0.352419645f, -0.0959622562f, 0.125725716f,
+                          0.0689759031f, 0.0850991979f, 0.083709769f})
+        q = fma(q, t, set1(c));
+    const f32x8 tail = t * q * exp_nonpositive(set1(-0.5f) * low * low);
+    return select(greater(x, zero), one - tail, tail);
+}
+
+f32x8 gelu_of(f32x8 x, bool tanh) { return x * (tanh ? tanh_share(x) : normal_share(x)); }
+
+}  // namespace
+
+void gelu(const GeluArgs& args) {
+    const int64_t blocks = (args.count + kLanes - 1) / kLanes;
+#pragma omp parallel for num_threads(threads_for(2 * args.count, args.threads)) schedule(static)
+    for (int64_t block = 0; block < blocks; ++block) {
+        const int64_t first = block * kLanes, left = args.count - first;
+        if (left >= kLanes) {
+            store(args.out + first, gelu_of(load(args.x + first), args.tanh));
+            continue;
+        }
+        float lane[kLanes];
+        store(lane, gelu_of(load_tail(args.x + first, left, 0.0f), args.tanh));
+        for (int64_t i = 0; i < left; ++i) args.out[first + i] = lane[i];
+    }
+}
+
+}  // namespace cdgen::CDGEN_ISA
