@@ -94,5 +94,5 @@ def device_faults() -> Iterator[None]:
     except torch.OutOfMemoryError as error:
         raise Interrupted(
             f"out of memory: {' '.join(str(error).split())[:200]}; committed ranges are kept, the"
-            " one at hand is not. End what else uses it and run the same command again to go on."
+            " one at hand is not. End what else uses it. Run the same command again to go on."
         ) from error

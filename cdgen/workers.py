@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from cdgen.config import GenerateConfig
 from cdgen.errors import CdgenError, QuarantineError
-from cdgen.out_folder import has_plan
+from cdgen.out_folder import has_plan, heartbeat_path
 from cdgen.plan import Shard
 from cdgen.progress import LOG_INTERVAL, duration
 from cdgen.status import status
@@ -50,20 +50,30 @@ def run_workers(config: GenerateConfig, count: int, signals: StopSignals) -> Non
             process = context.Process(target=_work, args=(alone, number), name=f"worker {number}")
             process.start()
             processes.append(process)
-            # The first makes the plan, or says why not, once.
-            while not has_plan(config.out) and process.is_alive():
-                signals.check()
-                time.sleep(_POLL)
-            if not has_plan(config.out):
+            if number == 0 and not _has_begun(config, shard, process, signals):
                 break
         _watch(config, processes, signals)
     finally:
         for process in processes:
             process.terminate()  # of those that have ended, nothing
             process.join()
-    failed = {p.name: p.exitcode for p in processes if p.exitcode not in (0, _QUARANTINED)}
+    failed = [p.exitcode for p in processes if p.exitcode not in (0, _QUARANTINED)]
     if failed:
-        raise _error(failed)
+        kinds = {kind.exit_code: kind for kind in CdgenError.__subclasses__()}
+        raise kinds.get(failed[0] or 0, CdgenError)(
+            f"{len(failed)} of {len(processes)} workers stopped (exit code {failed[0]}, see above);"
+            " what was committed is kept"
+        )
+
+
+def _has_begun(
+    config: GenerateConfig, shard: Shard, process: SpawnProcess, signals: StopSignals
+) -> bool:
+    """The first makes the plan and loads the models alone: what is wrong with them is said once."""
+    while process.is_alive() and not heartbeat_path(config.out, shard).exists():
+        signals.check()
+        time.sleep(_POLL)
+    return process.is_alive() or process.exitcode == 0
 
 
 def _work(config: GenerateConfig, number: int) -> None:
@@ -101,10 +111,3 @@ def _line(config: GenerateConfig) -> str:
         f"  {sum(w.new_tokens for w in alive):,} tokens"
         f"  {sum(w.tokens_per_second for w in alive):,.0f} tokens/s  left {left}"
     )
-
-
-def _error(failed: dict[str, int | None]) -> CdgenError:
-    name, code = next(iter(failed.items()))
-    kinds = {kind.exit_code: kind for kind in CdgenError.__subclasses__()}
-    text = f"{len(failed)} workers did not finish ({name}: exit code {code}); committed ranges are"
-    return kinds.get(code or 0, CdgenError)(f"{text} kept. Run the same command again to go on.")

@@ -1,0 +1,165 @@
+"""From a plan to an engine: devices, dtypes, memory, and a device that fails."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from cdgen import engines
+from cdgen.decoder import Decoder
+from cdgen.device import choose_device, choose_dtypes
+from cdgen.engine import SlotEngine
+from cdgen.errors import ModelError, UsageError
+from cdgen.memory_plan import plan_memory
+from cdgen.out_folder import read_plan
+from cdgen.pair import open_pair, parse_bad
+from cdgen.sequences import Request, Sequence
+from cdgen.status import status
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture
+def generate(cdgen: Callable[..., Any], tiny_pair: Any, prompts: Path) -> Callable[..., Any]:
+    def run(out: Path, *more: object) -> Any:
+        return cdgen(
+            "generate", "--good", tiny_pair.good, "--bad", tiny_pair.bad, "--prompts", prompts,
+            "--out", out, "--max-new-tokens", 20, "--num-sequences", 40, "--prompt-tokens", 4,
+            *more,
+        )  # fmt: skip
+
+    return run
+
+
+# ---- what auto means ---------------------------------------------------------------------------
+
+
+def test_dtypes() -> None:
+    assert choose_dtypes("auto", "auto", "cpu", True) == ("float32", "float32")
+    assert choose_dtypes("auto", "auto", "cuda", True) == ("bfloat16", "bfloat16")
+    assert choose_dtypes("float16", "auto", "cuda", False) == ("float16", "float16")
+    for dtype, kv, device, says in [
+        ("bfloat16", "auto", "cpu", "--dtype bfloat16: expected auto or float32 on a CPU"),
+        ("auto", "fp8", "cpu", "--kv-dtype fp8: expected auto on a CPU"),
+    ]:
+        with pytest.raises(UsageError, match=says):
+            choose_dtypes(dtype, kv, device, True)
+    with pytest.raises(UsageError, match="for models that run through transformers"):
+        choose_dtypes("auto", "fp8", "cuda", False)
+
+
+def test_fp8_needs_a_gpu_that_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.get_device_capability", lambda: (9, 0))
+    assert choose_dtypes("auto", "fp8", "cuda", True) == ("bfloat16", "float8_e4m3fn")
+    monkeypatch.setattr("torch.cuda.get_device_capability", lambda: (8, 0))
+    with pytest.raises(UsageError, match=r"compute capability 8\.9"):
+        choose_dtypes("auto", "fp8", "cuda", True)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_a_device_that_is_not_there(generate: Callable[..., Any], tmp_path: Path) -> None:
+    assert choose_device("auto") == "cpu"
+    ended = generate(tmp_path / "out", "--device", "cuda")
+    assert (ended.code, ended.err) == (
+        2,
+        "cdgen: --device cuda: PyTorch sees no CUDA device here\n",
+    )
+
+
+# ---- memory ------------------------------------------------------------------------------------
+
+
+def test_auto_slots_are_what_the_memory_holds(
+    tiny_pair: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The tiny pair: 2 + 1 layers of 2 KV heads of 8, 24 tokens, 2 bytes a number."""
+    pair = open_pair(tiny_pair.good, parse_bad(str(tiny_pair.bad)))
+
+    def slots(total: int) -> int:
+        return engines.auto_slots(total, pair, 4, 20, "bfloat16", "bfloat16", "cuda")
+
+    monkeypatch.setattr(engines, "free_bytes", lambda _: 80 * 2**30)
+    assert slots(10**6) == 4096
+    assert slots(100) == 112
+    shapes = engines.shapes_of(pair, 24)
+    assert shapes is not None
+    needed = sum(plan_memory(*shapes, 1024, 24, 2, 2, 48, prefill_tokens=64 * 4).values())
+    capsys.readouterr()
+    monkeypatch.setattr(engines, "free_bytes", lambda _: int(needed / 0.9) + 1)
+    assert slots(10**6) == 1024
+    said = capsys.readouterr().err
+    assert "GiB for 1024 slots (weights 0.00, kv 0.00, " in said and "GiB free" in said
+    monkeypatch.setattr(engines, "free_bytes", lambda _: 2**20)
+    with pytest.raises(ModelError, match="16 slots x 24 tokens need"):
+        slots(100)
+
+
+@pytest.fixture
+def small_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One on which more than 32 slots run out of memory."""
+    make = Decoder.__init__
+
+    def construct(
+        self: Decoder, shape: Any, models: Any, slots: int, *more: Any, **kw: Any
+    ) -> None:
+        if slots > 32:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 GiB")
+        make(self, shape, models, slots, *more, **kw)
+
+    monkeypatch.setattr(Decoder, "__init__", construct)
+
+
+def test_out_of_memory_halves_the_slots_and_says_so(
+    generate: Callable[..., Any], tmp_path: Path, small_device: None
+) -> None:
+    ended = generate(tmp_path / "out")
+    assert ended.code == 0, ended.err
+    assert "64 slots do not fit into the device: trying 32" in ended.err
+    plan = read_plan(tmp_path / "out")
+    assert (plan.slots, plan.range_size) == (32, 8 * 32)
+    assert generate(tmp_path / "out").code == 0  # the plan's slots, not 64 again
+
+
+def test_out_of_memory_with_slots_that_were_asked_for(
+    generate: Callable[..., Any], tmp_path: Path, small_device: None
+) -> None:
+    ended = generate(tmp_path / "out", "--slots", 48)
+    assert ended.code == 4
+    assert "48 slots do not fit into the device's memory" in ended.err
+    assert not (tmp_path / "out").exists()
+
+
+# ---- a device that fails in the middle ---------------------------------------------------------
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError, torch.AcceleratorError])
+def test_a_device_that_fails_costs_the_range_at_hand(
+    generate: Callable[..., Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    published: Callable[[Path], dict[str, bytes]],
+    error: type[Exception],
+) -> None:
+    ranges = ("--range-size", 32)
+    assert generate(tmp_path / "whole", *ranges).code == 0
+    through, calls = SlotEngine.generate, []
+
+    def failing(self: SlotEngine, requests: Iterator[Request]) -> Iterator[Sequence]:
+        calls.append(0)
+        for number, sequence in enumerate(through(self, requests)):
+            if len(calls) == 3 and number == 5:
+                raise error("CUDA error: unspecified launch failure")
+            yield sequence
+
+    with monkeypatch.context() as patched:
+        patched.setattr(SlotEngine, "generate", failing)
+        ended = generate(tmp_path / "failed", *ranges)
+    assert ended.code == 75
+    assert "Run the same command again to go on" in ended.err and "launch failure" in ended.err
+    assert status(tmp_path / "failed").ranges_done == 2
+    assert generate(tmp_path / "failed", *ranges).code == 0
+    assert published(tmp_path / "failed") == published(tmp_path / "whole")
