@@ -11,7 +11,7 @@ NATIVE := $(wildcard kernels/cpu/*.cpp kernels/cpu/*.h)
 # checkout as it is.
 ifeq ($(wildcard $(READY)),)
 GPU_PYTHON := python3
-test-gpu bench-gpu bench-gpu-eval: export PYTHONPATH := $(CURDIR)/build/package
+test-gpu bench-gpu bench-gpu-generate bench-gpu-eval: export PYTHONPATH := $(CURDIR)/build/package
 else
 GPU_PYTHON := $(PYTHON)
 endif
@@ -23,7 +23,7 @@ SANITIZED := tests/kernels/gpu -k "sizes_change_no_bit or whole_numbers or any_d
 OUT ?= bench/results
 
 .PHONY: demo test check format package types bench bench-eval bench-train wheel test-gpu bench-gpu \
-	bench-gpu-eval kernels-table
+	bench-gpu-generate bench-gpu-eval kernels-table
 
 demo: $(READY)
 	$(PYTHON) -m cdgen.demo out/demo
@@ -73,19 +73,23 @@ bench-train: $(READY)
 test-gpu: package
 	$(NEEDS_GPU)
 	$(GPU_TESTS) -n 8 tests/kernels/gpu tests/bench/test_gpu_timing.py
-	$(GPU_TESTS) -m gpu tests/eval/test_scorer.py
+	$(GPU_TESTS) -m gpu tests/eval/test_scorer.py tests/cdgen/test_decoder.py tests/cdgen/test_engine_gpu.py
 	PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool memcheck --error-exitcode 1 \
 		--require-cuda-init no $(GPU_TESTS) $(SANITIZED)
 	compute-sanitizer --tool racecheck --error-exitcode 1 --require-cuda-init no \
 		$(GPU_TESTS) $(SANITIZED)
 
 # Likewise: make bench-gpu OUT=folder
-bench-gpu: package
+bench-gpu: package bench-gpu-generate
 	$(NEEDS_GPU)
 	$(GPU_PYTHON) -m cdgen.bench.bench_gpu_sample_contrastive --out $(OUT)/gpu-sample-contrastive.json
 	$(GPU_PYTHON) -m cdgen.bench.bench_gpu_decode_attention --out $(OUT)/gpu-decode-attention.json
 	$(GPU_PYTHON) -m cdgen.bench.bench_gpu_decoder_ops --out $(OUT)/gpu-decoder-ops.json
 	$(GPU_PYTHON) -m cdgen.bench.bench_train --paper-size --out $(OUT)/gpu-train.json
+
+bench-gpu-generate: package
+	$(NEEDS_GPU)
+	$(GPU_PYTHON) -m cdgen.bench.bench_gpu_generate --out $(OUT)/gpu-generate.json
 
 # A model of the paper's size on all zero-shot tasks: make bench-gpu-eval MODEL=checkpoint DATA=folder,
 # MODEL giving the tokenizer.

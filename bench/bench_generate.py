@@ -49,14 +49,14 @@ def random_llama(seed: int) -> Any:
 
 @torch.inference_mode()
 def mean_plausible(model: Any, tokens: torch.Tensor) -> float:
-    logits = model(tokens).logits
+    logits = model(tokens.to(model.device)).logits
     return float(
         (logits >= logits.amax(-1, keepdim=True) + PARAMS.log_alpha).sum(-1).float().mean()
     )
 
 
 def scale_heads(good: Any, bad: Any) -> None:
-    """Doubles both heads until the mean plausible set is at most 30 tokens."""
+    """Scales both heads up until the mean plausible set is at most 30 tokens."""
     tokens = torch.randint(VOCAB, (4, 64), generator=torch.Generator().manual_seed(0))
     while mean_plausible(good, tokens) > 30:
         for model in (good, bad):

@@ -71,6 +71,7 @@ class SlotEngine:
         waiting, finished = iter(requests), deque[Sequence]()
         self.rows = [None] * self.good.slots
         self.slots.alive.zero_()  # an earlier call may have been left in the middle
+        self.replay.prepare()
         launched: deque[Launch] = deque()
         while True:
             self._refill(waiting)

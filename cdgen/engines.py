@@ -65,7 +65,7 @@ def _engine(plan: Plan, pair: Pair) -> Engine:
         return GenericEngine(good, bad, plan.slots, *common)
     good_decoder, bad_decoder = _decoders(plan, pair, device)
     engine = SlotEngine(good_decoder, bad_decoder, *common)
-    engine.replay.prepare()
+    engine.replay.prepare()  # now, so that what it allocates is known to fit
     return engine
 
 

@@ -58,16 +58,16 @@ class Replay:
 
     @torch.inference_mode()
     def prepare(self) -> None:
-        """On a GPU, all that the first launch would do and allocate beyond the later ones."""
+        """On a GPU, captures the graph. To be called while no slot holds anything: it runs the
+        steps, and they write into the caches."""
         if self.on_gpu and self.graph is None:
             self.graph = self._capture()
 
     def launch(self) -> Launch:
         host = self.host[self.launches % len(self.host)]
         self.launches += 1
-        self.prepare()
         if self.graph is None:
-            self._run()
+            self.run()
         else:
             self.graph.replay()
         for there, here in zip(self.records, host, strict=True):
@@ -77,23 +77,19 @@ class Replay:
             event.record()
         return Launch(host, event)
 
-    def _run(self) -> None:
+    def run(self) -> None:
         for events, logprobs in zip(*self.records, strict=True):
             self.slots.step(events, logprobs)
 
     def _capture(self) -> torch.cuda.CUDAGraph:
-        """First a run of its own, with no slot alive: it compiles the kernels and sets the
-        libraries up, which a capture cannot hold."""
-        kept = self.slots.state.clone(), self.slots.alive.clone()
-        self.slots.alive.zero_()
+        """After a run of its own, which compiles the kernels and sets the libraries up: a capture
+        cannot hold that."""
         aside = torch.cuda.Stream()
         aside.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(aside):
-            self._run()
+            self.run()
         torch.cuda.current_stream().wait_stream(aside)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
-            self._run()
-        self.slots.state.copy_(kept[0])
-        self.slots.alive.copy_(kept[1])
+            self.run()
         return graph
