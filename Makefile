@@ -73,7 +73,7 @@ bench-train: $(READY)
 test-gpu: package
 	$(NEEDS_GPU)
 	$(GPU_TESTS) -n 8 tests/kernels/gpu tests/bench/test_gpu_timing.py
-	$(GPU_TESTS) -m gpu tests/eval/test_scorer.py tests/cdgen/test_decoder.py tests/cdgen/test_engine_gpu.py
+	$(GPU_TESTS) -m gpu tests/eval/test_scorer.py tests/cdgen/test_decoder_batches.py tests/cdgen/test_engine_gpu.py
 	PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool memcheck --error-exitcode 1 \
 		--require-cuda-init no $(GPU_TESTS) $(SANITIZED)
 	compute-sanitizer --tool racecheck --error-exitcode 1 --require-cuda-init no \

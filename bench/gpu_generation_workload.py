@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -30,7 +30,8 @@ def paper_model(seed: int, device: str, layers: int = 12, width: int = 768) -> A
         num_attention_heads=width // 64, vocab_size=32_000, max_position_embeddings=1024,
         tie_word_embeddings=False, eos_token_id=None, bos_token_id=None,
     )  # fmt: skip
-    return LlamaForCausalLM(config).to(device).eval()
+    model: Any = LlamaForCausalLM(config)
+    return model.to(device).eval()
 
 
 def make_engine(
@@ -41,6 +42,8 @@ def make_engine(
     kind: str = "contrast",  # contrast | vanilla | dropout
     kv_dtype: torch.dtype | None = None,
     new: int = NEW,
+    stops: int = 0,  # of the vocabulary's first tokens, how many end a sequence
+    prefills: bool | None = None,
 ) -> SlotEngine:
     shape = lean_config(good.config.to_dict(), PROMPT + new)
     assert shape is not None
@@ -51,9 +54,9 @@ def make_engine(
         dtype=torch.bfloat16 if on_gpu else torch.float32, kv_dtype=kv_dtype,
         dropout=Dropout(0.5, 1) if kind == "dropout" else None,
     )  # fmt: skip
-    limits = Limits(new, (), False)
+    limits = Limits(new, tuple(range(stops)), stops > 0)
     params = VANILLA if kind == "vanilla" else PARAMS
-    return SlotEngine(decoder, None, params, limits, 0, shape.vocab_size)
+    return SlotEngine(decoder, None, params, limits, 0, shape.vocab_size, prefills=prefills)
 
 
 def requests(vocabulary: int) -> Iterator[Request]:
@@ -98,11 +101,13 @@ def measure_others(good: Any, bad: Any, rows: list[int]) -> dict[str, Any]:
     """Tokens per second; a case that fails is recorded with its reason, not left out."""
     good, bad = good.bfloat16(), bad.bfloat16()
     found: dict[str, Any] = {}
-    cases = [(f"generate, {n} rows", transformers_rate, (good, bad, n)) for n in rows]
-    cases.append(("generate_batch of one model", continuous_batching_rate, (good, 4 * rows[-1])))
+    cases: list[tuple[str, Callable[..., float], tuple[Any, ...]]] = [
+        (f"generate, {n} rows", transformers_rate, (good, bad, n)) for n in rows
+    ]
+    cases.append(("generate_batch of one model", continuous_batching_rate, (good, rows[-1])))
     for name, rate, arguments in cases:
         try:
-            found[name] = round(rate(*arguments))  # type: ignore[operator]
+            found[name] = round(rate(*arguments))
         except Exception as error:
             found[name] = f"{type(error).__name__}: {str(error)[:150]}"
         torch.cuda.empty_cache()

@@ -6,6 +6,7 @@ from typing import Any
 
 from cdgen.corpus import Counts, Manifest
 from cdgen.plan import Plan
+from cdgen.row_files import columns_of
 
 _SIZES = {  # the Hub's words for fewer rows than the key
     10**3: "n<1K",
@@ -90,20 +91,11 @@ def _header(manifest: Manifest) -> dict[str, Any]:
 
 
 def _features(plan: Plan) -> list[dict[str, str]]:
-    """The columns of `row_schema` in the words of `datasets`."""
-    features = [
-        {"name": "sequence_id", "dtype": "int64"},
-        {"name": "prompt_id", "dtype": "int64"},
-        {"name": "text", "dtype": "string"},
-        {"name": "tokens", "list": "int32"},
-        {"name": "prompt_tokens", "dtype": "int32"},
-        {"name": "new_tokens", "dtype": "int32"},
-        {"name": "finish_reason", "dtype": "string"},
-        {"name": "mean_plausible", "dtype": "float32"},
+    """The columns in the words of `datasets`."""
+    return [
+        {"name": name, "list" if name == "tokens" else "dtype": kind}
+        for name, kind in columns_of(plan).items()
     ]
-    if plan.logprobs:
-        features.append({"name": "good_logprob", "dtype": "float32"})
-    return features
 
 
 def _memory_bytes(counts: Counts, plan: Plan) -> int:

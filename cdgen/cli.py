@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import traceback
 from collections.abc import Callable
 from typing import Annotated, Any, NoReturn
 
@@ -12,11 +11,9 @@ import typer
 from typer.exceptions import TyperException
 
 from cdgen import cli_corpus, cli_eval, cli_train
-from cdgen.errors import CdgenError, Interrupted, UsageError
+from cdgen.errors import Interrupted, report
 
 _TYPERS_INTERRUPT = 130  # what an app returns, rather than raises, on Ctrl-C
-# What only some commands need, and the extra that brings it.
-_EXTRAS = {"accelerate": "train", "matplotlib": "eval", "scipy": "eval"}
 
 app = typer.Typer(
     name="cdgen",
@@ -59,21 +56,7 @@ def run(command: Callable[[], Any]) -> int:
         print(text if is_help else f"cdgen: {text} (--help lists what there is)", file=sys.stderr)
         return 2
     except Exception as error:
-        if "--debug" in sys.argv:
-            traceback.print_exc()
-        if isinstance(error, CdgenError):
-            print(f"cdgen: {error}", file=sys.stderr)
-            return error.exit_code
-        if isinstance(error, ModuleNotFoundError) and error.name in _EXTRAS:
-            needed = f"{error.name} is not installed: pip install 'cdgen[{_EXTRAS[error.name]}]'"
-            print(f"cdgen: {needed}", file=sys.stderr)
-            return UsageError.exit_code
-        print(
-            f"cdgen: unexpected {type(error).__name__}: {' '.join(str(error).split())}\n"
-            "Please report it with the output of the same command after `cdgen --debug`.",
-            file=sys.stderr,
-        )
-        return 1
+        return report(error)
     return 0
 
 

@@ -26,6 +26,10 @@ def generate(
     out: Annotated[
         Path | None, option("out", "The corpus folder; an unfinished one goes on.")
     ] = None,
+    format: Annotated[
+        str | None,
+        option("format", "Of the files: parquet (needs pyarrow) or jsonl."),
+    ] = None,
     strategy: Annotated[
         str | None, option("strategy", "cd, vanilla (GOOD alone) or plausible (the mask alone).")
     ] = None,

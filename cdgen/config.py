@@ -25,6 +25,7 @@ class GenerateConfig(BaseModel):
     bad: str = "none"
     prompts: str
     out: Path
+    format: Literal["parquet", "jsonl"] = "parquet"
     strategy: Literal["cd", "vanilla", "plausible"] = "cd"
     contrast: float = Field(default=1.0, ge=0, allow_inf_nan=False)
     alpha: float = Field(default=0.1, ge=0, le=1)

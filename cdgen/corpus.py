@@ -2,23 +2,25 @@
 
 OUT/.cdgen/plan.json                       what decides the bytes
 OUT/.cdgen/prompts/                        the prompt table
-OUT/.cdgen/ranges/range-0000007.parquet    committed once range-0000007.json is there too
+OUT/.cdgen/ranges/range-0000007.parquet    or .jsonl; committed once range-0000007.json is there too
 OUT/.cdgen/heartbeats/, OUT/.cdgen/locks/  the workers of this moment
 OUT/data/, README.md, manifest.json        made by `cdgen.finalize`; the manifest comes last
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
 from cdgen.errors import StorageError
 from cdgen.out_folder import STATE, is_finalized
 from cdgen.plan import FrozenModel, Plan, Shard, parse_plan
+from cdgen.row_files import columns_of, write_rows
 from cdgen.storage import (
     read_record,
     require_space,
@@ -28,13 +30,11 @@ from cdgen.storage import (
 )
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
     from tokenizers import Tokenizer
 
 FINISH_REASONS = ("eos", "length", "quarantined")
-# Before compression: 4 bytes for the id and about 4 characters of text. Real files are smaller.
-_BYTES_PER_TOKEN = 8
+# In JSON Lines: up to 7 characters for the id and its comma, about 5 of text. Parquet is smaller.
+_BYTES_PER_TOKEN = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +80,7 @@ NOTHING = Counts(
 
 
 class FileEntry(Counts):
-    """A Parquet file and its content."""
+    """A file of rows and its content."""
 
     path: str  # relative to OUT
     bytes: int
@@ -118,62 +118,25 @@ def render_text(tokenizer: Tokenizer, tokens: Sequence[int], boundaries: Collect
     return "\n\n".join(text for text in texts if text)
 
 
-# ---- Parquet -----------------------------------------------------------------------------------
-
-
-def row_schema(plan: Plan) -> pa.Schema:
-    import pyarrow as pa
-
-    columns = [
-        ("sequence_id", pa.int64()),
-        ("prompt_id", pa.int64()),
-        ("text", pa.string()),
-        ("tokens", pa.list_(pa.int32())),
-        ("prompt_tokens", pa.int32()),
-        ("new_tokens", pa.int32()),
-        ("finish_reason", pa.string()),
-        ("mean_plausible", pa.float32()),
-    ]
-    if plan.logprobs:
-        columns.append(("good_logprob", pa.float32()))
-    return pa.schema(columns)
-
-
-def parquet_writer(file: BinaryIO, plan: Plan) -> pq.ParquetWriter:
-    """One writer for ranges and finished files. Its bytes depend on the rows and pyarrow alone."""
-    import pyarrow.parquet as pq
-
-    return pq.ParquetWriter(
-        file,
-        row_schema(plan),
-        compression="zstd",
-        compression_level=3,
-        write_page_index=True,
-        write_page_checksum=True,
-    )
-
-
-def count_rows(table: pa.Table) -> Counts:
-    """Counts of rows as they are in a file. `table`: any table with the columns of `row_schema`."""
-    import pyarrow.compute as pc
-
-    texts = table["text"].to_pylist()
-    reasons = table["finish_reason"].to_pylist()
-    return Counts(
-        rows=table.num_rows,
-        tokens=pc.sum(pc.list_value_length(table["tokens"]), min_count=0).as_py(),
-        new_tokens=pc.sum(table["new_tokens"], min_count=0).as_py(),
-        words=sum(len(text.split()) for text in texts),
-        text_bytes=pc.sum(pc.binary_length(table["text"]), min_count=0).as_py(),
-        finish_reasons={reason: reasons.count(reason) for reason in FINISH_REASONS},
-    )
+def count_rows(rows: Iterable[Mapping[str, Any]]) -> Counts:
+    """Counts of rows that have the columns of `columns_of`."""
+    counts = dict.fromkeys(("rows", "tokens", "new_tokens", "words", "text_bytes"), 0)
+    reasons = Counter[str]()
+    for row in rows:
+        counts["rows"] += 1
+        counts["tokens"] += len(row["tokens"])
+        counts["new_tokens"] += row["new_tokens"]
+        counts["words"] += len(row["text"].split())
+        counts["text_bytes"] += len(row["text"].encode())
+        reasons[row["finish_reason"]] += 1
+    return Counts(**counts, finish_reasons={reason: reasons[reason] for reason in FINISH_REASONS})
 
 
 # ---- ranges ------------------------------------------------------------------------------------
 
 
-def range_path(out: Path, index: int) -> Path:
-    return out / STATE / "ranges" / f"range-{index:07}.parquet"
+def range_path(out: Path, plan: Plan, index: int) -> Path:
+    return out / STATE / "ranges" / f"range-{index:07}.{plan.format}"
 
 
 def commit_range(out: Path, plan: Plan, index: int, rows: Iterable[Row]) -> RangeEntry:
@@ -182,26 +145,18 @@ def commit_range(out: Path, plan: Plan, index: int, rows: Iterable[Row]) -> Rang
     Raises ValueError if they are not exactly the rows that the plan puts there, StorageError if
     they cannot be written; earlier commits are untouched either way.
     """
-    import pyarrow as pa
-
     ordered = sorted(rows, key=lambda row: row.sequence_id)
     _require_planned(ordered, plan, index)
-    schema = row_schema(plan)
-    columns = {name: [getattr(row, name) for row in ordered] for name in schema.names}
-    table = pa.table(columns, schema=schema)
-
-    def write(file: BinaryIO) -> None:
-        with parquet_writer(file, plan) as writer:
-            writer.write_table(table)
-
-    path = range_path(out, index)
-    written = write_atomic(path, write)
+    names = columns_of(plan)
+    records = [{name: getattr(row, name) for name in names} for row in ordered]
+    path = range_path(out, plan, index)
+    written = write_atomic(path, lambda file: write_rows(file, plan, records))
     entry = RangeEntry(
         path=str(path.relative_to(out)),
         bytes=written.bytes,
         sha256=written.sha256,
         plan_sha256=plan.sha256,
-        **count_rows(table).model_dump(),
+        **count_rows(records).model_dump(),
     )
     write_record(path.with_suffix(".json"), entry.model_dump(mode="json"))
     return entry
@@ -225,12 +180,12 @@ def _require_planned(rows: Sequence[Row], plan: Plan, index: int) -> None:
             raise ValueError(f"sequence {row.sequence_id} contradicts itself or the plan: {row}")
 
 
-def read_range(out: Path, index: int) -> RangeEntry | None:
+def read_range(out: Path, plan: Plan, index: int) -> RangeEntry | None:
     """The entry of range `index`, None while it is not committed.
 
     Committed: the entry is there and intact, and its file has the size that the entry says.
     """
-    path = range_path(out, index)
+    path = range_path(out, plan, index)
     try:
         entry = RangeEntry.model_validate(read_record(path.with_suffix(".json")))
         size = path.stat().st_size
@@ -263,7 +218,7 @@ def pending_ranges(out: Path, plan: Plan, shard: Shard) -> list[int]:
     """The ranges that `shard` still has to make, in order."""
     if is_finalized(out):
         return []
-    return [index for index in shard.ranges(plan) if read_range(out, index) is None]
+    return [index for index in shard.ranges(plan) if read_range(out, plan, index) is None]
 
 
 def check_space(out: Path, plan: Plan) -> None:

@@ -12,6 +12,7 @@ from textwrap import wrap
 
 from cdgen.config import GenerateConfig
 from cdgen.corpus import read_manifest
+from cdgen.corpus_rows import corpus_rows
 from cdgen.errors import UsageError
 from cdgen.generate import generate
 
@@ -45,9 +46,7 @@ def write_corpus(strategy: str, out: Path) -> None:
 
 
 def texts(out: Path) -> list[str]:
-    import pyarrow.parquet as pq
-
-    return list(pq.read_table(out / "data", columns=["text"])["text"].to_pylist())
+    return [row["text"] for row in corpus_rows(out, ["text"])]
 
 
 def side_by_side(left: str, right: str) -> str:

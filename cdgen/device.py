@@ -79,6 +79,19 @@ def free_bytes(device: str) -> int | None:
     return int(lines["MemAvailable"].split()[0]) * 1024
 
 
+# How Triton and the CUDA libraries, which raise RuntimeError, name what torch has classes for.
+_FAILED = ("Triton Error [CUDA]", "CUDA error", "CUBLAS_STATUS", "CUDNN_STATUS")
+_NO_ROOM = ("out of memory", "ALLOC_FAILED")
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    import torch
+
+    text = str(error)
+    named = any(name in text for name in _FAILED) and any(name in text for name in _NO_ROOM)
+    return isinstance(error, torch.OutOfMemoryError) or named
+
+
 @contextmanager
 def device_faults() -> Iterator[None]:
     """Turns a GPU that ran out of memory or was lost in mid-run into Interrupted."""
@@ -86,13 +99,13 @@ def device_faults() -> Iterator[None]:
 
     try:
         yield
-    except torch.AcceleratorError as error:
+    except RuntimeError as error:
+        what = "out of memory" if is_out_of_memory(error) else "the GPU failed"
+        is_of_device = isinstance(error, (torch.OutOfMemoryError, torch.AcceleratorError))
+        if not is_of_device and not any(name in str(error) for name in _FAILED):
+            raise
         raise Interrupted(
-            f"the GPU failed: {' '.join(str(error).split())[:200]}; committed ranges are kept, the"
-            " one at hand is not. Run the same command again to go on."
-        ) from error
-    except torch.OutOfMemoryError as error:
-        raise Interrupted(
-            f"out of memory: {' '.join(str(error).split())[:200]}; committed ranges are kept, the"
-            " one at hand is not. End what else uses it. Run the same command again to go on."
+            f"{what}: {' '.join(str(error).split())[:200]}; committed ranges are kept, the one at"
+            " hand is not. Run the same command again to go on; where memory stays short, begin"
+            " another --out with fewer --slots."
         ) from error

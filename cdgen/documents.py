@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from cdgen.errors import UsageError
+from cdgen.packages import require_package
 from cdgen.storage import sha256_of
 
 SUFFIXES = (".txt", ".jsonl", ".txt.gz", ".jsonl.gz", ".txt.xz", ".jsonl.xz", ".parquet")
@@ -145,6 +146,7 @@ def _checked_text(text: object, place: str) -> str:
 
 
 def _parquet_texts(path: Path) -> Iterator[str]:
+    require_package("pyarrow", f" to read {path}")
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -162,6 +164,7 @@ def _parquet_texts(path: Path) -> Iterator[str]:
 
 
 def hub_texts(name: str) -> Iterator[str]:
+    require_package("datasets", f", or give a file: {name} is none here")
     import datasets
 
     try:

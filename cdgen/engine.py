@@ -26,9 +26,10 @@ _REASONS: dict[int, FinishReason] = {
     Event.LENGTH: "length",
     Event.QUARANTINED: "quarantined",
 }
-# Prompts that go through the decoder together on a GPU, always as many: so a prompt's bits do not
-# depend on how many slots happened to be free.
-PREFILL_ROWS = 64
+# Prompts go through the models together from this length on, and always as many of them: so their
+# bits do not depend on how many slots happened to be free. Shorter ones ride the ordinary steps: a
+# batch costs about 470 launches (12 layers), and slots that wait for it to fill up stand empty.
+PREFILL_FROM, PREFILL_ROWS = 64, 64
 
 
 @dataclass
@@ -46,7 +47,7 @@ class SlotEngine:
     on_step: Callable[[StepReport], None] = field(default=lambda report: None)
     steps: int | None = None  # None: 1 on a CPU, STEPS on a GPU
     ahead: int | None = None  # None: 0 on a CPU, 1 on a GPU
-    prefills: bool | None = None  # prompts in batches, beforehand; None: on a GPU
+    prefills: bool | None = None  # prompts in batches, beforehand; None: long ones on a GPU
 
     def __post_init__(self) -> None:
         on_gpu, slots = self.good.device.type == "cuda", self.good.slots
@@ -55,8 +56,10 @@ class SlotEngine:
         self.slots = Slots(draw, self.limits, room, self.logprobs)
         ahead = int(on_gpu) if self.ahead is None else self.ahead
         self.replay = Replay(self.slots, self.steps or (STEPS if on_gpu else 1), ahead)
-        self.prefills = on_gpu if self.prefills is None else self.prefills
+        if self.prefills is None:
+            self.prefills = on_gpu and room >= PREFILL_FROM
         self.rows: list[Request | None] = [None] * slots
+        self.prepared = False
         self.written = Written(slots, self.good.capacity)
 
     @property
@@ -71,7 +74,7 @@ class SlotEngine:
         waiting, finished = iter(requests), deque[Sequence]()
         self.rows = [None] * self.good.slots
         self.slots.alive.zero_()  # an earlier call may have been left in the middle
-        self.replay.prepare()
+        self.prepare()
         launched: deque[Launch] = deque()
         while True:
             self._refill(waiting)
@@ -89,10 +92,26 @@ class SlotEngine:
                 yield finished.popleft()
         yield from finished
 
+    def prepare(self) -> None:
+        """Once: all that a run allocates and compiles beyond the decoders, so that what does not
+        fit is known. To be called while no slot holds a sequence."""
+        if self.prepared:
+            return
+        if self.prefills:
+            none = torch.zeros(PREFILL_ROWS, dtype=torch.int64)
+            prompts = none[:, None].repeat(1, self.slots.prompts.shape[1] - 1)
+            self._prefill(none, prompts, none, none)
+        self.replay.prepare()
+        self.prepared = True
+
     # ---- admitting -----------------------------------------------------------------------------
 
     def _refill(self, waiting: Iterator[Request]) -> None:
-        """Puts the next requests into the slots that are free."""
+        """Puts the next requests into the slots that are free; where prompts go through the models
+        in batches, once a batch is full or nothing else is left to do."""
+        free = self.rows.count(None)
+        if self.prefills and free < min(PREFILL_ROWS, len(self.rows)):
+            return
         admitted = []
         for row, current in enumerate(self.rows):
             if current is None:
@@ -118,10 +137,11 @@ class SlotEngine:
         there = to_device(rows, device)
         slots.state[:, there] = to_device(torch.stack([tokens, positions, ids, lengths]), device)
         slots.prompts[there] = to_device(prompts, device)
-        slots.alive[there] = True
+        slots.alive.index_fill_(0, there, True)  # setting an item would wait for the GPU
         if self.prefills and prompts.shape[1] > 1:
             self._prefill(rows, prompts[:, :-1], lengths - 1, ids)
 
+    @torch.inference_mode()
     def _prefill(
         self,
         rows: torch.Tensor,  # [N] int64: slots

@@ -11,8 +11,8 @@ from cdgen.checkpoint import Checkpoint, load_tensors
 from cdgen.config import SLOT_MULTIPLE
 from cdgen.decoder import Decoder, Dropout
 from cdgen.decoder_weights import lean_config
-from cdgen.device import free_bytes
-from cdgen.engine import PREFILL_ROWS, SlotEngine
+from cdgen.device import free_bytes, is_out_of_memory
+from cdgen.engine import PREFILL_FROM, PREFILL_ROWS, SlotEngine
 from cdgen.errors import ModelError
 from cdgen.generic_engine import GenericEngine, load_causal_lm
 from cdgen.kernels.sampling_params import SamplingParams
@@ -34,13 +34,17 @@ def make_engine(plan: Plan, pair: Pair) -> Engine:
     return fitting_engine(plan, pair, shrinks=False)[1]
 
 
-def fitting_engine(plan: Plan, pair: Pair, shrinks: bool) -> tuple[Plan, Engine]:
+def fitting_engine(
+    plan: Plan, pair: Pair, shrinks: bool, ranges_too: bool = False
+) -> tuple[Plan, Engine]:
     """`make_engine`; where the device turns out too small and the plan may change (`shrinks`), with
-    half the slots, and says so."""
+    half the slots, and says so. Ranges shrink along where nobody gave their size (`ranges_too`)."""
     while True:
         try:
             return plan, _engine(plan, pair)
-        except torch.OutOfMemoryError as error:
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
             half = plan.slots // 2 // SLOT_MULTIPLE * SLOT_MULTIPLE
             if not shrinks or not half:
                 raise ModelError(
@@ -50,7 +54,9 @@ def fitting_engine(plan: Plan, pair: Pair, shrinks: bool) -> tuple[Plan, Engine]
                 ) from error
         print(f"{plan.slots} slots do not fit into the device: trying {half}", file=sys.stderr)
         torch.cuda.empty_cache()
-        smaller = {"slots": half, "range_size": max(1, plan.range_size * half // plan.slots)}
+        smaller = {"slots": half}
+        if ranges_too:
+            smaller["range_size"] = plan.range_size * half // plan.slots
         plan = plan.model_copy(update=smaller)
 
 
@@ -65,7 +71,7 @@ def _engine(plan: Plan, pair: Pair) -> Engine:
         return GenericEngine(good, bad, plan.slots, *common)
     good_decoder, bad_decoder = _decoders(plan, pair, device)
     engine = SlotEngine(good_decoder, bad_decoder, *common)
-    engine.replay.prepare()  # now, so that what it allocates is known to fit
+    engine.prepare()
     return engine
 
 
@@ -132,7 +138,7 @@ def auto_slots(
         "kv_bytes": getattr(torch, kv_dtype).itemsize,
         "vocab_size": good.vocab_size,
         "shared_weights": pair.bad_source.kind == "dropout",
-        "prefill_tokens": PREFILL_ROWS * prompt_tokens,
+        "prefill_tokens": PREFILL_ROWS * prompt_tokens if prompt_tokens >= PREFILL_FROM else 0,
     }
     free = free_bytes(device) or 0
     slots = min(enough, largest_slots(free, good, bad, **needs))

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import sys
+import traceback
+
+# What only some commands need, and the extra that brings it.
+_EXTRAS = {"accelerate": "train", "matplotlib": "eval", "scipy": "eval"}
+
 
 class CdgenError(ValueError):
     """Base of every expected error: one or two lines that say what is wrong and what to do."""
@@ -43,3 +49,22 @@ class Interrupted(CdgenError):
     """Stopped by a signal; running the same command again goes on from the last committed range."""
 
     exit_code = 75
+
+
+def report(error: Exception) -> int:
+    """Says on stderr, in a line or two, what stopped a command; returns its exit code."""
+    if "--debug" in sys.argv:
+        traceback.print_exc()
+    if isinstance(error, CdgenError):
+        print(f"cdgen: {error}", file=sys.stderr)
+        return error.exit_code
+    if isinstance(error, ModuleNotFoundError) and error.name in _EXTRAS:
+        needed = f"{error.name} is not installed: pip install 'cdgen[{_EXTRAS[error.name]}]'"
+        print(f"cdgen: {needed}", file=sys.stderr)
+        return UsageError.exit_code
+    print(
+        f"cdgen: unexpected {type(error).__name__}: {' '.join(str(error).split())}\n"
+        "Please report it with the output of the same command after `cdgen --debug`.",
+        file=sys.stderr,
+    )
+    return 1

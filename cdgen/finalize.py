@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
 
 from cdgen.card import render_card
 from cdgen.corpus import (
@@ -14,14 +12,15 @@ from cdgen.corpus import (
     RangeEntry,
     damage,
     foreign,
-    parquet_writer,
     range_path,
     read_manifest,
     read_range,
 )
 from cdgen.errors import PlanMismatch, StorageError
 from cdgen.out_folder import STATE, is_finalized, read_plan
+from cdgen.packages import require_package
 from cdgen.plan import Plan, library_versions
+from cdgen.row_files import merge_files
 from cdgen.storage import (
     lock,
     make_folder,
@@ -32,11 +31,6 @@ from cdgen.storage import (
     write_atomic,
     write_record,
 )
-
-if TYPE_CHECKING:
-    import pyarrow as pa
-
-ROWS_PER_GROUP = 1000
 
 
 def finalize(out: Path) -> Manifest:
@@ -56,12 +50,8 @@ def finalize(out: Path) -> Manifest:
 
 def _write_dataset(out: Path, plan: Plan) -> None:
     """The manifest is written last: once it exists, everything else does."""
-    wanted, installed = plan.libraries["pyarrow"], library_versions()["pyarrow"]
-    if installed != wanted:
-        raise PlanMismatch(
-            f"{out} was begun with pyarrow {wanted}, installed is {installed}, which may write "
-            f"other bytes: install pyarrow {wanted}, then finalize again."
-        )
+    if plan.format == "parquet":
+        _require_pyarrow(out, plan.libraries["pyarrow"])
     _require_complete(out, plan)
     make_folder(out / "data")
     remove_temporaries(out / "data")
@@ -73,11 +63,21 @@ def _write_dataset(out: Path, plan: Plan) -> None:
     write_record(out / "manifest.json", manifest.model_dump(mode="json"))
 
 
+def _require_pyarrow(out: Path, wanted: str) -> None:
+    require_package("pyarrow", f" to finalize {out}; it was begun with version {wanted}")
+    installed = library_versions("parquet")["pyarrow"]
+    if installed != wanted:
+        raise PlanMismatch(
+            f"{out} was begun with pyarrow {wanted}, installed is {installed}, which may write "
+            f"other bytes: install pyarrow {wanted}, then finalize again."
+        )
+
+
 def _require_complete(out: Path, plan: Plan) -> None:
     size = missing = 0
     first = None
     for index in range(plan.num_ranges):
-        if entry := read_range(out, index):
+        if entry := read_range(out, plan, index):
             size += entry.bytes
         else:
             first = index if first is None else first
@@ -94,56 +94,22 @@ def _merge(out: Path, plan: Plan, file_index: int) -> FileEntry:
     path = data_path(out, plan, file_index)
     indices = plan.file_ranges(file_index)
     counts = sum((_intact_range(out, plan, index).counts for index in indices), NOTHING)
-
-    def write(file: BinaryIO) -> None:
-        with parquet_writer(file, plan) as writer:
-            for table in _row_groups(range_path(out, index) for index in indices):
-                writer.write_table(table)
-
-    written = write_atomic(path, write)
+    sources = [range_path(out, plan, index) for index in indices]
+    written = write_atomic(path, lambda file: merge_files(file, plan, sources))
     name = str(path.relative_to(out))
     size, digest = written.bytes, written.sha256
     return FileEntry(path=name, bytes=size, sha256=digest, **counts.model_dump())
 
 
 def _intact_range(out: Path, plan: Plan, index: int) -> RangeEntry:
-    entry = read_range(out, index)
+    entry = read_range(out, plan, index)
     problem = "it vanished" if entry is None else foreign(entry, plan) or damage(out, entry)
     if entry is None or problem:
         raise StorageError(
             f"range {index} of {plan.num_ranges} is unusable: {problem}. Delete "
-            f"{range_path(out, index)} and run the same generate command again."
+            f"{range_path(out, plan, index)} and run the same generate command again."
         )
     return entry
-
-
-def _row_groups(paths: Iterable[Path]) -> Iterator[pa.Table]:
-    """The rows of `paths` in tables of ROWS_PER_GROUP rows, the last one shorter."""
-    import pyarrow as pa
-
-    waiting: list[pa.Table] = []
-    for path in paths:
-        for batch in read_batches(path):
-            table = pa.concat_tables([*waiting, batch])
-            while table.num_rows >= ROWS_PER_GROUP:
-                yield table.slice(0, ROWS_PER_GROUP)
-                table = table.slice(ROWS_PER_GROUP)
-            waiting = [table]
-    if waiting and waiting[0].num_rows:
-        yield waiting[0]
-
-
-def read_batches(path: Path) -> Iterator[pa.Table]:
-    """Raises StorageError if `path` cannot be read or decoded."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
-            for batch in file.iter_batches(ROWS_PER_GROUP, use_threads=False):
-                yield pa.Table.from_batches([batch])
-    except (OSError, pa.ArrowException) as error:
-        raise StorageError(f"cannot read {path}: {error}.") from error
 
 
 def _remove_ranges(out: Path, plan: Plan) -> None:
@@ -151,7 +117,7 @@ def _remove_ranges(out: Path, plan: Plan) -> None:
     if folder.exists():
         remove_temporaries(folder)
         for index in range(plan.num_ranges):
-            path = range_path(out, index)
+            path = range_path(out, plan, index)
             remove_file(path.with_suffix(".json"))
             remove_file(path)
         remove_folder(folder)
@@ -162,4 +128,4 @@ def _ranges_folder(out: Path) -> Path:
 
 
 def data_path(out: Path, plan: Plan, file_index: int) -> Path:
-    return out / "data" / f"train-{file_index:05}-of-{plan.num_files:05}.parquet"
+    return out / "data" / f"train-{file_index:05}-of-{plan.num_files:05}.{plan.format}"

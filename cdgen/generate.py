@@ -21,6 +21,7 @@ from cdgen.out_folder import has_plan, hold_shard, open_plan, prompts_folder, re
 from cdgen.pair import BadSource, Pair, open_pair, parse_bad, tokenizer_sha256
 from cdgen.plan import Plan, SamplingPlan, Shard
 from cdgen.prompts import PromptTable, prepare_prompts
+from cdgen.row_files import require_writer
 from cdgen.status import status as corpus_status
 from cdgen.workers import run_workers, worker_count
 
@@ -45,6 +46,7 @@ def generate(config: GenerateConfig, shows_progress: bool = True) -> Outcome:
     Finalizes it once every range is there, unless this call made one shard of several. Raises the
     errors of cdgen/errors.py; what was committed before one is kept.
     """
+    require_writer(config.format)
     workers = worker_count(config)
     with StopSignals() as signals:
         if workers > 1:
@@ -69,7 +71,9 @@ def _by_this_process(config: GenerateConfig, signals: StopSignals, shows_progres
         if not has_plan(config.out):
             # Before there is a plan: models that do not load leave nothing behind, and one that
             # does not fit may still change it.
-            plan, engine = fitting_engine(plan, pair, shrinks=config.slots == "auto")
+            plan, engine = fitting_engine(
+                plan, pair, config.slots == "auto", config.range_size == "auto"
+            )
         open_plan(config.out, plan)
     with hold_shard(config.out, shard):
         pending = pending_ranges(config.out, plan, shard)
@@ -99,6 +103,7 @@ def _by_workers(config: GenerateConfig, workers: int, signals: StopSignals) -> O
 
 def plan_only(config: GenerateConfig) -> Plan:
     """The plan that `generate` would follow; writes nothing to `config.out`. Raises as it does."""
+    require_writer(config.format)
     pair = open_pair(config.good, _bad_source(config))
     _require_context(config, pair)
     with TemporaryDirectory() as scratch:
@@ -132,6 +137,7 @@ def make_plan(config: GenerateConfig, pair: Pair, table: PromptTable) -> Plan:
         range_size = begun.range_size if begun else slots * RANGE_SLOTS[device]
     return Plan(
         cdgen_version=__version__,
+        format=config.format,
         prompts=table.plan,
         good_sha256=pair.good.sha256,
         tokenizer_sha256=tokenizer_sha256(pair.tokenizer),

@@ -56,7 +56,7 @@ def plan_memory(
     """Bytes by part."""
     models = [good] if bad is None else [good, bad]
     owners = models[:1] if shared_weights else models
-    rows = max(slots, prefill_tokens)
+    rows = slots + prefill_tokens  # a graph keeps its memory to itself
     scratch = 4 if bad is not None else 0  # fp32 rows that the sampler finishes: BAD's logits
     return {
         "weights": dtype_bytes * sum(parameters(m) for m in owners),

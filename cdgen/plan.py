@@ -16,13 +16,15 @@ from cdgen.storage import (
     record_checksum,
 )
 
-_DECIDING_LIBRARIES = ("torch", "transformers", "tokenizers", "pyarrow")
+Format = Literal["parquet", "jsonl"]  # of a corpus's files
+_DECIDING_LIBRARIES = ("torch", "transformers", "tokenizers")
 _MISSING = "(absent)"
 
 
-def library_versions() -> dict[str, str]:
-    """Installed versions of the libraries whose releases may change a logit or a Parquet byte."""
-    return {name: version(name) for name in _DECIDING_LIBRARIES}
+def library_versions(format: Format) -> dict[str, str]:
+    """Installed versions of the libraries whose releases may change a logit or a file's byte."""
+    writer = ("pyarrow",) if format == "parquet" else ()
+    return {name: version(name) for name in (*_DECIDING_LIBRARIES, *writer)}
 
 
 class FrozenModel(BaseModel):
@@ -61,7 +63,8 @@ class Plan(FrozenModel):
 
     format_version: Literal[1] = 1
     cdgen_version: str
-    libraries: dict[str, str] = Field(default_factory=library_versions)
+    format: Format = "parquet"
+    libraries: dict[str, str] = Field(default_factory=lambda plan: library_versions(plan["format"]))
     prompts: PromptPlan
     good_sha256: str
     tokenizer_sha256: str = ""  # `pair.tokenizer_sha256`; "" in corpora of before it was noted

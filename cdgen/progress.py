@@ -1,5 +1,5 @@
-"""What the user sees while a corpus is written: one live line on a terminal, else a line now and
-then, so that a log file stays readable."""
+"""What the user sees while a corpus is written: one live line on a terminal where `rich` is, else a
+line now and then, so that a log file stays readable."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from types import TracebackType
 from typing import Any, Self
 
@@ -42,7 +43,7 @@ class Progress:
         self.meter = Meter()
         self.due = self.next_beat = 0.0
         self.live: Any = None
-        if shows and sys.stderr.isatty():
+        if shows and sys.stderr.isatty() and find_spec("rich"):
             from rich.console import Console
             from rich.live import Live
 

@@ -72,7 +72,7 @@ class Replay:
             self.graph.replay()
         for there, here in zip(self.records, host, strict=True):
             here.copy_(there, non_blocking=True)
-        event = torch.cuda.Event() if self.on_gpu else None
+        event = torch.cuda.Event(blocking=True) if self.on_gpu else None
         if event is not None:
             event.record()
         return Launch(host, event)

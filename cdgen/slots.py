@@ -62,10 +62,12 @@ class Draw:
         # own stream is only used again there after the next wait for this one.
         here = torch.cuda.current_stream()
         self._beside.wait_stream(here)
-        with torch.cuda.stream(self._beside):
-            bad_hidden = self.bad.forward(tokens, positions, sequence_ids)
-        hidden = self.good.forward(tokens, positions, sequence_ids)
-        here.wait_stream(self._beside)
+        try:
+            with torch.cuda.stream(self._beside):
+                bad_hidden = self.bad.forward(tokens, positions, sequence_ids)
+            hidden = self.good.forward(tokens, positions, sequence_ids)
+        finally:  # a capture that ends with streams apart would hide what went wrong
+            here.wait_stream(self._beside)
         return hidden, bad_hidden
 
     def sample(

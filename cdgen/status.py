@@ -67,7 +67,7 @@ def status(out: Path) -> Status:
     else:
         done, counts = 0, NOTHING
         for index in range(plan.num_ranges):
-            if entry := read_range(out, index):
+            if entry := read_range(out, plan, index):
                 done, counts = done + 1, counts + entry.counts
     now = time.time()
     workers = _read_heartbeats(out)

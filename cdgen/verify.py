@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
-
-import numpy as np
 
 from cdgen.card import render_card
 from cdgen.corpus import (
     NOTHING,
-    Counts,
     FileEntry,
     Manifest,
     RangeEntry,
@@ -21,10 +19,11 @@ from cdgen.corpus import (
     read_manifest,
 )
 from cdgen.errors import CdgenError, PlanMismatch, StorageError
-from cdgen.finalize import data_path, read_batches
+from cdgen.finalize import data_path
 from cdgen.out_folder import is_finalized, prompts_folder, read_plan
 from cdgen.plan import Plan
 from cdgen.prompts import open_table
+from cdgen.row_files import ROWS_PER_GROUP, columns_of, read_rows
 from cdgen.storage import read_record
 
 
@@ -68,8 +67,8 @@ def _verify_dataset(out: Path, plan: Plan, manifest: Manifest) -> Iterator[str]:
         return
     for index, entry in enumerate(manifest.files):
         ranges = plan.file_ranges(index)
-        first, last = plan.sequence_ids(ranges[0]), plan.sequence_ids(ranges[-1])
-        if problem := damage(out, entry) or _contradiction(out, entry, first.start, last.stop):
+        start, stop = plan.sequence_ids(ranges[0]).start, plan.sequence_ids(ranges[-1]).stop
+        if problem := damage(out, entry) or _contradiction(out, plan, entry, start, stop):
             yield problem
     for path in sorted(set((out / "data").glob("*")) - set(planned)):
         yield f"data/{path.name}: not in the manifest. Remove it."
@@ -81,7 +80,7 @@ def _verify_dataset(out: Path, plan: Plan, manifest: Manifest) -> Iterator[str]:
 def _verify_ranges(out: Path, plan: Plan) -> Iterator[str]:
     missing = 0
     for index in range(plan.num_ranges):
-        path = range_path(out, index).with_suffix(".json")
+        path = range_path(out, plan, index).with_suffix(".json")
         if not path.exists():
             missing += 1
             continue
@@ -92,28 +91,25 @@ def _verify_ranges(out: Path, plan: Plan) -> Iterator[str]:
             continue
         ids = plan.sequence_ids(index)
         problem = foreign(entry, plan) or damage(out, entry)
-        if problem := problem or _contradiction(out, entry, ids.start, ids.stop):
+        if problem := problem or _contradiction(out, plan, entry, ids.start, ids.stop):
             yield problem
     if missing:
         yield f"{out} is incomplete: {missing} of {plan.num_ranges} ranges are missing."
 
 
-def _contradiction(out: Path, entry: FileEntry, start: int, stop: int) -> str | None:
+def _contradiction(out: Path, plan: Plan, entry: FileEntry, start: int, stop: int) -> str | None:
     """Why the rows of an undamaged file are not sequences [start, stop), or not as counted."""
-    import pyarrow.compute as pc
-
-    counts: Counts = NOTHING
-    expected = start
+    rows = read_rows(out / entry.path, list(columns_of(plan)))
+    counts, expected = NOTHING, start
     try:
-        for table in read_batches(out / entry.path):
-            ids = table["sequence_id"].to_numpy()
-            if not np.array_equal(ids, np.arange(expected, expected + len(ids))):
+        while batch := list(islice(rows, ROWS_PER_GROUP)):
+            last = expected + len(batch)
+            if [row["sequence_id"] for row in batch] != list(range(expected, last)):
                 return f"{entry.path}: sequence ids are not {start} to {stop - 1}, each once"
-            lengths = pc.add(table["prompt_tokens"], table["new_tokens"])
-            if not pc.all(pc.equal(pc.list_value_length(table["tokens"]), lengths)).as_py():
+            if any(len(r["tokens"]) != r["prompt_tokens"] + r["new_tokens"] for r in batch):
                 return f"{entry.path}: a row has other than prompt_tokens + new_tokens tokens"
-            expected += len(ids)
-            counts += count_rows(table)
+            expected = last
+            counts += count_rows(batch)
     except StorageError as error:
         return str(error)
     if expected != stop or counts != entry.counts:

@@ -10,7 +10,7 @@ from multiprocessing.context import SpawnProcess
 from typing import TYPE_CHECKING
 
 from cdgen.config import GenerateConfig
-from cdgen.errors import CdgenError, QuarantineError
+from cdgen.errors import CdgenError, QuarantineError, UsageError, report
 from cdgen.out_folder import has_plan, heartbeat_path
 from cdgen.plan import Shard
 from cdgen.progress import LOG_INTERVAL, duration
@@ -24,14 +24,18 @@ _QUARANTINED = QuarantineError.exit_code  # the parent counts again, over all
 
 
 def worker_count(config: GenerateConfig) -> int:
-    """What `--workers auto` means: one per GPU, or one on a CPU."""
-    if config.workers != "auto":
-        return config.workers
-    if config.device == "cpu":
-        return 1
-    import torch
+    """What `--workers auto` means: one per GPU, or one on a CPU. Raises UsageError for more workers
+    than GPUs."""
+    gpus = 0
+    if config.device != "cpu":
+        import torch
 
-    return max(1, torch.cuda.device_count())
+        gpus = torch.cuda.device_count()
+    if config.workers == "auto":
+        return max(1, gpus)
+    if gpus and config.workers > gpus:
+        raise UsageError(f"--workers: expected at most one per GPU, {gpus}, got {config.workers}")
+    return config.workers
 
 
 def run_workers(config: GenerateConfig, count: int, signals: StopSignals) -> None:
@@ -77,17 +81,21 @@ def _has_begun(
 
 
 def _work(config: GenerateConfig, number: int) -> None:
-    from cdgen.cli import run
-
-    os.environ["CUDA_VISIBLE_DEVICES"] = visible_device(number)
+    if (own := visible_device(number, config.device)) is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = own
     from cdgen.generate import generate
 
-    sys.exit(run(lambda: generate(config, shows_progress=False)))
+    try:
+        generate(config, shows_progress=False)
+    except Exception as error:
+        sys.exit(report(error))
 
 
-def visible_device(number: int) -> str:
-    """For CUDA_VISIBLE_DEVICES, among those that it lists already."""
+def visible_device(number: int, device: str) -> str | None:
+    """For CUDA_VISIBLE_DEVICES, among those that it lists already; None to leave it as it is."""
     listed = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if device == "cpu" or listed == "":
+        return None
     return str(number) if listed is None else listed.split(",")[number]
 
 

@@ -23,11 +23,11 @@ from pathlib import Path
 
 import numpy as np
 
-from cdgen.corpus import FINISH_REASONS, range_path, read_manifest, read_range
+from cdgen.corpus import FINISH_REASONS
+from cdgen.corpus_rows import rows_so_far
 from cdgen.documents import read_documents
 from cdgen.errors import UsageError
-from cdgen.finalize import read_batches
-from cdgen.out_folder import has_plan, is_finalized, read_plan
+from cdgen.out_folder import has_plan
 
 NOVELTY_SIZES = (1, 2, 3, 5, 7)
 _BATCH_CHARACTERS = 1 << 20
@@ -110,8 +110,7 @@ def documents_of(source: Path) -> Iterator[str]:
     them, where each line of a .txt is a document of its own. Raises UsageError, StorageError.
     """
     if has_plan(source):
-        tables = (table for file in _files(source) for table in read_batches(file))
-        return (text for table in tables for text in table["text"].to_pylist())
+        return (row["text"] for row in rows_so_far(source, ["text"]))
     if not source.exists():  # `read_documents` would look for a dataset of that name on the Hub
         raise UsageError(f"{source}: no such file or folder")
     return read_documents(str(source))
@@ -119,20 +118,11 @@ def documents_of(source: Path) -> Iterator[str]:
 
 def continuations_of(out: Path) -> tuple[Lengths, dict[str, int]]:
     """New tokens per sequence of the cdgen corpus in `out`, and how often each finish reason."""
-    new_tokens, reasons = [], Counter[str]()
-    for table in (table for file in _files(out) for table in read_batches(file)):
-        new_tokens.append(table["new_tokens"].to_numpy())
-        reasons.update(table["finish_reason"].to_pylist())
-    return _lengths(np.concatenate(new_tokens)), {r: reasons[r] for r in FINISH_REASONS}
-
-
-def _files(out: Path) -> list[Path]:
-    if is_finalized(out):
-        return [out / entry.path for entry in read_manifest(out).files]
-    indices = range(read_plan(out).num_ranges)
-    if files := [range_path(out, index) for index in indices if read_range(out, index)]:
-        return files
-    raise UsageError(f"{out}: no range is committed yet; go on with `cdgen generate`")
+    new_tokens, reasons = array("q"), Counter[str]()
+    for row in rows_so_far(out, ["new_tokens", "finish_reason"]):
+        new_tokens.append(row["new_tokens"])
+        reasons[row["finish_reason"]] += 1
+    return _lengths(np.array(new_tokens)), {r: reasons[r] for r in FINISH_REASONS}
 
 
 class _Texts:

@@ -1,10 +1,12 @@
-"""What the user sees while checkpoints are scored: a bar on a terminal, else a line per task."""
+"""What the user sees while checkpoints are scored: a bar on a terminal where `rich` is, else a line
+per task."""
 
 from __future__ import annotations
 
 import sys
 import time
 from collections.abc import Callable
+from importlib.util import find_spec
 from types import TracebackType
 from typing import Any, Self
 
@@ -17,7 +19,7 @@ class Display:
         self.checkpoints, self.begun = checkpoints, 0
         self.name = ""
         self.bar: Any = None
-        if sys.stderr.isatty():
+        if sys.stderr.isatty() and find_spec("rich"):
             from rich.console import Console
             from rich.progress import Progress
 

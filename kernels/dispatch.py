@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Any, Literal, NoReturn, get_args
 
 import torch
@@ -9,7 +10,7 @@ import torch
 __all__ = ["Backend", "check", "choose_backend", "interpreting", "native", "threads"]
 
 
-class _NotBuilt:
+class NotBuilt:
     """Stands for the native kernels where they were not compiled: a GPU can do without them."""
 
     def __getattr__(self, name: str) -> NoReturn:
@@ -19,9 +20,9 @@ class _NotBuilt:
 native: Any
 try:
     # After torch: the extension has no OpenMP runtime of its own and takes the one torch loaded.
-    from cdgen.kernels import _cpu as native  # type: ignore[attr-defined, no-redef]
+    native = import_module("cdgen.kernels._cpu")
 except ModuleNotFoundError:
-    native = _NotBuilt()
+    native = NotBuilt()
 
 Backend = Literal["reference", "cpu", "triton"]
 

@@ -22,7 +22,7 @@ from cdgen.bench.bench_sample_contrastive import pytorch
 from cdgen.bench.gpu_sampling_workload import Setting
 from cdgen.bench.gpu_timing import Prepared
 from cdgen.kernels import reference
-from cdgen.kernels.dispatch import _NotBuilt
+from cdgen.kernels.dispatch import NotBuilt
 from cdgen.kernels.sampling_params import SampleOutput
 
 # NumPy, under the interpreter, warns of what a GPU computes in silence: inf - inf.
@@ -279,7 +279,7 @@ def test_environment_of_a_machine_that_lacks_the_installation(
             raise PackageNotFoundError(package)
         return "1.2"
 
-    monkeypatch.setattr(environment, "native", _NotBuilt())
+    monkeypatch.setattr(environment, "native", NotBuilt())
     monkeypatch.setattr(environment, "version", version)
     monkeypatch.setenv("PATH", "")  # no git
     found = environment.environment()

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 WORDS = ["<s>", "</s>", *(f"w{number}" for number in range(2, 48))]
@@ -107,6 +108,29 @@ def tiny_others(
         save_random(config, folder / name, seed=5, head_scale=2.0)
         save_tokenizer(folder / name, WORDS)
     return {name: folder / name for name in configs}
+
+
+@pytest.fixture(autouse=True)
+def reference_where_nothing_is_built(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tests on a GPU compare with the CPU: without the native kernels, with the reference there."""
+    from cdgen.kernels import dispatch
+
+    if not request.node.get_closest_marker("gpu") or not isinstance(
+        dispatch.native, dispatch.NotBuilt
+    ):
+        return
+    choose = dispatch.choose_backend
+    for op in ("decode_attention", "decoder_ops", "layer_norm", "gelu", "sample_contrastive"):
+        monkeypatch.setattr(
+            f"cdgen.kernels.{op}.choose_backend",
+            lambda device, name=None: choose(device, name or _on(device)),
+        )
+
+
+def _on(device: torch.device) -> str:
+    return "reference" if device.type == "cpu" else "triton"
 
 
 @pytest.fixture

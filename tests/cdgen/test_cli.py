@@ -89,6 +89,7 @@ def refused(generate: Command, tmp_path: Path) -> Command:
         ("slots", ["0", "8", "17", "-16", "many", "1.5", "²"]),
         ("range_size", ["0", "-1", "all"]),
         ("strategy", ["contrastive", ""]),
+        ("format", ["csv", ""]),
         ("on_eos", ["restart"]),
         ("dtype", ["bfloat16"]),
         ("device", ["tpu"]),

@@ -9,15 +9,17 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models
 
-from cdgen import corpus, out_folder
-from cdgen import finalize as finalize_module
+from cdgen import corpus, out_folder, packages, row_files
 from cdgen.corpus import (
     Row,
     check_space,
@@ -28,11 +30,13 @@ from cdgen.corpus import (
     read_range,
     render_text,
 )
+from cdgen.corpus_rows import corpus_rows, rows_so_far
 from cdgen.errors import PlanMismatch, StorageError, UsageError
 from cdgen.finalize import finalize
 from cdgen.out_folder import heartbeat_path, open_plan, prompts_folder, read_plan, set_up
 from cdgen.plan import Plan, Shard, library_versions
 from cdgen.prompts import PromptTable, open_table, prepare_prompts
+from cdgen.row_files import columns_of, read_rows, require_writer
 from cdgen.status import beat, status
 from cdgen.verify import verify
 
@@ -124,9 +128,15 @@ def out(tmp_path: Path) -> Path:
     return tmp_path / "out"
 
 
+@pytest.fixture(params=["parquet", "jsonl"])
+def format(request: pytest.FixtureRequest) -> str:
+    """Of the corpus's files."""
+    return str(request.param)
+
+
 @pytest.fixture
 def small_groups(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(finalize_module, "ROWS_PER_GROUP", 5)
+    monkeypatch.setattr(row_files, "ROWS_PER_GROUP", 5)
 
 
 # ---- text --------------------------------------------------------------------------------------
@@ -153,7 +163,7 @@ def test_a_committed_range_has_the_contracts_columns_and_counts(out: Path) -> No
     made = begin(out)
     rows = make_rows(made, 1)
     entry = commit_range(out, made, 1, reversed(rows))
-    table = pq.read_table(range_path(out, 1))
+    table = pq.read_table(range_path(out, made, 1))
     assert {field.name: str(field.type) for field in table.schema} == {
         "sequence_id": "int64",
         "prompt_id": "int64",
@@ -167,21 +177,21 @@ def test_a_committed_range_has_the_contracts_columns_and_counts(out: Path) -> No
     assert table["sequence_id"].to_pylist() == list(range(8, 16))
     for row, stored in zip(rows, table.to_pylist(), strict=True):
         assert all(getattr(row, name) == value for name, value in stored.items())
-    assert entry == read_range(out, 1)
+    assert entry == read_range(out, made, 1)
     assert entry.rows == 8
     assert entry.tokens == sum(len(row.tokens) for row in rows)
     assert entry.new_tokens == sum(row.new_tokens for row in rows)
     assert entry.words == sum(len(row.text.split()) for row in rows)
     assert entry.text_bytes == sum(len(row.text.encode()) for row in rows)
     assert entry.finish_reasons == {"eos": 2, "length": 4, "quarantined": 2}
-    data = range_path(out, 1).read_bytes()
+    data = range_path(out, made, 1).read_bytes()
     assert (entry.bytes, entry.sha256) == (len(data), hashlib.sha256(data).hexdigest())
 
 
 def test_logprobs_add_a_column(out: Path) -> None:
     made = begin(out, logprobs=True)
     commit_range(out, made, 0, make_rows(made, 0))
-    column = pq.read_table(range_path(out, 0))["good_logprob"]
+    column = pq.read_table(range_path(out, made, 0))["good_logprob"]
     assert str(column.type) == "float"
     assert column.to_pylist() == [None, -0.25, -0.5, -0.75, -1.0, -1.25, -1.5, None]
 
@@ -202,7 +212,7 @@ def test_rows_that_the_plan_does_not_put_there_are_refused(out: Path, change: An
     made = begin(out)
     with pytest.raises(ValueError, match=r"range 0|sequence 0|sequence 7"):
         commit_range(out, made, 0, change(make_rows(made, 0)))
-    assert list(range_path(out, 0).parent.iterdir()) == []
+    assert list(range_path(out, made, 0).parent.iterdir()) == []
 
 
 def test_pending_ranges_shrink_by_commits_and_by_shard(out: Path) -> None:
@@ -215,13 +225,15 @@ def test_pending_ranges_shrink_by_commits_and_by_shard(out: Path) -> None:
     assert pending_ranges(out, made, Shard(7, 9)) == []
 
 
-def test_a_range_is_committed_only_with_an_intact_entry_and_the_whole_file(out: Path) -> None:
-    made = begin(out)
+def test_a_range_is_committed_only_with_an_intact_entry_and_the_whole_file(
+    out: Path, format: str
+) -> None:
+    made = begin(out, format=format)
     fill(out, made)
-    range_path(out, 0).with_suffix(".json").unlink()
-    range_path(out, 1).unlink()
-    range_path(out, 2).write_bytes(range_path(out, 2).read_bytes()[:-1])
-    entry = range_path(out, 3).with_suffix(".json")
+    range_path(out, made, 0).with_suffix(".json").unlink()
+    range_path(out, made, 1).unlink()
+    range_path(out, made, 2).write_bytes(range_path(out, made, 2).read_bytes()[:-1])
+    entry = range_path(out, made, 3).with_suffix(".json")
     entry.write_bytes(entry.read_bytes().replace(b'"rows": 8', b'"rows": 9'))
     assert pending_ranges(out, made, WHOLE) == [0, 1, 2, 3]
     fill(out, made)
@@ -320,18 +332,18 @@ def snapshot(out: Path) -> dict[str, tuple[int, int]]:
     return {str(path): (path.stat().st_ino, path.stat().st_mtime_ns) for path in files}
 
 
-def test_running_again_after_finalize_touches_nothing(out: Path) -> None:
-    fill(out, begin(out))
+def test_running_again_after_finalize_touches_nothing(out: Path, format: str) -> None:
+    fill(out, begin(out, format=format))
     first = finalize(out)
     before = snapshot(out)
-    made = begin(out)
+    made = begin(out, format=format)
     assert pending_ranges(out, made, WHOLE) == []
     fill(out, made)
     assert snapshot(out) == before
     assert not (out / ".cdgen" / "ranges").exists()
     assert finalize(out) == first
     with pytest.raises(PlanMismatch, match="seed: was 0, now 1"):
-        begin(out, seed=1)
+        begin(out, seed=1, format=format)
     assert snapshot(out) == before
 
 
@@ -349,13 +361,13 @@ def test_a_published_copy_without_its_state_is_still_a_corpus(out: Path, tmp_pat
         begin(out, seed=1)
 
 
-def test_finalize_refuses_missing_and_damaged_ranges(out: Path) -> None:
-    made = begin(out)
+def test_finalize_refuses_missing_and_damaged_ranges(out: Path, format: str) -> None:
+    made = begin(out, format=format)
     fill(out, made)
-    path = range_path(out, 3)
+    path = range_path(out, made, 3)
     good = path.read_bytes()
     path.write_bytes(bytes([good[0] ^ 1]) + good[1:])
-    with pytest.raises(StorageError, match=r"range 3 of 5 is unusable: .*range-0000003\.parquet"):
+    with pytest.raises(StorageError, match=r"range 3 of 5 is unusable: .*range-0000003\."):
         finalize(out)
     path.unlink()
     with pytest.raises(StorageError, match=r"1 of 5 ranges are missing, the first is range 3\."):
@@ -377,30 +389,33 @@ def test_finalize_asks_for_space_before_it_writes(
     assert not (out / "data").exists()
 
 
-def test_a_range_of_another_plan_is_noticed(out: Path, tmp_path: Path) -> None:
-    fill(out, begin(out))
+def test_a_range_of_another_plan_is_noticed(out: Path, format: str, tmp_path: Path) -> None:
+    made = begin(out, format=format)
+    fill(out, made)
     (tmp_path / "others").mkdir()
     other = tmp_path / "others" / "out"
-    fill(other, begin(other, seed=1))
-    for suffix in (".parquet", ".json"):
-        source = range_path(other, 2).with_suffix(suffix)
-        range_path(out, 2).with_suffix(suffix).write_bytes(source.read_bytes())
-    assert verify(out) == [".cdgen/ranges/range-0000002.parquet: made for another plan"]
+    fill(other, begin(other, seed=1, format=format))
+    for suffix in (f".{format}", ".json"):
+        source = range_path(other, made, 2).with_suffix(suffix)
+        range_path(out, made, 2).with_suffix(suffix).write_bytes(source.read_bytes())
+    assert verify(out) == [f".cdgen/ranges/range-0000002.{format}: made for another plan"]
     with pytest.raises(StorageError, match=r"range 2 of 5 is unusable: .*made for another plan"):
         finalize(out)
 
 
 def test_finalize_wants_the_pyarrow_of_the_plan(out: Path) -> None:
-    versions = {**library_versions(), "pyarrow": "1.0.0"}
+    versions = {**library_versions("parquet"), "pyarrow": "1.0.0"}
     fill(out, begin(out, libraries=versions))
     with pytest.raises(PlanMismatch, match=r"begun with pyarrow 1\.0\.0"):
         finalize(out)
 
 
-def test_datasets_reads_the_finished_folder(out: Path, tmp_path: Path, small_groups: None) -> None:
+def test_datasets_reads_the_finished_folder(
+    out: Path, format: str, tmp_path: Path, small_groups: None
+) -> None:
     import datasets
 
-    made = begin(out, logprobs=True)
+    made = begin(out, logprobs=True, format=format)
     fill(out, made)
     totals = finalize(out).totals
     loaded = datasets.load_dataset(str(out), split="train", cache_dir=str(tmp_path / "cache"))
@@ -416,10 +431,67 @@ def test_datasets_reads_the_finished_folder(out: Path, tmp_path: Path, small_gro
     assert datasets.Features._from_yaml_list(info["features"]) == loaded.features
     assert info["splits"][0]["num_examples"] == 40
     assert info["download_size"] == sum(path.stat().st_size for path in (out / "data").iterdir())
-    table = pq.read_table(out / "data")
+    assert loaded.to_list() == list(corpus_rows(out, list(loaded.features)))
+    table = loaded.data.table
     columns = [table.column(name).combine_chunks() for name in table.column_names]
     validity_bytes = 40 // 8  # of good_logprob, the one column with nulls; not declared
     assert info["dataset_size"] == sum(column.nbytes for column in columns) - validity_bytes
+
+
+TEXTS = st.text(st.characters(codec="utf-8"), max_size=20)
+NUMBERS = st.floats(width=32, allow_nan=False, allow_infinity=False)
+
+
+@settings(max_examples=30, deadline=None, derandomize=True)
+@given(drawn=st.lists(st.tuples(TEXTS, NUMBERS, NUMBERS), min_size=8, max_size=8))
+def test_both_formats_hold_the_same_rows(drawn: list[tuple[str, float, float]]) -> None:
+    """To the bit of each float32, and with the same counts."""
+    found = []
+    for format in ("parquet", "jsonl"):
+        with TemporaryDirectory() as folder:
+            out = Path(folder) / "out"
+            made = begin(out, format=format, logprobs=True)
+            fill(out, made)
+            changed = [
+                replace(
+                    row, text=text, mean_plausible=a, good_logprob=b if row.new_tokens else None
+                )
+                for row, (text, a, b) in zip(make_rows(made, 2), drawn, strict=True)
+            ]
+            commit_range(out, made, 2, changed)
+            rows = list(rows_so_far(out, list(columns_of(made))))
+            totals = finalize(out).totals
+            assert list(corpus_rows(out, list(columns_of(made)))) == rows
+            assert verify(out) == []
+            found.append((rows, totals))
+    assert found[0] == found[1]
+    stored = found[0][0][16:24]
+    assert [(row["text"], row["mean_plausible"]) for row in stored] == [d[:2] for d in drawn]
+
+
+def test_a_json_line_holds_the_columns_in_order_and_short_numbers(out: Path) -> None:
+    made = begin(out, format="jsonl", logprobs=True)
+    rows = make_rows(made, 0)
+    rows[1] = replace(rows[1], text="\u00fc\n\u2028", mean_plausible=0.1, good_logprob=-1 / 3)
+    commit_range(out, made, 0, rows)
+    lines = range_path(out, made, 0).read_bytes().split(b"\n")
+    assert lines[1].decode() == (
+        '{"sequence_id":1,"prompt_id":0,"text":"\u00fc\\n\u2028","tokens":[1,3,4,5,6,7,8],'
+        '"prompt_tokens":2,"new_tokens":5,"finish_reason":"length","mean_plausible":0.1,'
+        '"good_logprob":-0.33333334}'
+    )
+    assert (len(lines), lines[-1]) == (9, b"")
+
+
+def test_finished_json_lines_are_those_of_the_ranges(out: Path) -> None:
+    made = begin(out, format="jsonl")
+    fill(out, made)
+    ranges = [range_path(out, made, index).read_bytes() for index in range(5)]
+    finalize(out)
+    paths = sorted((out / "data").iterdir())
+    assert [path.name for path in paths] == [f"train-0000{i}-of-00003.jsonl" for i in range(3)]
+    pairs = [ranges[0] + ranges[1], ranges[2] + ranges[3], ranges[4]]
+    assert [path.read_bytes() for path in paths] == pairs
 
 
 def test_the_card_names_what_decides_the_corpus(out: Path) -> None:
@@ -443,6 +515,83 @@ def test_the_card_names_what_decides_the_corpus(out: Path) -> None:
     assert "good_logprob" not in card
 
 
+# ---- reading rows ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("harm", ["flipped", "short", "gone", "swapped"])
+def test_rows_of_a_damaged_file_are_never_read(out: Path, format: str, harm: str) -> None:
+    """The rows of the files before it are."""
+    fill(out, begin(out, format=format))
+    finalize(out)
+    first, second, _ = sorted((out / "data").iterdir())
+    data = second.read_bytes()
+    if harm == "gone":
+        second.unlink()
+    else:
+        other = {"flipped": bytes([data[0] ^ 1]) + data[1:], "short": data[:-1]}
+        second.write_bytes(other.get(harm, first.read_bytes()))
+    rows = corpus_rows(out, ["sequence_id"])
+    assert [next(rows)["sequence_id"] for _ in range(16)] == list(range(16))
+    with pytest.raises(StorageError, match=f"{second.name}: .* Restore the file"):
+        next(rows)
+
+
+def test_the_manifest_alone_says_which_files_are_read(out: Path, format: str) -> None:
+    fill(out, begin(out, format=format))
+    finalize(out)
+    first = min((out / "data").iterdir())
+    (out / "data" / f"train-stray.{format}").write_bytes(first.read_bytes())
+    rows = list(corpus_rows(out, ["text", "sequence_id"]))
+    assert [row["sequence_id"] for row in rows] == list(range(40))
+    assert all(set(row) == {"text", "sequence_id"} for row in rows)
+    with pytest.raises(UsageError, match=r"no column \['good_logprob'\], only \['sequence_id'"):
+        corpus_rows(out, ["good_logprob"])
+
+
+def test_rows_of_what_is_no_finished_corpus(out: Path) -> None:
+    made = begin(out)
+    with pytest.raises(StorageError, match=r"cannot read .*manifest\.json"):
+        corpus_rows(out, ["text"])
+    with pytest.raises(UsageError, match="no range is committed yet"):
+        rows_so_far(out, ["text"])
+    commit_range(out, made, 3, make_rows(made, 3))
+    assert [row["sequence_id"] for row in rows_so_far(out, ["sequence_id"])] == list(range(24, 32))
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b'{"text":"a"}\n{"text"', "line 2"),
+        (b'{"text":"a"}\n{"txt":"b"}\n', "line 2: no column 'text'"),
+        (b'{"text":"a"}\n["b"]\n', "line 2"),
+        (b'{"text":"a"}\n{"text":"\xff"}\n', "line 2"),
+        (b'{"text":"a"}\n{"text":"b","mean_plausible":"x"}\n', "line 2"),
+    ],
+)
+def test_json_lines_that_are_no_rows(tmp_path: Path, content: bytes, said: str) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(content)
+    rows = read_rows(path, ["text"])
+    assert next(rows) == {"text": "a"}
+    with pytest.raises(StorageError, match=said):
+        next(rows)
+
+
+def test_without_pyarrow_parquet_is_refused_by_name(
+    out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = begin(out)
+    commit_range(out, made, 0, make_rows(made, 0))
+    monkeypatch.setattr(packages, "find_spec", lambda name: None)
+    require_writer("jsonl")
+    with pytest.raises(UsageError, match=r"install pyarrow, or give --format jsonl$"):
+        require_writer("parquet")
+    with pytest.raises(UsageError, match=r"install pyarrow to read .*range-0000000\.parquet"):
+        list(rows_so_far(out, ["text"]))
+    with pytest.raises(UsageError, match=r"install pyarrow to finalize"):
+        finalize(out)
+
+
 # ---- verify ------------------------------------------------------------------------------------
 
 
@@ -453,9 +602,9 @@ def committed_files(out: Path) -> Iterator[Path]:
 
 @pytest.mark.parametrize("finished", [False, True])
 def test_verify_names_the_file_of_every_flipped_byte(
-    out: Path, finished: bool, small_groups: None
+    out: Path, format: str, finished: bool, small_groups: None
 ) -> None:
-    made = begin(out)
+    made = begin(out, format=format)
     fill(out, made)
     if finished:
         finalize(out)
@@ -475,8 +624,10 @@ def test_verify_names_the_file_of_every_flipped_byte(
     assert verify(out) == []
 
 
-def test_verify_names_missing_surplus_and_short_files(out: Path, small_groups: None) -> None:
-    made = begin(out)
+def test_verify_names_missing_surplus_and_short_files(
+    out: Path, format: str, small_groups: None
+) -> None:
+    made = begin(out, format=format)
     commit_range(out, made, 2, make_rows(made, 2))
     assert verify(out) == [f"{out} is incomplete: 4 of 5 ranges are missing."]
     fill(out, made)
@@ -493,21 +644,21 @@ def test_verify_names_missing_surplus_and_short_files(out: Path, small_groups: N
     assert third.name not in problems
 
 
-def test_verify_counts_rows_itself(out: Path) -> None:
+def test_verify_counts_rows_itself(out: Path, format: str) -> None:
     """A file that matches its own hash, but whose rows are not what the entry and plan say."""
-    made = begin(out)
+    made = begin(out, format=format)
     fill(out, made)
-    shifted = make_plan(open_table(prompts_folder(out)), range_size=4)
+    shifted = make_plan(open_table(prompts_folder(out)), range_size=4, format=format)
     rows = [make_row(made, sequence_id) for sequence_id in shifted.sequence_ids(4)]
     entry = commit_range(out, shifted, 4, rows)
     forged = entry.model_copy(update={"plan_sha256": made.sha256})
-    record = range_path(out, 4).with_suffix(".json")
+    record = range_path(out, made, 4).with_suffix(".json")
     corpus.write_record(record, forged.model_dump(mode="json"))
     (problem,) = verify(out)
-    assert "range-0000004.parquet: sequence ids are not 32 to 39, each once" in problem
+    assert f"range-0000004.{format}: sequence ids are not 32 to 39, each once" in problem
     commit_range(out, made, 4, make_rows(made, 4))
     entry = corpus.RangeEntry.model_validate(corpus.read_record(record))
     forged = entry.model_copy(update={"words": entry.words + 1})
     corpus.write_record(record, forged.model_dump(mode="json"))
     (problem,) = verify(out)
-    assert "range-0000004.parquet: holds" in problem
+    assert f"range-0000004.{format}: holds" in problem

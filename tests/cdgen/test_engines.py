@@ -87,7 +87,7 @@ def test_auto_slots_are_what_the_memory_holds(
     assert slots(100) == 112
     shapes = engines.shapes_of(pair, 24)
     assert shapes is not None
-    needed = sum(plan_memory(*shapes, 1024, 24, 2, 2, 48, prefill_tokens=64 * 4).values())
+    needed = sum(plan_memory(*shapes, 1024, 24, 2, 2, 48).values())
     capsys.readouterr()
     monkeypatch.setattr(engines, "free_bytes", lambda _: int(needed / 0.9) + 1)
     assert slots(10**6) == 1024

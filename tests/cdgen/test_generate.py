@@ -309,8 +309,12 @@ def test_a_complete_corpus_is_left_alone(generate: Command, tmp_path: Path) -> N
 # ---- what is read ------------------------------------------------------------------------------
 
 
-def test_datasets_reads_what_the_manifest_counts(generate: Command, tmp_path: Path) -> None:
-    generate(tmp_path / "out", "--logprobs")
+@pytest.mark.parametrize("format", ["parquet", "jsonl"])
+def test_datasets_reads_what_the_manifest_counts(
+    generate: Command, tmp_path: Path, format: str
+) -> None:
+    generate(tmp_path / "out", "--logprobs", "--format", format)
+    assert [path.suffix for path in (tmp_path / "out/data").iterdir()] == [f".{format}"]
     corpus = datasets.load_dataset(
         str(tmp_path / "out"), split="train", cache_dir=str(tmp_path / "cache")
     )

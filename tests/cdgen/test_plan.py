@@ -59,6 +59,7 @@ def make_plan(**changes: Any) -> Plan:
 
 OTHER_VALUES: dict[str, Any] = {
     "cdgen_version": "0.2.0",
+    "format": "jsonl",
     "libraries": {"torch": "2.12.0", "pyarrow": "26.0.1"},
     "good_sha256": "e" * 64,
     "bad": "dropout:0.5",
@@ -124,6 +125,8 @@ def test_the_deciding_libraries_are_recorded_by_default() -> None:
         "tokenizers",
         "pyarrow",
     }
+    fields["format"] = "jsonl"
+    assert set(Plan.model_validate(fields).libraries) == {"torch", "transformers", "tokenizers"}
 
 
 @pytest.mark.parametrize(

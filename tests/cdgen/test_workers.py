@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from cdgen.config import GenerateConfig
+from cdgen.errors import UsageError
 from cdgen.status import status
 from cdgen.workers import visible_device, worker_count
 
@@ -109,9 +110,12 @@ def test_a_signal_to_the_first_stops_all(start: Callable[..., Any], tmp_path: Pa
 
 def test_a_gpu_for_each(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    assert [visible_device(n) for n in range(3)] == ["0", "1", "2"]
+    assert [visible_device(n, "auto") for n in range(3)] == ["0", "1", "2"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,GPU-3")
-    assert [visible_device(n) for n in range(2)] == ["5", "GPU-3"]
+    assert [visible_device(n, "cuda") for n in range(2)] == ["5", "GPU-3"]
+    assert visible_device(7, "cpu") is None
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert visible_device(0, "auto") is None
 
 
 def test_how_many(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,5 +125,8 @@ def test_how_many(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
     assert (count(), count(device="cpu"), count(workers="3")) == (4, 1, 3)
+    assert count(device="cpu", workers=9) == 9
+    with pytest.raises(UsageError, match="at most one per GPU, 4, got 5"):
+        count(workers=5)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
     assert count() == 1

@@ -13,8 +13,7 @@ from typing import Any
 import pytest
 from tokenizers import Tokenizer, processors
 
-from cdgen.demo import ASSETS
-
+ASSETS = Path(__file__).resolve().parents[2] / "assets"
 BOS, EOS = 1, 2  # of the bundled pair's tokenizer
 VOCAB = 4096
 

@@ -32,6 +32,7 @@ from cdgen.eval.corpus_measures import (
     measure,
 )
 from cdgen.generate import generate
+from cdgen.out_folder import read_plan
 
 ASSETS = Path(__file__).resolve().parents[2] / "assets"
 PROMPTS, SEQUENCES, NEW_TOKENS = 3, 2, 12
@@ -203,7 +204,7 @@ def test_memory_does_not_grow_with_the_text(monkeypatch: pytest.MonkeyPatch) -> 
 # ---- what is read ------------------------------------------------------------------------------
 
 
-def config(folder: Path, shard: str) -> GenerateConfig:
+def config(folder: Path, shard: str, format: str = "parquet") -> GenerateConfig:
     prompts = folder / "prompts.txt"
     lines = (ASSETS / "demo-prompts.txt").read_text().splitlines()[:PROMPTS]
     prompts.write_text("\n".join(lines))
@@ -218,17 +219,23 @@ def config(folder: Path, shard: str) -> GenerateConfig:
         max_new_tokens=NEW_TOKENS,
         range_size=2,
         shard=shard,
+        format=format,  # type: ignore[arg-type]  # checked by the model
     )
 
 
-def test_a_cdgen_corpus_unfinished_and_finished(tmp_path: Path) -> None:
+@pytest.mark.parametrize("format", ["parquet", "jsonl"])
+def test_a_cdgen_corpus_unfinished_and_finished(tmp_path: Path, format: str) -> None:
     out = tmp_path / "out"
-    generate(config(tmp_path, "1/2"))
-    table = pq.read_table(range_path(out, 1))
-    assert list(documents_of(out)) == table["text"].to_pylist()
-    assert len(table) == 2
-    assert continuations_of(out)[1] == count_rows(table).finish_reasons
-    generate(config(tmp_path, "0/1"))
+    generate(config(tmp_path, "1/2", format))
+    path = range_path(out, read_plan(out), 1)
+    if format == "parquet":
+        rows = pq.read_table(path).to_pylist()
+    else:
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+    assert list(documents_of(out)) == [row["text"] for row in rows]
+    assert len(rows) == 2
+    assert continuations_of(out)[1] == count_rows(rows).finish_reasons
+    generate(config(tmp_path, "0/1", format))
     totals = read_manifest(out).totals
     found = measure(documents_of(out))
     assert (found.documents, found.words) == (totals.rows, totals.words)

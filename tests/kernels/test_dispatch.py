@@ -9,7 +9,7 @@ import pytest
 import torch
 from triton import knobs
 
-from cdgen.kernels.dispatch import _NotBuilt, choose_backend, native, threads
+from cdgen.kernels.dispatch import NotBuilt, choose_backend, native, threads
 
 
 def test_backend_follows_the_device_or_the_name() -> None:
@@ -63,7 +63,7 @@ def test_threads_are_those_of_torch() -> None:
 
 def test_native_kernels_that_were_not_built_say_how_to_build_them() -> None:
     with pytest.raises(ImportError, match="pip install -e"):
-        _NotBuilt().sample_contrastive()
+        NotBuilt().sample_contrastive()
 
 
 IMPORTS = """

@@ -1,0 +1,222 @@
+"""What runs beside a GPU imports with torch, triton, transformers, tokenizers, safetensors, numpy.
+
+The programs of these tests run this very file: it makes some packages absent, then does its job.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import importlib.util
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# `yaml` is not among them: transformers does not import without it (huggingface_hub does it).
+OPTIONAL = ("pyarrow", "datasets", "typer", "rich")
+VALIDATION = "pydantic"  # what a user tells a run is checked by it
+
+
+class Without:
+    """A finder of modules and distributions to which the packages `names` are not installed."""
+
+    def __init__(self, finder: Any, names: tuple[str, ...]) -> None:
+        self.finder, self.names = finder, names
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
+        return None if name.split(".")[0] in self.names else self.finder.find_spec(name, path)
+
+    def find_distributions(self, context: Any = None) -> Iterator[Any]:
+        context = context or importlib.metadata.DistributionFinder.Context()
+        find = getattr(self.finder, "find_distributions", None)
+        if find and context.name not in self.names:
+            yield from find(context)
+
+
+def uninstall(names: tuple[str, ...]) -> None:
+    assert not sys.modules.keys() & set(names)
+    sys.meta_path[:] = [Without(finder, names) for finder in sys.meta_path]
+
+
+def import_modules(modules: list[str]) -> None:
+    """Import every one of them and report those that want an absent package."""
+    wanting = []
+    for module in modules:
+        try:
+            if module.endswith(".py"):
+                load_test(Path(module))
+            else:
+                importlib.import_module(module)
+        except ModuleNotFoundError as error:
+            wanting.append(f"{module}: {error}")
+    print(json.dumps(wanting))
+
+
+def load_test(path: Path) -> None:
+    """As pytest would with `--import-mode=importlib`."""
+    spec = importlib.util.spec_from_file_location(f"loaded_{path.stem}", path)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # where dataclasses look
+    spec.loader.exec_module(module)
+
+
+def write_corpora(folder: Path) -> None:
+    """The JSON Lines corpora of one process and of two; what cannot be done without pyarrow."""
+    from cdgen.config import GenerateConfig
+    from cdgen.corpus_rows import corpus_rows
+    from cdgen.errors import UsageError
+    from cdgen.generate import generate
+    from cdgen.verify import verify
+
+    def config(out: str, **changes: Any) -> GenerateConfig:
+        fields = {
+            "good": folder / "good", "bad": str(folder / "bad"), "out": folder / out,
+            "prompts": str(folder / "prompts.txt"), "prompt_tokens": 3, "max_new_tokens": 12,
+            "num_sequences": 20, "range_size": 16, "device": "cpu", "format": "jsonl", "workers": 1,
+        }  # fmt: skip
+        return GenerateConfig.model_validate(fields | changes)
+
+    sys.stderr.isatty = lambda: True  # type: ignore[method-assign]  # a terminal, but no `rich`
+    assert generate(config("one")).sequences == 40
+    assert generate(config("two", workers=2)).finalized
+    assert verify(folder / "one") == []
+    rows = corpus_rows(folder / "one", ["sequence_id", "new_tokens"])
+    assert [row["sequence_id"] for row in rows] == list(range(40))
+    refused = []
+    (folder / "prompts.parquet").touch()
+    for changes in (
+        {"format": "parquet"},
+        {"prompts": str(folder / "prompts.parquet")},
+        {"prompts": "some/dataset"},
+    ):
+        try:
+            generate(config("none", **changes))
+        except UsageError as error:
+            refused.append(str(error))
+    print(json.dumps(refused))
+
+
+if __name__ in ("__main__", "__mp_main__"):  # the program, and the workers that it starts
+    job, names, arguments = sys.argv[1], tuple(sys.argv[2].split(",")), sys.argv[3:]
+    uninstall(names)
+if __name__ == "__main__":
+    sys.path += [str(ROOT / "tests" / folder) for folder in ("kernels", "eval", "train")]
+    if job == "import":
+        import_modules(arguments)
+    else:
+        write_corpora(Path(arguments[0]))
+    sys.exit()
+
+import pytest  # noqa: E402
+
+
+def modules(*patterns: str) -> list[str]:
+    """Of the files that match: kernels/gpu/gelu.py is cdgen.kernels.gpu.gelu."""
+    found = []
+    for pattern in patterns:
+        paths = [path.relative_to(ROOT).with_suffix("") for path in sorted(ROOT.glob(pattern))]
+        assert paths, f"no file is called {pattern}"
+        found += [".".join(path.parts) for path in paths]
+    return [name if name.startswith("cdgen.") else f"cdgen.{name}" for name in found]
+
+
+def gpu_tests() -> list[str]:
+    """The test files that `make test-gpu` names, those marked `gpu`, and their conftest.py."""
+    named = re.findall(r"tests/[\w/]+(?:\.py)?", (ROOT / "Makefile").read_text())
+    files = {
+        file
+        for path in (ROOT / name for name in named)
+        for file in ([path] if path.suffix else path.glob("test_*.py"))
+        if file.name != "test_layering.py"
+    }
+    marked = {p for p in ROOT.glob("tests/**/test_*.py") if "pytest.mark.gpu" in p.read_text()}
+    files = {file for file in files | marked if file.exists()}
+    shared = {file.parent / "conftest.py" for file in files} | {ROOT / "tests" / "conftest.py"}
+    return [str(path) for path in sorted(files | {path for path in shared if path.exists()})]
+
+
+BESIDE_A_GPU = [
+    *modules("kernels/*.py", "kernels/gpu/*.py"),
+    *modules("cdgen/*engine.py", "cdgen/decoder*.py", "cdgen/llama.py", "cdgen/gpt*.py"),
+    *modules("cdgen/slots.py", "cdgen/replay.py", "cdgen/prefill.py", "cdgen/linear.py"),
+    *modules("cdgen/checkpoint.py", "cdgen/memory_plan.py", "cdgen/sequences.py", "cdgen/pair.py"),
+    *modules("bench/bench_gpu_*.py", "bench/gpu_*.py", "bench/bench_generate.py"),
+    *modules("bench/roofline.py", "bench/environment.py", "bench/bench_sample_contrastive.py"),
+    *modules("train/callbacks.py", "train/checkpoints.py", "train/mixture.py", "train/data.py"),
+    *modules("train/validation.py", "train/token_files.py", "train/tokenizer.py"),
+    *modules("train/trainer.py", "train/optimizer.py", "train/model.py", "train/words.py"),
+    *modules("eval/scorer.py", "eval/spans.py", "eval/choices.py", "eval/trie.py", "eval/tasks.py"),
+    *modules("eval/results.py", "eval/display.py", "eval/checkpoints.py", "eval/reading.py"),
+]
+A_RUN = [
+    *modules("cdgen/generate.py", "cdgen/job.py", "cdgen/plan.py", "cdgen/corpus*.py"),
+    *modules("cdgen/finalize.py", "cdgen/verify.py", "cdgen/engines.py", "cdgen/workers.py"),
+    *modules("cdgen/prompts.py", "cdgen/config.py", "cdgen/demo.py", "train/[!_]*.py", "eval/*.py"),
+    *modules("bench/bench_train.py", "bench/bench_eval.py"),
+]
+
+
+def run(job: str, absent: tuple[str, ...], *arguments: object) -> list[str]:
+    """What the job prints."""
+    program = [sys.executable, __file__, job, ",".join(absent), *map(str, arguments)]
+    process = subprocess.run(program, capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr
+    printed = json.loads(process.stdout.splitlines()[-1])
+    assert isinstance(printed, list)
+    return printed
+
+
+def test_what_runs_beside_a_gpu_needs_its_six_packages_alone() -> None:
+    assert run("import", (*OPTIONAL, VALIDATION), *BESIDE_A_GPU, *gpu_tests()) == []
+
+
+def test_a_run_needs_pydantic_beside_them() -> None:
+    assert run("import", OPTIONAL, *A_RUN) == []
+
+
+def test_the_packages_are_really_absent() -> None:
+    (wanting,) = run("import", OPTIONAL, "cdgen.cli")
+    assert wanting == "cdgen.cli: No module named 'typer'"
+    assert "No module named 'pydantic'" in run("import", (VALIDATION,), "cdgen.plan")[0]
+
+
+@pytest.fixture
+def pair_folder(tmp_path: Path, save_random: Callable[..., Path]) -> Path:
+    """A random GOOD and BAD of 16 words, and two prompts."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import LlamaConfig
+
+    words = ["<s>", "</s>", *(f"w{number}" for number in range(2, 16))]
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, "w2"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer.add_special_tokens(["<s>", "</s>"])
+    for seed, name in enumerate(("good", "bad")):
+        config = LlamaConfig(
+            vocab_size=16, hidden_size=32, intermediate_size=48, num_hidden_layers=1,
+            num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=32,
+            bos_token_id=0, eos_token_id=1,
+        )  # fmt: skip
+        save_random(config, tmp_path / name, seed=seed, head_scale=2.0)
+        tokenizer.save(str(tmp_path / name / "tokenizer.json"))
+    (tmp_path / "prompts.txt").write_text("w3 w4\nw5\n")
+    return tmp_path
+
+
+def test_a_corpus_is_written_and_read_without_them(pair_folder: Path) -> None:
+    refused = run("write", OPTIONAL, pair_folder)
+    assert [text.split(":")[0] for text in refused] == [
+        "pyarrow is not installed", "pyarrow is not installed", "datasets is not installed",
+    ]  # fmt: skip
+    assert refused[0].endswith(": pip install pyarrow, or give --format jsonl")
+    assert not (pair_folder / "none").exists()
+    names = ["manifest.json", "README.md", "data/train-00000-of-00001.jsonl"]
+    one, two = ([(pair_folder / out / n).read_bytes() for n in names] for out in ("one", "two"))
+    assert one == two
+    assert set(json.loads(one[0])["plan"]["libraries"]) == {"torch", "transformers", "tokenizers"}
