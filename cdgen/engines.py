@@ -81,7 +81,7 @@ def _decoders(plan: Plan, pair: Pair, device: torch.device) -> tuple[Decoder, De
     shapes = shapes_of(pair, capacity)
     assert shapes is not None  # the plan says that the lean decoders cover both
     good, bad = shapes
-    _require_memory(plan, good, bad, capacity)
+    _require_memory(plan, pair, good, bad)
 
     def decoder(
         shape: DecoderConfig, models: list[Checkpoint], dropout: Dropout | None = None
@@ -131,8 +131,24 @@ def auto_slots(
     shapes = shapes_of(pair, prompt_tokens + max_new_tokens)
     if device == "cpu" or shapes is None:
         return min(CPU_SLOTS, enough)
-    good, bad = shapes
-    needs: dict[str, Any] = {
+    needs = _needs(pair, shapes[0], prompt_tokens, max_new_tokens, dtype, kv_dtype)
+    free = free_bytes(device) or 0
+    slots = min(enough, largest_slots(free, *shapes, **needs))
+    parts = plan_memory(*shapes, slots, **needs)
+    print(f"memory: {_listed(parts)} for {slots} slots, {_gib(free)} free", file=sys.stderr)
+    return slots
+
+
+def _needs(
+    pair: Pair,
+    good: DecoderConfig,
+    prompt_tokens: int,
+    max_new_tokens: int,
+    dtype: str,
+    kv_dtype: str,
+) -> dict[str, Any]:
+    """What decides a slot's memory, for `cdgen.memory_plan`."""
+    return {
         "capacity": prompt_tokens + max_new_tokens,
         "dtype_bytes": getattr(torch, dtype).itemsize,
         "kv_bytes": getattr(torch, kv_dtype).itemsize,
@@ -140,30 +156,30 @@ def auto_slots(
         "shared_weights": pair.bad_source.kind == "dropout",
         "prefill_tokens": PREFILL_ROWS * prompt_tokens if prompt_tokens >= PREFILL_FROM else 0,
     }
-    free = free_bytes(device) or 0
-    slots = min(enough, largest_slots(free, good, bad, **needs))
-    parts = plan_memory(good, bad, slots, **needs)
-    listed = ", ".join(f"{name} {size / 2**30:.2f}" for name, size in parts.items())
-    print(
-        f"memory: {sum(parts.values()) / 2**30:.2f} GiB for {slots} slots ({listed}),"
-        f" {free / 2**30:.2f} GiB free",
-        file=sys.stderr,
-    )
-    return slots
 
 
-def _require_memory(
-    plan: Plan, good: DecoderConfig, bad: DecoderConfig | None, capacity: int
-) -> None:
-    """On a CPU, where taking too much ends in swapping, not in an error: raises ModelError where
-    the KV caches would not fit into the free memory."""
-    free = free_bytes("cpu")
-    if not plan.device.startswith("cpu") or free is None:
+def _require_memory(plan: Plan, pair: Pair, good: DecoderConfig, bad: DecoderConfig | None) -> None:
+    """Before anything is allocated: raises ModelError, with the numbers, where the plan needs more
+    than is free. On a CPU, where the rest is small, the KV caches alone are counted."""
+    device, prompt_tokens = plan.device.split()[0], plan.prompts.prompt_tokens
+    if (free := free_bytes(device)) is None:
         return
-    needed = plan_memory(good, bad, plan.slots, capacity, 4, 4, plan.vocab_size)["kv"]
-    if needed > free:
+    kinds = (plan.dtype, plan.kv_dtype)
+    needs = _needs(pair, good, prompt_tokens, plan.max_new_tokens, *kinds)
+    parts = plan_memory(good, bad, plan.slots, **needs)
+    if device == "cpu":
+        parts = {"kv": parts["kv"]}
+    if sum(parts.values()) > free:
         raise ModelError(
-            f"the KV caches of {plan.slots} slots x {capacity} tokens need"
-            f" {needed / 2**30:.1f} GiB, {free / 2**30:.1f} GiB are free: give fewer --slots or"
-            " --max-new-tokens"
+            f"{plan.slots} slots x {needs['capacity']} tokens need {_listed(parts)},"
+            f" {_gib(free)} are free: give fewer --slots or --max-new-tokens"
         )
+
+
+def _listed(parts: dict[str, int]) -> str:
+    each = ", ".join(f"{name} {size / 2**30:.2f}" for name, size in parts.items())
+    return f"{_gib(sum(parts.values()))} ({each})"
+
+
+def _gib(size: int) -> str:
+    return f"{size / 2**30:.2f} GiB"

@@ -92,10 +92,22 @@ def test_auto_slots_are_what_the_memory_holds(
     monkeypatch.setattr(engines, "free_bytes", lambda _: int(needed / 0.9) + 1)
     assert slots(10**6) == 1024
     said = capsys.readouterr().err
-    assert "GiB for 1024 slots (weights 0.00, kv 0.00, " in said and "GiB free" in said
+    assert "GiB (weights 0.00, kv 0.00, " in said and "for 1024 slots, 0." in said
     monkeypatch.setattr(engines, "free_bytes", lambda _: 2**20)
     with pytest.raises(ModelError, match="16 slots x 24 tokens need"):
         slots(100)
+
+
+def test_slots_that_do_not_fit_are_refused_before_anything_is_loaded(
+    generate: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """16 x 3 layers x 2 heads of 8 x 24 tokens, keys and values of 4 bytes: 147,456 bytes."""
+    monkeypatch.setattr(engines, "free_bytes", lambda _: 147_455)
+    monkeypatch.setattr(engines, "load_tensors", None)
+    ended = generate(tmp_path / "out", "--slots", 16)
+    assert ended.code == 4
+    assert "16 slots x 24 tokens need 0.00 GiB (kv 0.00), 0.00 GiB are free" in ended.err
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.fixture
