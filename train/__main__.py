@@ -9,6 +9,7 @@ import argparse
 from pathlib import Path
 
 from cdgen.cli import execute
+from cdgen.errors import Interrupted
 
 
 def main() -> None:
@@ -19,7 +20,11 @@ def main() -> None:
     options = parser.parse_args()
     from cdgen.train.loop import train_recipe  # it imports torch, which `execute` prepares
 
-    train_recipe(options.config, options.data, options.out)
+    try:
+        train_recipe(options.config, options.data, options.out)
+    except KeyboardInterrupt as error:  # `cdgen` turns it into this as well
+        kept = "what was finished is kept. Run the same command again to go on."
+        raise Interrupted(f"interrupted; {kept}") from error
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ augmenters' training data"; its guidelines: at most 10 epochs over the training 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal
@@ -18,7 +18,8 @@ COUNTED = """\
 Words are what whitespace separates, each document once. A text that was read in part counts in
 whole, and texts that are not known to be the same count apart, so the union is an upper bound.
 Synthetic text is training text of the student, but brings no source words of its own: those of its
-models' training text and of its prompts (at most one word per token) are in the union. Epochs are
+models' training text and of its prompts (at most one word per token) are in the union; not so of a
+corpus of cdgen generate that a recipe names as a source, whose models are not looked up. Epochs are
 counted for each model and text, copies of a text within an epoch included; making a tokenizer is
 no epoch, and prompts are read as part of the synthetic text."""
 
@@ -29,9 +30,15 @@ _MODELS = ("GOOD", "BAD", "student")
 @dataclass(frozen=True)
 class Text:
     name: str
-    sha256: str  # of what decides the text: two runs that read the same one agree in it
+    sha256: str  # of its documents; of the manifest where it is a corpus that is mixed in
     words: int
     synthetic: bool = False
+    traced: bool = True  # False: synthetic, and nobody looks up the models that wrote it
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """All but the name."""
+        return {name: value for name, value in asdict(self).items() if name != "name"}
 
 
 @dataclass(frozen=True)
@@ -56,8 +63,8 @@ class Budget:
         for text in (reading.text for reading in self.readings):
             if (words := known.setdefault(text.sha256, text).words) != text.words:
                 raise UsageError(
-                    f"{text.name}: the same text by its recipe, but with {words:,} words in one run"
-                    f" and {text.words:,} in another: train both on the same data folder"
+                    f"{text.name}: the same text, but with {words:,} words in one run and"
+                    f" {text.words:,} in another: run the command of both again"
                 )
 
     @property
@@ -94,7 +101,7 @@ class Budget:
         return [tokenizer] * ("tokenizer" not in roles) + [
             f"{r.role} reads {r.text.name}, and what its models were trained on is not counted here"
             for r in self.readings
-            if r.text.synthetic and not (r.role == "student" and has_good)
+            if r.text.synthetic and not (r.role == "student" and has_good and r.text.traced)
         ]
 
     def fields(self) -> dict[str, Any]:
@@ -104,6 +111,7 @@ class Budget:
                 "text": r.text.name,
                 "text_sha256": r.text.sha256,
                 "synthetic": r.text.synthetic,
+                "traced": r.text.traced,
                 "words": r.text.words,
                 "epochs": float(r.epochs),
                 "words_read": r.words_read,

@@ -33,16 +33,19 @@ def append_metrics(metrics: Path, entry: Mapping[str, Any]) -> None:
 
 
 def forget_after(metrics: Path, step: int) -> None:
-    """Drops what an interrupted run noted beyond the step that training goes on from."""
+    """Drops what an interrupted run noted beyond the step that training goes on from, and says how
+    many lines it cannot read."""
     if not metrics.exists():
         return
-    kept = []
+    kept, damaged = [], 0
     for line in metrics.read_text(errors="replace").splitlines(keepends=True):
         try:
             if json.loads(line)["step"] <= step:
                 kept.append(line)
-        except ValueError:
-            continue  # cut short by a kill
+        except (ValueError, KeyError, TypeError):
+            damaged += 1
+    if damaged:
+        print(f"{metrics}: {damaged} lines are damaged or were cut short, dropped", file=sys.stderr)
     write_atomic(metrics, "".join(kept).encode())
 
 

@@ -1,7 +1,7 @@
 """Checkpoint folders: which are complete, and at which steps the word milestones of BabyLM lie.
 
-A folder is complete when it has its marker, which is written last. One without was being written
-when the run was killed; a resume passes it over.
+A folder is complete when it has its marker, which is written last and has the size of every other
+file. One without was being written when the run was killed; a resume passes it over.
 """
 
 from __future__ import annotations
@@ -17,25 +17,54 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from cdgen.storage import canonical_json, write_atomic
+from cdgen.checkpoint import read_json, reading
+from cdgen.errors import ModelError
+from cdgen.storage import canonical_json, sync_folder, write_atomic
 
 MARKER = "complete.json"
+_ADVICE = (
+    "put it back, or delete the folder and all checkpoints after it: the same command then goes on"
+    " from the last one that is left"
+)
 _TRAINERS = re.compile(r"checkpoint-(\d+)")
 
 
 def mark_complete(folder: Path, facts: Mapping[str, Any]) -> None:
     """Makes the files of `folder` durable, then says so."""
+    sizes = {}
     for path in folder.iterdir():
         descriptor = os.open(path, os.O_RDONLY)
         try:
             os.fsync(descriptor)
+            sizes[path.name] = os.fstat(descriptor).st_size
         finally:
             os.close(descriptor)
-    write_atomic(folder / MARKER, canonical_json(dict(facts)))
+    sizes.pop(MARKER, None)
+    write_atomic(folder / MARKER, canonical_json({**facts, "bytes": sizes}))
 
 
 def is_complete(folder: Path) -> bool:
     return (folder / MARKER).is_file()
+
+
+def require_whole(folder: Path) -> dict[str, Any]:
+    """The facts of its marker. Raises ModelError if that, or a file that was there when it was
+    written, is gone or has another size."""
+    with reading(folder):
+        if not is_complete(folder):
+            raise ModelError(
+                f"{folder}: no {MARKER}, so it was deleted or never finished; {_ADVICE}"
+            )
+        facts = read_json(folder / MARKER)
+        sizes = facts.get("bytes", {})
+        if not isinstance(sizes, dict):
+            raise ModelError(f"{folder / MARKER} is damaged; {_ADVICE}")
+        for name, size in sizes.items():
+            file = folder / name
+            found = file.stat().st_size if file.is_file() else "none"
+            if found != size:
+                raise ModelError(f"{file}: {found} bytes, {size} when it was written; {_ADVICE}")
+    return facts
 
 
 def step_of(folder: Path) -> int:
@@ -96,3 +125,4 @@ def save_milestone(
     tokenizer.save_pretrained(partial)
     mark_complete(partial, facts)
     partial.rename(folder)
+    sync_folder(folder.parent)

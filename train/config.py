@@ -20,7 +20,7 @@ from cdgen.errors import UsageError
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Source(_Section):
@@ -61,7 +61,7 @@ class Synthetic(_Section):
 
     name: str
     path: Path  # from where the command is run, unlike a source's
-    weight: float = Field(default=1.0, gt=0, allow_inf_nan=False)  # among the corpora
+    weight: float = Field(default=1.0, gt=0)  # among the corpora
 
 
 class Mixing(_Section):
@@ -88,6 +88,8 @@ class ModelShape(_Section):
     def _heads_divide(self) -> ModelShape:
         if self.hidden_size % self.num_attention_heads:
             raise ValueError("hidden_size must be a multiple of num_attention_heads")
+        if self.hidden_size // self.num_attention_heads % 2:  # rotary embeddings turn pairs
+            raise ValueError("hidden_size / num_attention_heads, a head's size, must be even")
         if self.num_attention_heads % self.num_key_value_heads:
             raise ValueError("num_attention_heads must be a multiple of num_key_value_heads")
         return self
@@ -142,12 +144,20 @@ class Training(_Section):
             raise ValueError("batch_blocks must be a multiple of micro_batch_blocks")
         if self.steps % self.checkpoint_every:
             raise ValueError("steps must be a multiple of checkpoint_every")
+        if self.warmup_steps > self.steps:
+            raise ValueError("warmup_steps must be at most steps")
         return self
+
+
+_Seed = Annotated[int, Field(ge=0, lt=2**32)]  # what NumPy's generators take
 
 
 class Recipe(_Section):
     name: str
-    seed: int
+    seed: _Seed
+    # Deals the documents to train, prompts and validation; none: seed. Runs that differ in seed
+    # alone share one split by naming one here.
+    split_seed: _Seed | None = None
     # Made from the sources, or the folder of an existing one, from where the command is run.
     tokenizer: Literal["byte-level", "sentencepiece"] | Path = "byte-level"
     vocab_size: int = Field(ge=261)  # 256 bytes, up to four special tokens, one to learn
@@ -162,9 +172,11 @@ class Recipe(_Section):
     @model_validator(mode="after")
     def _names_differ(self) -> Recipe:
         corpora = self.synthetic.corpora if self.synthetic else ()
-        names = ["real", *(s.name for s in self.sources), *(c.name for c in corpora)]
+        names = [*(s.name for s in self.sources), *(c.name for c in corpora)]
         if len(set(names)) != len(names):
             raise ValueError(f"sources and corpora must have different names, got {names}")
+        if taken := {"real", "all"}.intersection(names):  # the stream of all sources, their loss
+            raise ValueError(f"{', '.join(taken)}: expected another name of a source or corpus")
         return self
 
     @model_validator(mode="after")
@@ -172,6 +184,10 @@ class Recipe(_Section):
         if not any(source.validation for source in self.sources):
             raise ValueError("no source has a validation part: there is nothing to measure")
         return self
+
+    @property
+    def dealing_seed(self) -> int:
+        return self.seed if self.split_seed is None else self.split_seed
 
 
 def load_recipe(path: Path) -> Recipe:

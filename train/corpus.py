@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -11,12 +12,13 @@ from typing import Any
 import numpy as np
 from tokenizers import Tokenizer
 
-from cdgen.storage import lock, sha256_of, write_atomic
+from cdgen.storage import lock, remove_file, write_atomic
+from cdgen.train.budget import Text
 from cdgen.train.config import Recipe, Synthetic
-from cdgen.train.data import encode, pack, training_blocks
+from cdgen.train.data import Document, encode, pack, training_blocks
 from cdgen.train.mixture import Mixture, Share, shares_of
-from cdgen.train.sources import corpus_texts, read_documents, source_sha256
-from cdgen.train.splits import Parts, prompt_lines, split_documents
+from cdgen.train.sources import corpus_texts, is_synthetic, read_documents, source_sha256
+from cdgen.train.splits import Parts, prompt_lines, split_sources
 from cdgen.train.synthetic import manifest_sha256, synthetic_sequences
 from cdgen.train.token_files import Tokens, reuse_or_build
 from cdgen.train.tokenizer import (
@@ -25,12 +27,12 @@ from cdgen.train.tokenizer import (
     SpecialNames,
     load_tokenizer,
     special_ids,
-    special_names,
-    tokenizer_file,
     tokenizer_from_json,
+    tokenizer_identity,
     train_sentencepiece,
     train_tokenizer,
 )
+from cdgen.train.words import count_words
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,8 @@ class Corpus:
     train: list[np.ndarray]  # per stream of the mixture, [blocks, block_size] int32: one epoch
     mixture: Mixture
     validation: dict[str, np.ndarray]  # per source, likewise
-    words: dict[str, int]  # of every stream's training text, each document once
+    texts: dict[str, Text]  # what is trained on, by source and by corpus of `cdgen generate`
+    epoch_words: list[int]  # per stream, likewise: the words in one epoch of it
 
     @property
     def special(self) -> SpecialIds:
@@ -54,17 +57,21 @@ def build_corpus(recipe: Recipe, data_dir: Path, out: Path | None = None) -> Cor
     """
     cache = out / "tokens" if out else None
     real = reuse_or_build(cache, _key(recipe, data_dir), lambda: _real(recipe, data_dir))
-    if out and real.facts["prompts"]:
-        _write_prompts(real.facts["prompts"].encode(), out)
     tokenizer = tokenizer_from_json(real.facts["tokenizer"])
     names = SpecialNames(**real.facts["special"])
     streams = {"real": real.arrays.pop("real")}
-    words = {"real": real.facts["words"]}
+    texts = {name: Text(name, **facts) for name, facts in real.facts["texts"].items()}
+    epoch_words = [real.facts["epoch_words"]]
     for corpus in recipe.synthetic.corpora if recipe.synthetic else ():
         made = _synthetic(recipe, corpus, tokenizer, names, cache)
-        streams[corpus.name], words[corpus.name] = made.arrays["blocks"], made.facts["words"]
+        streams[corpus.name] = made.arrays["blocks"]
+        texts[corpus.name] = Text(corpus.name, **made.facts["text"])
+        epoch_words.append(made.facts["epoch_words"])
     mixture = new_mixture(recipe, {name: len(blocks) for name, blocks in streams.items()})
-    return Corpus(tokenizer, names, list(streams.values()), mixture, real.arrays, words)
+    if out:
+        _write_prompts(real.facts["prompts"].encode(), out)
+    blocks = list(streams.values())
+    return Corpus(tokenizer, names, blocks, mixture, real.arrays, texts, epoch_words)
 
 
 def _key(recipe: Recipe, data_dir: Path) -> dict[str, Any]:
@@ -78,41 +85,53 @@ def _key(recipe: Recipe, data_dir: Path) -> dict[str, Any]:
             }
             for source in recipe.sources
         ],
-        "tokenizer": [sha256_of(tokenizer_file(made)), asdict(special_names(made))]
-        if isinstance(made, Path)
-        else made,
+        "tokenizer": tokenizer_identity(made) if isinstance(made, Path) else made,
         "vocab_size": recipe.vocab_size,
         "block_size": recipe.block_size,
         "seed": recipe.seed,
+        "split_seed": recipe.dealing_seed,
     }
 
 
 def _real(recipe: Recipe, data_dir: Path) -> Tokens:
-    sources = {source.name: source for source in recipe.sources}
-    parts = {
-        name: split_documents(read_documents(source, data_dir), source, recipe.seed)
-        for name, source in sources.items()
-    }
+    read = [(source, read_documents(source, data_dir)) for source in recipe.sources]
+    parts, left_out = split_sources(read, recipe.dealing_seed)
+    if left_out:
+        print(f"{left_out:,} documents are left out: their text is held out under another source")
     tokenizer, names = _tokenizer(recipe, parts)
     special, size = special_ids(tokenizer, names), recipe.block_size
     encoded = [
-        (encode(tokenizer, special, parts[name].train), source.repeat)
-        for name, source in sources.items()
+        (encode(tokenizer, special, parts[source.name].train), source.repeat)
+        for source in recipe.sources
     ]
+    blocks = training_blocks(encoded, size, special, recipe.seed)
     held_out = {
         name: pack(encode(tokenizer, special, p.validation), size, special)
         for name, p in parts.items()
     }
     return Tokens(
-        {name: blocks for name, blocks in held_out.items() if len(blocks)}
-        | {"real": training_blocks(encoded, size, special, recipe.seed)},
+        {name: blocks for name, blocks in held_out.items() if len(blocks)} | {"real": blocks},
         {
             "tokenizer": tokenizer.to_str(),
             "special": asdict(names),
             "prompts": prompt_lines({name: p.prompts for name, p in parts.items()}).decode(),
-            "words": sum(len(d.text.split()) for p in parts.values() for d in p.train),
+            "texts": {
+                source.name: _text_facts(parts[source.name].train, is_synthetic(source, data_dir))
+                for source in recipe.sources
+            },
+            "epoch_words": count_words(tokenizer, names, blocks),
         },
     )
+
+
+def _text_facts(documents: Iterable[Document], synthetic: bool) -> dict[str, Any]:
+    """A text is its documents, in whatever order, file or source they stand."""
+    digests, words = [], 0
+    for document in documents:
+        digests.append(hashlib.sha256(document.text.encode(errors="surrogatepass")).digest())
+        words += len(document.text.split())
+    sha256 = hashlib.sha256(b"".join(sorted(digests))).hexdigest()
+    return Text("", sha256, words, synthetic, traced=not synthetic).facts
 
 
 def _tokenizer(recipe: Recipe, parts: Mapping[str, Parts]) -> tuple[Tokenizer, SpecialNames]:
@@ -128,7 +147,9 @@ def _tokenizer(recipe: Recipe, parts: Mapping[str, Parts]) -> tuple[Tokenizer, S
 def _write_prompts(content: bytes, out: Path) -> None:
     file = out / "prompts.jsonl"
     with lock(out / "tokens" / "prompts.lock"):
-        if not file.exists() or file.read_bytes() != content:
+        if not content:
+            remove_file(file)  # of a recipe that was corrected
+        elif not file.exists() or file.read_bytes() != content:
             write_atomic(file, content)
 
 
@@ -140,19 +161,22 @@ def _synthetic(
     cache: Path | None,
 ) -> Tokens:
     """One epoch of a corpus, in whole blocks: a last one of padding would dilute the share."""
+    manifest = manifest_sha256(corpus.path)
 
     def build() -> Tokens:
         special = special_ids(tokenizer, names)
-        sequences, again = synthetic_sequences(corpus.path, tokenizer, special)
-        if again:
-            print(f"{corpus.name}: another tokenizer's corpus, tokenized again from its text")
+        sequences, notes = synthetic_sequences(corpus.path, tokenizer, special)
+        for note in notes:
+            print(f"{corpus.name}: {note}")
         blocks = training_blocks([(sequences, 1)], recipe.block_size, special, recipe.seed)
         words = sum(len(text.split()) for text, _ in corpus_texts(corpus.path))
         whole = blocks[:-1] if (blocks[-1:, -1] < 0).any() else blocks
-        return Tokens({"blocks": whole}, {"words": words})
+        text = Text("", manifest, words, synthetic=True).facts
+        read = count_words(tokenizer, names, whole)
+        return Tokens({"blocks": whole}, {"text": text, "epoch_words": read})
 
     key = {
-        "manifest": manifest_sha256(corpus.path),
+        "manifest": manifest,
         "tokenizer": tokenizer.to_str(),
         "special": asdict(names),
         "block_size": recipe.block_size,

@@ -59,6 +59,8 @@ def pack(
     for sequence in sequences:
         if ended and at and special.bos == special.eos:
             sequence = sequence[1:]
+        if not len(sequence):
+            continue
         stream[at : at + len(sequence)] = sequence
         if not ended:
             stream[at] = ~stream[at]

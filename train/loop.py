@@ -6,29 +6,29 @@ from __future__ import annotations
 import json
 import math
 import sys
+from contextlib import nullcontext
 from fractions import Fraction
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from accelerate import PartialState
 from torch.utils.data import Dataset
-from transformers import TrainingArguments
+from transformers import PreTrainedModel, TrainingArguments
 from transformers.utils.logging import disable_progress_bar
 
-from cdgen.errors import PlanMismatch, UsageError
+from cdgen.errors import UsageError
+from cdgen.storage import write_atomic
 from cdgen.train.callbacks import Milestones, Progress, Validate, forget_after
-from cdgen.train.checkpoints import MARKER, last_complete, milestone_steps, step_of
+from cdgen.train.checkpoints import MARKER, last_complete, milestone_steps, require_whole, step_of
 from cdgen.train.config import Recipe, load_recipe
 from cdgen.train.corpus import Corpus, build_corpus
 from cdgen.train.data import read_and_taught
-from cdgen.train.model import new_model, read_config
+from cdgen.train.model import new_model
 from cdgen.train.pair import export_checkpoint, export_pair
+from cdgen.train.record import disk_trouble, hold_folder, record_of, require_same, write_record
 from cdgen.train.run_budget import write_run_budget
-from cdgen.train.sources import source_sha256
-from cdgen.train.synthetic import manifest_sha256
 from cdgen.train.tokenizer import for_transformers
 from cdgen.train.trainer import RunTrainer, accumulation
 from cdgen.train.words import words_read
@@ -39,53 +39,40 @@ def train_recipe(path: Path, data_dir: Path, out: Path) -> None:
 
     `out` gets checkpoints/, metrics.jsonl, mixture.json and pair/{good,bad}, or, where the recipe
     names no bad_gap, model/ from the last checkpoint. Running it again goes on from there. Raises
-    UsageError for a bad recipe or bad data, PlanMismatch when `out` holds a run of another recipe
-    or other corpora, ModelError when a loss is not finite or no checkpoint is fit to be BAD.
+    UsageError for a bad recipe or bad data, PlanMismatch when `out` holds something else,
+    ModelError when a loss is not finite, a checkpoint is damaged or none is fit to be BAD,
+    StorageError when another run holds `out` or a file cannot be read or written.
     """
     recipe = load_recipe(path)
     processes = PartialState(cpu=not torch.cuda.is_available())
+    is_main = processes.is_main_process
     accumulation(recipe.training, processes.num_processes)
     _require_tensorboard(recipe)
-    with processes.main_process_first():  # the others find what it recorded, and agree
-        claim_folder(recipe, data_dir, out)
-        corpus = build_corpus(recipe, data_dir, out)
-    is_main = processes.is_main_process
-    if is_main:
-        write_mixture(recipe, corpus, out)
-    run_training(recipe, corpus, out)
-    if not is_main:
-        return
-    if recipe.bad_gap is None:
-        export_student(recipe, corpus, out)
-    else:
-        export_pair(recipe, corpus, out)
-    write_run_budget(out, corpus.words)
+    with disk_trouble(out), hold_folder(out) if is_main else nullcontext():
+        with processes.main_process_first():  # the others find what it recorded, and agree
+            corpus, model = prepare(recipe, data_dir, out)
+        if is_main:
+            write_mixture(recipe, corpus, out)
+        run_training(recipe, corpus, model, out)
+        if is_main:
+            export = export_student if recipe.bad_gap is None else export_pair
+            export(recipe, corpus, out)
+            write_run_budget(out)
+
+
+def prepare(recipe: Recipe, data_dir: Path, out: Path) -> tuple[Corpus, PreTrainedModel]:
+    """What is trained on what; once both can be had, the recipe is recorded in `out`."""
+    record = record_of(recipe, data_dir)
+    require_same(out, record)
+    corpus = build_corpus(recipe, data_dir, out)
+    model = new_model(recipe, corpus.special)
+    write_record(out, record)
+    return corpus, model
 
 
 def _require_tensorboard(recipe: Recipe) -> None:
     if recipe.training.tensorboard and find_spec("tensorboard") is None:
         raise UsageError("training.tensorboard: pip install tensorboard, or set it to false")
-
-
-def claim_folder(recipe: Recipe, data_dir: Path, out: Path) -> None:
-    """Records the recipe and its text in `out`, or checks that those recorded are the same."""
-    record = out / "recipe.json"
-    corpora = recipe.synthetic.corpora if recipe.synthetic else ()
-    hashes = {corpus.name: manifest_sha256(corpus.path) for corpus in corpora}
-    texts = {source.name: source_sha256(source, data_dir) for source in recipe.sources}
-    record_of: dict[str, Any] = {
-        **recipe.model_dump(mode="json"), "manifests": hashes, "source_sha256": texts
-    }  # fmt: skip
-    if isinstance(recipe.model, Path):  # its content counts, wherever it lies
-        record_of["model"] = read_config(recipe.model, recipe.block_size).to_dict()
-    wanted = json.dumps(record_of, indent=2)
-    if not record.exists():
-        out.mkdir(parents=True, exist_ok=True)
-        record.write_text(wanted)
-    elif record.read_text() != wanted:
-        raise PlanMismatch(
-            f"{out} holds a run of another recipe or other text; name another --out or remove it"
-        )
 
 
 def total_steps(recipe: Recipe) -> int:
@@ -97,7 +84,8 @@ def total_steps(recipe: Recipe) -> int:
 
 
 def write_mixture(recipe: Recipe, corpus: Corpus, out: Path) -> None:
-    """What every stream contributes to the whole run, for the record; says how often it repeats."""
+    """What every stream contributes to the whole run, and the texts in it, for the record; says how
+    often a stream repeats."""
     positions = total_steps(recipe) * recipe.training.batch_blocks
     counts, repeats = corpus.mixture.counts(positions), corpus.mixture.repeats(positions)
     streams = {
@@ -109,8 +97,13 @@ def write_mixture(recipe: Recipe, corpus: Corpus, out: Path) -> None:
         }
         for share, count in zip(corpus.mixture.shares, counts, strict=True)
     }
-    record = {"steps": total_steps(recipe), "sequences": positions, "streams": streams}
-    (out / "mixture.json").write_text(json.dumps(record, indent=2) + "\n")
+    record = {
+        "steps": total_steps(recipe),
+        "sequences": positions,
+        "streams": streams,
+        "texts": {name: text.facts for name, text in corpus.texts.items()},
+    }
+    write_atomic(out / "mixture.json", (json.dumps(record, indent=2) + "\n").encode())
     for name, found in streams.items():
         print(f"{name}: {found['sequences']:,} sequences, read {found['epochs']:.2f} times over")
 
@@ -130,13 +123,15 @@ class Positions(Dataset[dict[str, torch.Tensor]]):
         return dict(zip(("input_ids", "labels"), read_and_taught(block), strict=True))
 
 
-def run_training(recipe: Recipe, corpus: Corpus, out: Path) -> None:
+def run_training(recipe: Recipe, corpus: Corpus, model: PreTrainedModel, out: Path) -> None:
     """Trains to the last step, from the last complete checkpoint if there is one."""
     checkpoints, metrics, steps = out / "checkpoints", out / "metrics.jsonl", total_steps(recipe)
     checkpoints.mkdir(exist_ok=True)
     resume, skipped = last_complete(checkpoints)
     if resume and step_of(resume) == steps:
         return
+    if resume:
+        require_whole(resume)
     arguments = training_arguments(recipe, checkpoints)
     if arguments.process_index == 0:
         for folder in skipped:
@@ -144,11 +139,11 @@ def run_training(recipe: Recipe, corpus: Corpus, out: Path) -> None:
         forget_after(metrics, step_of(resume) if resume else 0)
     disable_progress_bar()  # one per file that is loaded or saved
     tokenizer = for_transformers(corpus.tokenizer, recipe.block_size, corpus.names)
-    words = words_read(corpus, recipe.training.batch_blocks)
+    words = words_read(corpus.mixture, corpus.epoch_words, recipe.training.batch_blocks)
     due = milestone_steps(words, steps) if recipe.training.milestones else {}
     milestones = Milestones(checkpoints, due, words, tokenizer)
     trainer = RunTrainer(
-        new_model(recipe, corpus.special),
+        model,
         recipe.training,
         tokenizer,
         words,

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, PreTrainedModel
 from transformers.configuration_utils import PreTrainedConfig
 
 from cdgen.errors import UsageError
-from cdgen.train.config import Recipe
 from cdgen.train.tokenizer import SpecialIds
+
+if TYPE_CHECKING:
+    from cdgen.train.config import Recipe
 
 
 def new_model(recipe: Recipe, specials: SpecialIds) -> PreTrainedModel:
     """Seeded random weights, float32. Raises UsageError for a config that fits no such model."""
-    config = _model_config(recipe, specials)
+    config = model_config(recipe, specials)
     torch.manual_seed(recipe.seed)
     try:
         model = AutoModelForCausalLM.from_config(
@@ -50,7 +52,7 @@ def _require_causal(model: PreTrainedModel) -> None:
         )
 
 
-def _model_config(recipe: Recipe, specials: SpecialIds) -> PreTrainedConfig:
+def model_config(recipe: Recipe, specials: SpecialIds) -> PreTrainedConfig:
     """The shape is the recipe's; vocabulary and special tokens are those of its tokenizer."""
     tokens: dict[str, Any] = {
         "vocab_size": recipe.vocab_size,

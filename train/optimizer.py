@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.nn import Embedding
 from torch.optim import AdamW, Muon, Optimizer
 from transformers import PreTrainedModel
 
-from cdgen.train.config import Training
+if TYPE_CHECKING:
+    from cdgen.train.config import Training
 
 
 def new_optimizer(model: PreTrainedModel, training: Training) -> Optimizer:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
-import shutil
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM
 
 from cdgen.errors import ModelError
-from cdgen.train.checkpoints import MARKER
+from cdgen.train.checkpoints import mark_complete, require_whole
 from cdgen.train.config import Recipe
 from cdgen.train.corpus import Corpus
 from cdgen.train.tokenizer import for_transformers
@@ -91,10 +92,10 @@ def export_pair(recipe: Recipe, corpus: Corpus, out: Path) -> None:
     for role, step in (("good", good_step), ("bad", bad_step)):
         folder = out / "pair" / role
         checkpoint = out / "checkpoints" / f"checkpoint-{step}"
-        export_checkpoint(checkpoint, folder)
-        shutil.copyfile(checkpoint / MARKER, folder / MARKER)  # which step it is
+        facts = export_checkpoint(checkpoint, folder)
         tokenizer = for_transformers(corpus.tokenizer, recipe.block_size, corpus.names)
         tokenizer.save_pretrained(folder)
+        mark_complete(folder, facts)
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
         losses = validation_losses(model, corpus.validation)
         exported[role] = Exported(step, model.num_parameters(), losses)
@@ -102,32 +103,39 @@ def export_pair(recipe: Recipe, corpus: Corpus, out: Path) -> None:
     (out / "pair" / "README.md").write_text(card, encoding="utf-8")
 
 
-def export_checkpoint(checkpoint: Path, folder: Path) -> None:
+def export_checkpoint(checkpoint: Path, folder: Path) -> dict[str, Any]:
+    """The facts of its marker. Raises ModelError if it is not whole."""
+    facts = require_whole(checkpoint)
     model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=EXPORT_DTYPE)
     model.config.use_cache = True  # Trainer saves False: of use in training only
     model.save_pretrained(folder)
+    return facts
 
 
 def checkpoint_losses(metrics: Path) -> dict[int, float]:
-    """Step to validation loss over all sources; the last line of a step counts."""
+    """Step to validation loss over all sources, where it is finite; the last line of a step
+    counts."""
     losses = {}
     for line in metrics.read_text(errors="replace").splitlines():
         try:
             entry = json.loads(line)
             losses[int(entry["step"])] = float(entry["validation"]["all"])
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, OverflowError):
             continue  # cut short by a kill: the step was run again, or has no checkpoint
-    return losses
+    return {step: loss for step, loss in losses.items() if math.isfinite(loss)}
 
 
 def choose_pair(losses: Mapping[int, float], gap: float) -> tuple[int, int]:
     """(GOOD's step, BAD's step): the least loss, and the last step before it `gap` nats above."""
+    if not losses:
+        raise ModelError("metrics.jsonl has no validation loss of a checkpoint: train again")
     good = min(losses, key=lambda step: (losses[step], step))
     bad = last_behind(losses, good, gap)
     if bad is None:
         raise ModelError(
             f"no checkpoint before step {good} (loss {losses[good]:.3f}) is {gap} nats/token "
-            "above it; lower bad_gap or checkpoint_every in the recipe"
+            "above it: lower bad_gap in the recipe and run the same command again, or train into"
+            " another --out with a lower checkpoint_every"
         )
     return good, bad
 

@@ -18,27 +18,23 @@ from cdgen.corpus import read_manifest
 from cdgen.errors import UsageError
 from cdgen.pair import parse_bad
 from cdgen.plan import Plan
-from cdgen.storage import record_checksum
 from cdgen.train.budget import Budget, Reading, Role, Text, write_budget
 from cdgen.train.checkpoints import MARKER
 from cdgen.train.pair import checkpoint_losses, choose_pair
+from cdgen.train.record import Record, read_record
 from cdgen.train.synthetic import manifest_sha256
 
-TOKENIZERS = ("byte-level", "sentencepiece")  # the kinds that a recipe has made
-_NOT_TEXT = {"name", "licence", "repeat"}  # of a source: they do not change what it says
 
-
-def write_run_budget(run: Path, words: Mapping[str, int]) -> None:
-    """Of a finished run: its tokenizer and its pair or its student. `words` has the source words
-    of every stream's training part, a document counted once."""
-    gap = _json(run / "recipe.json")["bad_gap"]
-    readings = tokenizer_readings(run, words)
+def write_run_budget(run: Path) -> None:
+    """Of a finished run: its tokenizer and its pair or its student."""
+    gap = _record(run).bad_gap
+    readings = tokenizer_readings(run)
     if gap is None:
-        readings += model_readings(run, "student", words)
+        readings += model_readings(run, "student")
     else:
         good, bad = choose_pair(checkpoint_losses(run / "metrics.jsonl"), gap)
-        readings += model_readings(run, "GOOD", words, good)
-        readings += model_readings(run, "BAD", words, bad)
+        readings += model_readings(run, "GOOD", good)
+        readings += model_readings(run, "BAD", bad)
     write_budget(Budget(tuple(readings)), run)
 
 
@@ -56,48 +52,56 @@ def budget_of_pairs(student: Path, pairs: Sequence[Path]) -> Budget:
 def experiment_budget(good: Path, bads: Sequence[str], student: Path) -> Budget:
     """Of the run `student`, on corpora of the checkpoint `good` and of `bads` as --bad names them.
 
-    Raises UsageError where a run has no budget of its own, or a corpus is of other models.
+    Raises UsageError where a run does not say what it read, or a corpus is of other models.
     """
-    recipe, words = _json(student / "recipe.json"), _words(student)
-    mixing = recipe["synthetic"] or {"corpora": []}
-    corpora = [Path(corpus["path"]) for corpus in mixing["corpora"]]
+    record = _record(student)
+    mixed = record.synthetic.corpora if record.synthetic else ()
     models = {"none"} | {_identity(bad) for bad in bads}
-    for corpus, recorded in zip(corpora, recipe["manifests"].values(), strict=True):
-        if manifest_sha256(corpus) != recorded:
-            raise UsageError(f"{corpus}: not the corpus that {student} was trained on")
-        _require_made_by(read_manifest(corpus).plan, corpus, open_checkpoint(good).sha256, models)
-    readings = [*tokenizer_readings(_run_of(good), _words(_run_of(good)))]
-    readings += tokenizer_readings(student, words)
+    for corpus in mixed:
+        if manifest_sha256(corpus.path) != record.manifests[corpus.name]:
+            raise UsageError(f"{corpus.path}: not the corpus that {student} was trained on")
+        plan = read_manifest(corpus.path).plan
+        _require_made_by(plan, corpus.path, open_checkpoint(good).sha256, models)
+    readings = [*tokenizer_readings(_run_of(good))]
+    readings += tokenizer_readings(student)
     readings += _checkpoint_readings(good, "GOOD")
     for bad in bads:
         readings += _checkpoint_readings(parse_bad(bad).folder or good, "BAD")
-    readings += prompt_readings(corpora)
-    return Budget((*dict.fromkeys(readings), *model_readings(student, "student", words)))
+    readings += prompt_readings([corpus.path for corpus in mixed])
+    return Budget((*dict.fromkeys(readings), *model_readings(student, "student")))
 
 
-def model_readings(
-    run: Path, role: Role, words: Mapping[str, int], step: int | None = None
-) -> list[Reading]:
+def model_readings(run: Path, role: Role, step: int | None = None) -> list[Reading]:
     """Of a model of `run`: that of a step, or the last."""
-    recipe, mixture = _json(run / "recipe.json"), _json(run / "mixture.json")
-    texts, steps = _texts(recipe, words), mixture["steps"]
-    readings = []
+    mixture = _json(run / "mixture.json")
+    texts, steps, readings = _texts(mixture, run), mixture["steps"], []
     for name, stream in mixture["streams"].items():
         if stream["sequences"]:
             # `epochs` is sequences / blocks, rounded: blocks are whole, so this is exact.
             blocks = round(stream["sequences"] / stream["epochs"])
             epochs = Fraction(stream["sequences"] * (step or steps), steps * blocks)
-            copies = 1 if texts[name].synthetic else _copies(recipe)
-            readings.append(Reading(role, texts[name], epochs * copies))
+            read = _copies(_record(run), texts) if name == "real" else {texts[name]: 1}
+            readings += [Reading(role, text, epochs * times) for text, times in read.items()]
     return readings
 
 
-def tokenizer_readings(run: Path, words: Mapping[str, int]) -> list[Reading]:
+def tokenizer_readings(run: Path) -> list[Reading]:
     """Of the tokenizer that was made with `run`; none where the recipe names an existing one."""
-    recipe = _json(run / "recipe.json")
-    if recipe["tokenizer"] not in TOKENIZERS:
+    record = _record(run)
+    if isinstance(record.tokenizer, Path):
         return []
-    return [Reading("tokenizer", _texts(recipe, words)["real"], Fraction(_copies(recipe)))]
+    copies = _copies(record, _texts(_json(run / "mixture.json"), run))
+    return [Reading("tokenizer", text, Fraction(times)) for text, times in copies.items()]
+
+
+def _copies(record: Record, texts: Mapping[str, Text]) -> dict[Text, int]:
+    """How often an epoch of the real stream reads each text; two sources may hold the same one."""
+    copies: dict[str, tuple[Text, int]] = {}
+    for source in record.sources:
+        text = texts[source.name]
+        first, times = copies.get(text.sha256, (text, 0))
+        copies[text.sha256] = first, times + source.repeat
+    return dict(copies.values())
 
 
 def prompt_readings(corpora: Sequence[Path]) -> list[Reading]:
@@ -110,17 +114,21 @@ def prompt_readings(corpora: Sequence[Path]) -> list[Reading]:
 
 
 def _checkpoint_readings(checkpoint: Path, role: Role) -> list[Reading]:
-    run = _run_of(checkpoint)
-    return model_readings(run, role, _words(run), _json(checkpoint / MARKER)["step"])
+    return model_readings(_run_of(checkpoint), role, _json(checkpoint / MARKER)["step"])
 
 
 def _run_of(checkpoint: Path) -> Path:
     return checkpoint.resolve().parent.parent  # RUN/checkpoints/checkpoint-N or RUN/pair/good
 
 
-def _words(run: Path) -> dict[str, int]:
-    """Of every stream, as the run's own budget has them."""
-    return {reading["text"]: reading["words"] for reading in _json(run / "budget.json")["readings"]}
+def _texts(mixture: Mapping[str, Any], run: Path) -> dict[str, Text]:
+    """What the run was trained on, by the names of sources and corpora."""
+    try:
+        return {name: Text(name, **facts) for name, facts in mixture["texts"].items()}
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UsageError(
+            f"{run / 'mixture.json'} is of another version of cdgen: run the command of {run} again"
+        ) from error
 
 
 def _identity(bad: str) -> str:
@@ -137,21 +145,10 @@ def _require_made_by(plan: Plan, corpus: Path, good: str, bads: set[str]) -> Non
         raise UsageError(f"{corpus}: made with another {role}; name the one of its manifest.json")
 
 
-def _texts(recipe: Mapping[str, Any], words: Mapping[str, int]) -> dict[str, Text]:
-    sources = [
-        {key: value for key, value in source.items() if key not in _NOT_TEXT}
-        for source in recipe["sources"]
-    ]
-    identity = record_checksum({"sources": sources, "seed": recipe["seed"]})
-    texts = {"real": Text("real", identity, words["real"])}
-    for name, manifest in recipe["manifests"].items():
-        texts[name] = Text(name, manifest, words[name], synthetic=True)
-    return texts
-
-
-def _copies(recipe: Mapping[str, Any]) -> int:
-    """How often an epoch of the real stream reads the source that it repeats most."""
-    return max(int(source.get("repeat", 1)) for source in recipe["sources"])
+def _record(run: Path) -> Record:
+    if (record := read_record(run)) is None:
+        raise UsageError(f"cannot read {run / 'recipe.json'}: expected a run of cdgen train")
+    return record
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -204,9 +204,12 @@ def _candidate(run: Path, folder: Path, losses: Mapping[int, float]) -> Candidat
     if not is_complete(folder):
         raise ModelError(f"{folder}: no {MARKER}, so it was cut short: passed over")
     marker, tokenizer = read_json(folder / MARKER), folder / "tokenizer.json"
-    step = int(marker["step"])
-    # A milestone of words has its own loss: the Trainer may have saved nothing at its step.
-    loss = marker.get("validation", {}).get("all", losses.get(step, math.nan))
+    try:
+        step = int(marker["step"])
+        # A milestone of words has its own loss: the Trainer may have saved nothing at its step.
+        loss = float(marker.get("validation", {}).get("all", losses.get(step, math.nan)))
+    except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
+        raise ModelError(f"{folder / MARKER} is damaged ({error!r}): passed over") from error
     if not math.isfinite(loss):
         raise ModelError(f"{folder}: no finite validation loss in metrics.jsonl: passed over")
     if not tokenizer.is_file():
@@ -217,14 +220,18 @@ def _candidate(run: Path, folder: Path, losses: Mapping[int, float]) -> Candidat
 
 
 def _unfinished(run: Path, last: int) -> list[str]:
-    steps = _record(run / "mixture.json").get("steps", last)
+    try:
+        steps = int(_record(run / "mixture.json").get("steps", last))
+    except (ModelError, TypeError, ValueError, OverflowError):
+        return [f"{run}: mixture.json is damaged, so whether it is finished is not known"]
     return [f"{run}: not finished, at step {last} of {steps}"] if last < steps else []
 
 
 def _held_out(run: Path) -> tuple[object, object]:
     """What decides it."""
     recipe = _record(run / "recipe.json")
-    return recipe.get("sources"), recipe.get("seed")
+    seed = recipe.get("split_seed")
+    return recipe.get("sources"), recipe.get("seed") if seed is None else seed
 
 
 def _record(path: Path) -> dict[str, Any]:

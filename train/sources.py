@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cdgen.corpus_rows import corpus_rows
 from cdgen.documents import (
     SUFFIXES,
     file_texts,
@@ -19,7 +20,6 @@ from cdgen.documents import (
     usable_files,
 )
 from cdgen.errors import UsageError
-from cdgen.finalize import read_batches
 from cdgen.out_folder import is_finalized
 from cdgen.storage import sha256_of
 from cdgen.train.config import Source
@@ -67,13 +67,12 @@ def source_sha256(source: Source, data_dir: Path) -> str:
 def corpus_texts(out: Path) -> Iterator[tuple[str, bool]]:
     """The text of every row of a finalized corpus, and whether it ended at an end-of-text.
 
-    Quarantined rows are left out: they stopped where sampling failed.
+    Quarantined rows are left out: they stopped where sampling failed. Raises StorageError when a
+    file is not as it was finalized.
     """
-    for path in sorted((out / "data").glob("*.parquet")):
-        for table in read_batches(path):
-            for row in table.select(["text", "finish_reason"]).to_pylist():
-                if row["finish_reason"] != "quarantined":
-                    yield row["text"], row["finish_reason"] == "eos"
+    for row in corpus_rows(out, ["text", "finish_reason"]):
+        if row["finish_reason"] != "quarantined":
+            yield row["text"], row["finish_reason"] == "eos"
 
 
 def _find(source: Source, data_dir: Path) -> Path | str:
@@ -85,9 +84,19 @@ def _find(source: Source, data_dir: Path) -> Path | str:
         raise UsageError(f"source {source.name}: {place} is of an unknown kind, not {_EXPECTED}")
     if place.exists():
         return place
+    if Path(name).exists():  # `datasets` would read it
+        raise UsageError(
+            f"source {source.name}: {name} lies in the current folder, but not in --data"
+            f" {data_dir}; move it, or give another --data"
+        )
     if may_be_dataset(name):
         return name
     raise UsageError(f"source {source.name}: cannot read {place}: no such file; is --data right?")
+
+
+def is_synthetic(source: Source, data_dir: Path) -> bool:
+    """Whether it is a corpus of `cdgen generate`."""
+    return _is_corpus(data_dir / source.path)
 
 
 def _is_corpus(place: Path) -> bool:

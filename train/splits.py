@@ -2,14 +2,15 @@
 
 A document's part is a function of the seed and of what the document is: its text, or the work it
 belongs to. So every stage finds the same parts, whatever the order of files and whatever sources
-come and go, and a text that occurs twice is never on both sides.
+come and go. Where sources with different shares, or two works, hold one text, it is held out if any
+of them holds it out: validation wins over prompts, prompts over training.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from cdgen.errors import UsageError
@@ -25,6 +26,43 @@ class Parts:
     train: list[Document] = field(default_factory=list)
     prompts: list[Document] = field(default_factory=list)
     validation: list[Document] = field(default_factory=list)
+
+
+class _Held:
+    """What documents hold: their texts and works."""
+
+    def __init__(self, documents: Iterable[Document]) -> None:
+        self.texts: set[str] = set()
+        self.works: set[str] = set()
+        for document in documents:
+            self.texts.add(document.text)
+            self.works.add(document.work)
+        self.works.discard("")
+
+    def without(self, documents: Sequence[Document]) -> list[Document]:
+        return [d for d in documents if d.text not in self.texts and d.work not in self.works]
+
+
+def split_sources(
+    sources: Sequence[tuple[Source, Sequence[Document]]], seed: int
+) -> tuple[dict[str, Parts], int]:
+    """The parts of every source, by name, and how many documents were left out because they are
+    held out elsewhere. Raises UsageError when that leaves nothing of a part that is asked for."""
+    dealt = {source.name: split_documents(found, source, seed) for source, found in sources}
+    measured = _Held(d for parts in dealt.values() for d in parts.validation)
+    prompting = _Held(d for parts in dealt.values() for d in measured.without(parts.prompts))
+    kept, left_out = {}, 0
+    for name, parts in dealt.items():
+        prompts = measured.without(parts.prompts)
+        train = prompting.without(measured.without(parts.train))
+        if not train or (parts.prompts and not prompts):
+            raise UsageError(
+                f"source {name}: all its documents for {'prompts' if train else 'training'} are"
+                " held out by other sources; give them the same shares, or take one out"
+            )
+        left_out += len(parts.prompts) - len(prompts) + len(parts.train) - len(train)
+        kept[name] = Parts(train, prompts, parts.validation)
+    return kept, left_out
 
 
 def split_documents(documents: Sequence[Document], source: Source, seed: int) -> Parts:

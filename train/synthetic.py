@@ -6,16 +6,21 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from tokenizers import Tokenizer
 
-from cdgen.corpus import read_manifest, render_text
+from cdgen.corpus import read_manifest
+from cdgen.corpus_rows import corpus_rows
 from cdgen.errors import UsageError
-from cdgen.finalize import read_batches
 from cdgen.out_folder import is_finalized
+from cdgen.pair import tokenizer_sha256
+from cdgen.plan import Plan
 from cdgen.storage import sha256_of
+from cdgen.train.data import Document, encode
 from cdgen.train.tokenizer import SpecialIds
 
-_COMPARED = 64  # rows whose text tells whether the corpus has the student's tokenizer
+_COLUMNS = ("tokens", "text", "finish_reason")
+_BETWEEN = "\n\n"  # what `render_text` of a corpus puts between the documents of a row
 
 
 def manifest_sha256(out: Path) -> str:
@@ -27,34 +32,38 @@ def manifest_sha256(out: Path) -> str:
 
 def synthetic_sequences(
     out: Path, tokenizer: Tokenizer, special: SpecialIds
-) -> tuple[list[list[int]], bool]:
-    """Token sequences of the documents in `out`, and whether they had to be tokenized again.
+) -> tuple[list[np.ndarray], list[str]]:
+    """Token sequences of the documents in `out`; and, where its tokens are not the student's, that
+    its text was tokenized again, why, and what is lost by it.
 
-    A row's tokens are split where a document ends; the last one gets no EOS if it was cut off
-    (`finish_reason` length): the model would learn to stop in mid-sentence. Quarantined rows are
-    left out. A corpus of another tokenizer is tokenized from its text, a row being one document.
+    A row's tokens are split where a document ends; the last one gets no EOS if it was cut off: the
+    model would learn to stop in mid-sentence. Quarantined rows are left out. Raises UsageError when
+    no row is left, StorageError when a file is not as it was finalized.
     """
-    rows = list(_rows(out))
-    if not rows:
-        raise UsageError(f"{out}: holds no row that was not quarantined")
-    stops = read_manifest(out).plan.eos_token_ids
-    if _is_its_tokenizer(tokenizer, special, rows[:_COMPARED], stops):
-        return [seq for row in rows for seq in split_row(row["tokens"], stops, special)], False
-    encodings = tokenizer.encode_batch_fast([r["text"] for r in rows], add_special_tokens=False)
-    begin = [] if special.bos is None else [special.bos]
-    return [
-        [*begin, *encoding.ids, *([special.eos] if row["finish_reason"] == "eos" else [])]
-        for encoding, row in zip(encodings, rows, strict=True)
-    ], True
+    plan = read_manifest(out).plan
+    if reason := _why_again(plan, tokenizer, special):
+        documents, notes = _documents(out, plan.eos_token_ids)
+        sequences = encode(tokenizer, special, documents)
+        notes = [f"{reason}, tokenized again from its text", *notes]
+    else:
+        split = (split_row(row["tokens"], plan.eos_token_ids, special) for row in _rows(out))
+        sequences = [np.array(tokens, dtype=np.int32) for row in split for tokens in row]
+        notes = []
+    if not sequences:
+        raise UsageError(f"{out}: holds no text but that of quarantined rows")
+    return sequences, notes
+
+
+def _why_again(plan: Plan, tokenizer: Tokenizer, special: SpecialIds) -> str:
+    if not plan.tokenizer_sha256:
+        return "its manifest does not say which tokenizer made it"
+    if plan.tokenizer_sha256 != tokenizer_sha256(tokenizer):
+        return "another tokenizer's corpus"
+    return "" if special.eos in plan.eos_token_ids else "its documents end with another token"
 
 
 def _rows(out: Path) -> Iterator[dict[str, Any]]:
-    columns = ["tokens", "text", "finish_reason"]
-    for path in sorted((out / "data").glob("*.parquet")):
-        for table in read_batches(path):
-            for row in table.select(columns).to_pylist():
-                if row["finish_reason"] != "quarantined":
-                    yield row
+    return (row for row in corpus_rows(out, _COLUMNS) if row["finish_reason"] != "quarantined")
 
 
 def split_row(
@@ -74,17 +83,46 @@ def split_row(
     return [document for document in documents if document not in empty]
 
 
-def _is_its_tokenizer(
-    tokenizer: Tokenizer,
-    special: SpecialIds,
-    rows: Sequence[dict[str, Any]],
-    stops: Collection[int],
-) -> bool:
-    """Whether the rows' tokens are the rows' text in this tokenizer, and documents end alike."""
-    vocabulary = tokenizer.get_vocab_size(with_added_tokens=True)
-    boundaries = {*stops} if special.bos is None else {*stops, special.bos}
-    return special.eos in stops and all(
-        max(row["tokens"]) < vocabulary
-        and render_text(tokenizer, row["tokens"], boundaries) == row["text"]
-        for row in rows
+def _documents(out: Path, stops: Collection[int]) -> tuple[list[Document], list[str]]:
+    documents: list[Document] = []
+    rows = undivided = 0
+    for row in _rows(out):
+        found = split_text(row["text"], row["tokens"], stops)
+        if found is None:
+            ends = documents_ended(row["tokens"], stops, row["tokens"][0])
+            found = [Document(row["text"], complete=ends[-1])]
+            undivided += 1
+        documents += found
+        rows += 1
+    unknown = (
+        f"{undivided} of {rows} rows hold a blank line within a document, so where their documents"
+        " end is not known: each is one document"
     )
+    return documents, [unknown] * (undivided > 0)
+
+
+def split_text(text: str, tokens: Sequence[int], stops: Collection[int]) -> list[Document] | None:
+    """The documents of a row's text, which blank lines part; the tokens tell how many there are and
+    which of them ended. None where the text has another number of parts."""
+    parts = text.split(_BETWEEN)
+    # A BOS behind the last end is a token of no text. Its id is not known; a row may begin with it.
+    for bos in (None, tokens[0]):
+        ends = documents_ended(tokens, stops, bos)
+        found = [text] if len(ends) <= 1 else parts
+        if len(ends) == len(found):
+            return [Document(t, complete=end) for t, end in zip(found, ends, strict=True) if t]
+    return None if text else []
+
+
+def documents_ended(tokens: Sequence[int], stops: Collection[int], bos: int | None) -> list[bool]:
+    """Of every document of a row that has a token: whether it ended."""
+    ended: list[bool] = []
+    is_open = False
+    for token in tokens:
+        if token in stops or token == bos:
+            if is_open:
+                ended.append(token in stops)
+            is_open = False
+        else:
+            is_open = True
+    return ended + [False] * is_open

@@ -27,7 +27,7 @@ from cdgen.storage import (
     write_record,
 )
 
-_FORMAT = 2  # of the files and of what is made of a source: raise it when either changes
+_FORMAT = 3  # of the files and of what is made of a source: raise it when either changes
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from tokenizers import (
@@ -21,6 +21,7 @@ from transformers import PreTrainedTokenizerFast
 
 from cdgen.checkpoint import read_json, reading
 from cdgen.errors import UsageError
+from cdgen.storage import record_checksum, sha256_of
 
 PAD, BOS, EOS, UNK = "<pad>", "<s>", "</s>", "<unk>"
 PAD_ID, BOS_ID, EOS_ID = 0, 1, 2  # of `train_tokenizer`; of any tokenizer: `special_ids`
@@ -164,6 +165,12 @@ def special_names(folder: Path) -> SpecialNames:
     if not isinstance(eos, str):
         raise UsageError(f"tokenizer: {file} names no eos_token: documents could not end")
     return SpecialNames(pad, bos, eos)
+
+
+def tokenizer_identity(folder: Path) -> str:
+    """A hash of all of an existing tokenizer that a run takes over."""
+    file, names = tokenizer_file(folder), special_names(folder)
+    return record_checksum({"tokenizer.json": sha256_of(file), "special": asdict(names)})
 
 
 def tokenizer_file(folder: Path) -> Path:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -14,8 +14,10 @@ from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 from cdgen.errors import UsageError
 from cdgen.train.callbacks import require_finite
 from cdgen.train.checkpoints import mark_complete
-from cdgen.train.config import Training
 from cdgen.train.optimizer import new_optimizer
+
+if TYPE_CHECKING:
+    from cdgen.train.config import Training
 
 
 class RunTrainer(Trainer):
@@ -54,6 +56,12 @@ class RunTrainer(Trainer):
         for part, name in ((self.optimizer, OPTIMIZER_NAME), (self.lr_scheduler, SCHEDULER_NAME)):
             path = Path(checkpoint, name)
             part.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        """A head that is tied to the embedding has no tensor of its own in the file."""
+        tied = self.bare.all_tied_weights_keys
+        load_result.missing_keys[:] = [k for k in load_result.missing_keys if k not in tied]
+        super()._issue_warnings_after_load(load_result)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         super()._save_checkpoint(model, trial)

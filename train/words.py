@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 
 import numpy as np
 from tokenizers import Tokenizer
 
-from cdgen.train.corpus import Corpus
+from cdgen.train.mixture import Mixture
 from cdgen.train.tokenizer import SpecialNames
 
 _BLOCKS_TOGETHER = 16
 _PARTS_AT_ONCE = 256
 
 
-def words_read(corpus: Corpus, batch_blocks: int) -> Callable[[int], int]:
-    """A function from a number of steps to the words in them, every stream at its mean density."""
-    streams = zip(corpus.mixture.shares, corpus.train, strict=False)  # a share of 0 is left out
-    per_block = [
-        count_words(corpus.tokenizer, corpus.names, blocks) / len(blocks) for _, blocks in streams
-    ]
+def words_read(
+    mixture: Mixture, epoch_words: Sequence[int], batch_blocks: int
+) -> Callable[[int], int]:
+    """A function from a number of steps to the words in them, every stream at the mean density that
+    the words of its epoch give."""
+    # A share of 0 is left out of the mixture.
+    streams = zip(mixture.shares, epoch_words, strict=False)
+    per_block = [words / share.blocks for share, words in streams]
 
     def words(steps: int) -> int:
-        sequences = corpus.mixture.counts(steps * batch_blocks)
+        sequences = mixture.counts(steps * batch_blocks)
         return round(sum(n * each for n, each in zip(sequences, per_block, strict=True)))
 
     return words

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,9 +18,10 @@ from test_loop import RECIPE, write_toy
 from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from cdgen.errors import ModelError, UsageError
+from cdgen.errors import ModelError, StorageError, UsageError
 from cdgen.train import loop
-from cdgen.train.checkpoints import MARKER, last_complete, milestone_steps
+from cdgen.train.callbacks import forget_after
+from cdgen.train.checkpoints import MARKER, last_complete, milestone_steps, require_whole
 from cdgen.train.config import Recipe
 from cdgen.train.corpus import build_corpus
 from cdgen.train.loop import train_recipe
@@ -99,6 +102,91 @@ def test_a_folder_without_its_marker_is_passed_over(
     }
 
 
+@pytest.mark.parametrize(
+    ("file", "harm", "says"),
+    [
+        ("model.safetensors", "cut", r"checkpoint-18/model\.safetensors: 100 bytes, \d+ when"),
+        ("optimizer.pt", "removed", r"checkpoint-18/optimizer\.pt: none bytes, \d+ when"),
+        (MARKER, "[]", r"checkpoint-18/complete\.json must hold a JSON object"),
+        (MARKER, '{"bytes": []}', r"checkpoint-18/complete\.json is damaged"),
+    ],
+)
+def test_a_checkpoint_that_was_harmed_later_is_named(
+    finished: Path, run: Path, file: str, harm: str, says: str
+) -> None:
+    """By a resume, before anything is trained; and by the export of a finished run."""
+    path = run / "checkpoints/checkpoint-18" / file
+    if harm == "removed":
+        path.unlink()
+    else:
+        path.write_bytes(path.read_bytes()[:100] if harm == "cut" else harm.encode())
+    with pytest.raises(ModelError, match=says):
+        require_whole(path.parent)
+    shutil.rmtree(run / "checkpoints/checkpoint-27")
+    with pytest.raises(ModelError, match=says):
+        train_recipe(finished / "recipe.yaml", finished, run)
+
+
+def test_a_checkpoint_of_the_pair_that_was_deleted_is_named(finished: Path, run: Path) -> None:
+    step = json.loads((run / "pair/bad" / MARKER).read_text())["step"]
+    shutil.rmtree(run / f"checkpoints/checkpoint-{step}")
+    with pytest.raises(ModelError, match=f"checkpoint-{step}: no {MARKER}, so it was deleted"):
+        train_recipe(finished / "recipe.yaml", finished, run)
+
+
+def test_the_pair_is_complete_when_it_says_so(finished: Path) -> None:
+    for role in ("good", "bad"):
+        folder = finished / "run/pair" / role
+        assert {"step", "words", "bytes"} == require_whole(folder).keys()
+        files = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
+        assert max(files, key=lambda path: files[path]).name == MARKER
+
+
+FULL_DISK = """
+import resource, sys
+from cdgen.train.__main__ import main
+from cdgen.cli import execute
+from cdgen.train.trainer import RunTrainer
+
+save, limit = RunTrainer._save_checkpoint, int(sys.argv.pop())
+
+def full(self, *args):
+    if self.state.global_step == 18:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+    save(self, *args)
+
+RunTrainer._save_checkpoint = full
+execute(main)
+"""
+
+
+@pytest.mark.parametrize("limit", [10_000, 30_000])  # of the weights; of the optimizer
+def test_a_disk_that_is_full_stops_a_run_that_then_goes_on(
+    finished: Path, tmp_path: Path, limit: int
+) -> None:
+    """No file may grow beyond the limit: the kernel refuses as if the disk were full."""
+    run = tmp_path / "run"
+    paths = ["--config", finished / "recipe.yaml", "--data", finished, "--out", run]
+    command = [sys.executable, "-c", FULL_DISK, *paths, str(limit)]
+    ended = subprocess.run(command, capture_output=True, text=True)
+    assert ended.returncode == StorageError.exit_code, ended.stderr
+    assert "The checkpoints before are kept" in ended.stderr
+    train_recipe(finished / "recipe.yaml", finished, run)
+    for role in ("good", "bad"):
+        weights = Path("pair", role, "model.safetensors")
+        assert (run / weights).read_bytes() == (finished / "run" / weights).read_bytes()
+
+
+def test_a_resume_does_not_speak_of_a_tied_head(
+    finished: Path, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    warned: list[str] = []
+    monkeypatch.setattr("transformers.trainer.logger.warning", warned.append)
+    shutil.rmtree(run / "checkpoints/checkpoint-27")
+    train_recipe(finished / "recipe.yaml", finished, run)
+    assert warned == []
+
+
 def test_no_checkpoint_at_all(tmp_path: Path) -> None:
     assert last_complete(tmp_path) == (None, [])
 
@@ -147,6 +235,17 @@ def test_a_metrics_file_that_a_kill_cut_short_goes_on(finished: Path, run: Path)
     assert timeless(metrics) == timeless(finished / "run/metrics.jsonl")
 
 
+def test_damaged_lines_of_metrics_are_dropped_and_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    metrics = tmp_path / "metrics.jsonl"
+    lines = ['{"step": 1}', "[]", '{"loss": 2}', '{"step": "x"}', "3", '{"step": 9}', '{"st']
+    metrics.write_text("\n".join(lines))
+    forget_after(metrics, 5)
+    assert metrics.read_text() == '{"step": 1}\n'
+    assert "5 lines are damaged or were cut short, dropped" in capsys.readouterr().err
+
+
 def test_milestones_are_those_of_babylm() -> None:
     due = milestone_steps(lambda steps: 1_000_000 * steps, 350)
     assert [step for step in due if step <= 100] == [*range(1, 10), *range(10, 101, 10)]
@@ -176,7 +275,7 @@ def test_words_are_counted_across_blocks_and_documents(
 def test_words_read_are_those_of_the_steps(tmp_path: Path) -> None:
     write_toy(tmp_path)
     corpus = build_corpus(Recipe.model_validate(RECIPE), tmp_path)
-    words = words_read(corpus, 4)
+    words = words_read(corpus.mixture, corpus.epoch_words, 4)
     in_all = count_words(corpus.tokenizer, MADE, corpus.train[0])
     assert words(0) == 0
     assert words(100) == round(400 * in_all / len(corpus.train[0]))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,17 @@ def test_the_demo_recipe_loads() -> None:
         ("training", "steps", 2501, "multiple of checkpoint_every"),
         ("training", "micro_batch_blocks", 3, "multiple of micro_batch_blocks"),
         ("training", "learning_rate", 0, "training.learning_rate"),
+        ("training", "learning_rate", math.inf, "training.learning_rate: .*finite"),
+        ("training", "learning_rate", math.nan, "training.learning_rate"),
+        ("training", "weight_decay", math.inf, "training.weight_decay: .*finite"),
+        ("training", "max_grad_norm", math.inf, "training.max_grad_norm: .*finite"),
+        ("training", "steps", "1e9", "training.steps: .*integer"),
+        ("training", "warmup_steps", 2251, "warmup_steps must be at most steps"),
+        ("model", "hidden_size", 18, "a head's size, must be even"),
+        (None, "bad_gap", math.inf, "bad_gap: .*finite"),
+        (None, "seed", -1, "seed: .*greater than or equal to 0"),
+        (None, "seed", 2**32, "seed: .*less than 4294967296"),
+        (None, "split_seed", -1, "split_seed: .*greater than or equal to 0"),
     ],
 )
 def test_a_wrong_field_is_named(
@@ -51,6 +63,17 @@ def test_two_sources_of_one_name_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "recipe.yaml"
     path.write_text(yaml.safe_dump(recipe))
     with pytest.raises(UsageError, match="different names"):
+        load_recipe(path)
+
+
+@pytest.mark.parametrize("name", ["real", "all"])
+def test_names_that_a_run_uses_itself_are_refused(tmp_path: Path, name: str) -> None:
+    """The stream of all sources; the loss over all of them."""
+    recipe = yaml.safe_load((RECIPES / "demo.yaml").read_text())
+    recipe["sources"][1]["name"] = name
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(recipe))
+    with pytest.raises(UsageError, match=f"{name}: expected another name"):
         load_recipe(path)
 
 

@@ -52,7 +52,8 @@ def same(one: Corpus, other: Corpus) -> bool:
     return (
         all(np.array_equal(a, b) for a, b in zip(one.train, other.train, strict=True))
         and one.tokenizer.to_str() == other.tokenizer.to_str()
-        and one.words == other.words
+        and one.texts == other.texts
+        and one.epoch_words == other.epoch_words
         and list(one.validation) == list(other.validation)
         and all(np.array_equal(one.validation[n], other.validation[n]) for n in one.validation)
     )
@@ -122,7 +123,7 @@ def test_prompts_and_words_are_those_of_the_parts(data: Path, tmp_path: Path) ->
     parts = split_documents(read_documents(source, data), source, 0)
     rows = [json.loads(line) for line in (tmp_path / "run/prompts.jsonl").open(encoding="utf-8")]
     assert [row["text"] for row in rows] == [document.text for document in parts.prompts]
-    assert made.words == {"real": sum(len(d.text.split()) for d in parts.train)}
+    assert made.texts["toys"].words == sum(len(d.text.split()) for d in parts.train)
     (tmp_path / "run/prompts.jsonl").unlink()
     build_corpus(recipe(), data, tmp_path / "run")
     assert len((tmp_path / "run/prompts.jsonl").read_text().splitlines()) == len(rows)
@@ -177,7 +178,10 @@ def test_a_finalized_corpus_is_a_source_and_a_stream(
     documents = read_documents(wanted.sources[1], data)
     assert [(d.text, d.complete) for d in documents] == [(text.strip(), end) for text, end in rows]
     first = build_corpus(wanted, data, tmp_path / "run")
-    assert first.words["cd"] == words > 0
+    assert first.texts["cd"].words == words > 0
+    assert {n: (t.synthetic, t.traced) for n, t in first.texts.items()} == {
+        "toys": (False, True), "read": (True, False), "cd": (True, True)
+    }  # fmt: skip
     before = len(encodings)
     second = build_corpus(wanted, data, tmp_path / "run")
     assert same(first, second) and len(encodings) == before

@@ -77,6 +77,15 @@ def test_one_token_that_ends_and_begins_stands_once_between() -> None:
     assert pack([[5, 2], [6], [7, 2]], 5, without_bos).tolist() == [[5, 2, 6, ~7, 2]]
 
 
+@pytest.mark.parametrize("special", [SPECIAL, ALIKE], ids=["SPECIAL", "ALIKE"])
+def test_what_holds_no_token_is_skipped(special: SpecialIds) -> None:
+    """An empty sequence, or the one token that an empty text, cut off, has left."""
+    texts = [[], [2, 7, 2], [2], [], [2, 8, 2]]
+    expected = [[2, 7, 2, 8, 2]] if special is ALIKE else [[2, 7, 2, 2, 2, 8, 2]]
+    assert pack(texts, len(expected[0]), special).tolist() == expected
+    assert pack([[], []], 4, special).shape == (0, 4)
+
+
 @given(DOCUMENTS)
 def test_encoding_in_batches_changes_nothing(documents: list[Document]) -> None:
     special = special_ids(TOKENIZERS[0])

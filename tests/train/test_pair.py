@@ -126,6 +126,8 @@ def test_runs_on_other_splits_of_the_text_are_noted(write_run: WriteRun) -> None
         (run / "recipe.json").write_text(json.dumps({"seed": number, "sources": []}))
     (note,) = select_pair([base, seed], 0.5).notes
     assert note == f"{seed}: other text held out than by {base}: losses compare roughly"
+    (seed / "recipe.json").write_text(json.dumps({"seed": 2, "split_seed": 1, "sources": []}))
+    assert select_pair([base, seed], 0.5).notes == ()
 
 
 def test_checkpoints_that_are_of_no_use_are_noted(write_run: WriteRun) -> None:
@@ -147,6 +149,27 @@ def test_checkpoints_that_are_of_no_use_are_noted(write_run: WriteRun) -> None:
         assert says in note
 
 
+@pytest.mark.parametrize(
+    "marker",
+    ["[]", "{}", '{"step": "x"}', '{"step": []}', '{"step": 1e999}', '{"step": 6, "validation": 3}',
+     '{"step": 6, "validation": {"all": "x"}}', '{"step": 6, "validation": {"all": null}}'],
+)  # fmt: skip
+def test_a_marker_that_was_damaged_is_noted(write_run: WriteRun, marker: str) -> None:
+    run = write_run("base", {**BASE, 6: 2.0})
+    (run / "checkpoints/checkpoint-6" / MARKER).write_text(marker)
+    chosen = select_pair([run], 0.5)
+    assert chosen.good.step == 4
+    assert "checkpoint-6/complete.json" in chosen.notes[0]
+
+
+def test_a_mixture_that_was_damaged_is_noted(write_run: WriteRun) -> None:
+    run = write_run("base", BASE)
+    for content in ("", "[]", '{"steps": []}', '{"steps": "x"}'):
+        (run / "mixture.json").write_text(content)
+        (note,) = select_pair([run], 0.5).notes
+        assert note == f"{run}: mixture.json is damaged, so whether it is finished is not known"
+
+
 def test_milestones_of_words_count_once_with_a_checkpoint_of_their_step(
     write_run: WriteRun,
 ) -> None:
@@ -166,7 +189,8 @@ def test_a_line_of_metrics_cut_by_a_kill_is_passed_over(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_text(
         '{"step": 1, "validation": {"all": 3}}\n{"step": 2, "valid\n[]\n{"step": 3}\n'
-        '{"step": 1, "validation": {"all": 2.5}}\n'
+        '{"step": 1, "validation": {"all": 2.5}}\n{"step": 1e999, "validation": {"all": 3}}\n'
+        '{"step": 4, "validation": {"all": NaN}}\n{"step": 5, "validation": []}\n3\n'
     )
     assert checkpoint_losses(path) == {1: 2.5}
 

@@ -73,15 +73,28 @@ def test_a_folder_and_a_data_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert source_sha256(source("some/name"), tmp_path) != before
 
 
+def test_a_source_never_comes_from_the_current_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`datasets` would take the folder for the data set of that name."""
+    here, data = tmp_path / "here", tmp_path / "data"
+    (here / "books").mkdir(parents=True)
+    data.mkdir()
+    write(here / "books", "wrong.txt", "One.")
+    monkeypatch.chdir(here)
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: pytest.fail("it was asked"))
+    for read in (read_documents, source_sha256):
+        with pytest.raises(UsageError, match="books lies in the current folder, but not in --data"):
+            read(source("books"), data)
+    assert read_documents(source("books"), here) == [Document("One.")]
+
+
 def test_rows_of_a_finalized_corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    data = tmp_path / "corpus" / "data"
-    data.mkdir(parents=True)
-    reasons = ["eos", "length", "quarantined"]
-    pq.write_table(
-        pa.table({"text": ["One.", "Two", "Thr"], "finish_reason": reasons}), data / "0.parquet"
-    )
+    reasons = zip(["One.", "Two", "Thr"], ["eos", "length", "quarantined"], strict=True)
+    rows = [{"text": text, "finish_reason": reason} for text, reason in reasons]
+    monkeypatch.setattr("cdgen.train.sources.corpus_rows", lambda out, columns: iter(rows))
+    (tmp_path / "corpus").mkdir()
     (tmp_path / "corpus/manifest.json").write_text("{}")
-    monkeypatch.setattr("cdgen.train.sources.is_finalized", lambda out: True)
     assert read_documents(source("corpus"), tmp_path) == [
         Document("One."), Document("Two", complete=False),
     ]  # fmt: skip

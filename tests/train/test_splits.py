@@ -14,13 +14,14 @@ from cdgen.errors import UsageError
 from cdgen.prompts import read_documents as read_prompts
 from cdgen.train.config import Source
 from cdgen.train.data import Document
-from cdgen.train.splits import Parts, prompt_lines, split_documents
+from cdgen.train.splits import Parts, prompt_lines, split_documents, split_sources
 
 DOCUMENTS = [Document(f"text {i}") for i in range(4000)]
 
 
 def source(**fields: Any) -> Source:
-    return Source(name="source", path=Path("a.txt"), licence="none", split="rows", **fields)
+    fixed = {"name": "source", "path": Path("a.txt"), "licence": "none", "split": "rows"}
+    return Source.model_validate({**fixed, **fields})
 
 
 def texts(documents: list[Document]) -> set[str]:
@@ -69,6 +70,58 @@ def test_chapters_of_a_book_and_copies_of_a_text_stay_together() -> None:
     parts = split_documents(chapters + copies, source(validation=0.2, prompts=0.2), seed=0)
     found = [{d.identity for d in part} for part in (parts.train, parts.prompts, parts.validation)]
     assert sum(map(len, found)) == 90
+
+
+def test_a_text_of_two_sources_is_never_trained_on_and_held_out() -> None:
+    """Each has its own shares; the second has some of the texts as chapters of books too."""
+    few = source(name="few", validation=0.2, prompts=0.1)
+    books = [Document(f"text {i}", f"book {i % 40}") for i in range(2000)]
+    given = [
+        (few, DOCUMENTS[:3000]),
+        (source(name="more", validation=0.05, prompts=0.3), books + DOCUMENTS[1000:]),
+        (source(name="whole", validation=0, prompts=0), DOCUMENTS),
+    ]
+    parts, left_out = split_sources(given, 0)
+    in_any: dict[str, set[str]] = {
+        name: set().union(*(texts(getattr(p, name)) for p in parts.values()))
+        for name in ("train", "prompts", "validation")
+    }
+    assert in_any["train"] and in_any["prompts"]
+    assert not in_any["train"] & (in_any["prompts"] | in_any["validation"])
+    assert not in_any["prompts"] & in_any["validation"]
+    held = in_any["prompts"] | in_any["validation"]
+    assert len(parts["whole"].train) == sum(d.text not in held for d in DOCUMENTS)
+    # Validation is as each source deals it; what is missing is what was left out.
+    assert parts["few"].validation == split_documents(DOCUMENTS[:3000], few, 0).validation
+    dealt = sum(len(documents) for _, documents in given)
+    kept = sum(len(p.train) + len(p.prompts) + len(p.validation) for p in parts.values())
+    assert left_out == dealt - kept > 0
+
+
+def test_a_work_that_one_source_holds_out_is_not_trained_on_under_another() -> None:
+    first, second = ([Document(f"{n} {i}", f"book {i % 9}") for i in range(90)] for n in "ab")
+    shares = {"validation": 0.4, "prompts": 0}
+    parts, left_out = split_sources(
+        [(source(name="a", **shares), first), (source(name="b", validation=0, prompts=0), second)],
+        0,
+    )
+    held_out = {document.work for document in parts["a"].validation}
+    assert held_out and left_out == sum(document.work in held_out for document in second)
+    assert not held_out & {document.work for document in parts["b"].train}
+
+
+def test_sources_of_the_same_shares_leave_nothing_out() -> None:
+    given = [(source(name="a"), DOCUMENTS), (source(name="b"), DOCUMENTS[::-1])]
+    parts, left_out = split_sources(given, 0)
+    assert left_out == 0
+    assert parts["a"] == split_documents(DOCUMENTS, source(), 0)
+
+
+def test_a_source_that_another_holds_out_in_whole_is_refused() -> None:
+    held_out = split_documents(DOCUMENTS, source(), 0).validation
+    given = [(source(name="a"), DOCUMENTS), (source(name="b", validation=0, prompts=0), held_out)]
+    with pytest.raises(UsageError, match="source b: all its documents for training are held out"):
+        split_sources(given, 0)
 
 
 @pytest.mark.parametrize(

@@ -126,7 +126,7 @@ def test_other_corpora_are_another_run(
         ({"ratio": 1.0}, "less than 1"),
         ({"ratio": -0.1}, "greater than or equal to 0"),
         ({"corpora": []}, "at least 1"),
-        ({"corpora": [{"name": "real", "path": "x"}]}, "different names"),
+        ({"corpora": [{"name": "real", "path": "x"}]}, "real: expected another name"),
         ({"mode": "mix"}, "replace"),
     ],
 )
