@@ -63,9 +63,13 @@ def toys() -> compiled_kernels.Calls:
 
 
 @pytest.fixture(scope="module")
-def toy_codes() -> dict[str, list[dict[str, Any]]]:  # by call, one per capability
+def toy_codes(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> dict[str, list[dict[str, Any]]]:  # by call, one per capability
     """From a process of its own: in this one the toys may be there to be interpreted."""
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    # Code in the user's cache may name the files of another checkout.
+    environment["TRITON_CACHE_DIR"] = str(tmp_path_factory.mktemp("triton"))
     run = subprocess.run(
         [sys.executable, __file__], env=environment, stdout=subprocess.PIPE, check=True
     )
