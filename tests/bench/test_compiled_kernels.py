@@ -28,6 +28,7 @@ from cdgen.bench.compiled_kernels import (
     Variant,
     split_page,
 )
+from cdgen.bench.kernel_calls import OPS, Calls
 
 # Each of the two fixtures compiles for a while, and other processes may hold the cores.
 pytestmark = pytest.mark.timeout(900)
@@ -53,7 +54,7 @@ def sort(x, out, BLOCK: tl.constexpr):
     tl.store(out + lane, tl.sort(tl.load(x + lane)))
 
 
-def toys() -> compiled_kernels.Calls:
+def toys() -> Calls:
     x, out = torch.empty(4, 8192, dtype=torch.bfloat16), torch.empty(4, 8192)
     yield "every logit", lambda: row_max[(4,)](x, out, 4096, 1, BLOCK=2048)
     yield "every other logit", lambda: row_max[(4,)](x, out, 4096, 2, BLOCK=2048)
@@ -153,6 +154,6 @@ def test_page_without_markers_is_refused() -> None:
 
 
 if __name__ == "__main__":
-    compiled_kernels.OPS["toys"] = toys
+    OPS["toys"] = toys
     found = [v for c in CAPABILITIES for v in compiled_kernels.inspect("toys", c)]
     print(json.dumps([asdict(v) for v in found]))

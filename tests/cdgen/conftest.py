@@ -6,11 +6,14 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
+# What asks for a backend.
+OPS = ("decode_attention", "decoder_ops", "layer_norm", "gelu", "sample_contrastive")
 WORDS = ["<s>", "</s>", *(f"w{number}" for number in range(2, 48))]
 
 
@@ -110,6 +113,25 @@ def tiny_others(
     return {name: folder / name for name in configs}
 
 
+@pytest.fixture
+def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Triton's kernels, interpreted, and a GPU's matrix products, on CPU tensors."""
+    from cdgen.linear import DenseLinear, StackedLinear
+
+    if torch.cuda.is_available():
+        pytest.skip("here Triton compiles, for CUDA tensors alone")
+
+    def of_a_gpu(weight: torch.Tensor, bias: torch.Tensor | None, rows: int) -> Any:
+        return (StackedLinear if weight.dim() == 3 else DenseLinear)(weight, bias)
+
+    for op in OPS:
+        monkeypatch.setattr(f"cdgen.kernels.{op}.choose_backend", lambda *_: "triton")
+    for module in ("decoder", "decoder_parts", "gpt2", "gpt_neox"):
+        monkeypatch.setattr(f"cdgen.{module}.linear", of_a_gpu)
+    # Programs that find nothing to do, one after the other.
+    monkeypatch.setattr("cdgen.kernels.gpu.sample_contrastive.HEAD_PROGRAMS", 1)
+
+
 @pytest.fixture(autouse=True)
 def reference_where_nothing_is_built(
     request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
@@ -122,7 +144,7 @@ def reference_where_nothing_is_built(
     ):
         return
     choose = dispatch.choose_backend
-    for op in ("decode_attention", "decoder_ops", "layer_norm", "gelu", "sample_contrastive"):
+    for op in OPS:
         monkeypatch.setattr(
             f"cdgen.kernels.{op}.choose_backend",
             lambda device, name=None: choose(device, name or _on(device)),

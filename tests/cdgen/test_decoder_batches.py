@@ -16,7 +16,6 @@ from cdgen.decoder import Decoder, Dropout
 from cdgen.decoder_parts import DecoderConfig
 from cdgen.decoder_weights import lean_config
 from cdgen.errors import UsageError
-from cdgen.linear import DenseLinear, Linear, StackedLinear
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -215,21 +214,6 @@ def test_the_cpu_computes_in_fp32(numbers: dict[str, torch.dtype], load: Load) -
     shape, tensors = load("llama")
     with pytest.raises(UsageError, match="dtype: expected float32 on the CPU"):
         Decoder(shape, [tensors], SLOTS, CAPACITY, **numbers)
-
-
-@pytest.fixture
-def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Triton's kernels, interpreted, and a GPU's matrix products, on CPU tensors."""
-    if torch.cuda.is_available():
-        pytest.skip("here Triton compiles, for CUDA tensors alone")
-
-    def of_a_gpu(weight: torch.Tensor, bias: torch.Tensor | None, rows: int) -> Linear:
-        return (StackedLinear if weight.dim() == 3 else DenseLinear)(weight, bias)
-
-    for module in ("decode_attention", "decoder_ops", "gelu", "layer_norm"):
-        monkeypatch.setattr(f"cdgen.kernels.{module}.choose_backend", lambda *_: "triton")
-    for module in ("decoder", "decoder_parts", "gpt2", "gpt_neox"):
-        monkeypatch.setattr(f"cdgen.{module}.linear", of_a_gpu)
 
 
 @pytest.mark.parametrize("kind", ["alone", "stacked", "paired"])

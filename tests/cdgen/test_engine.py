@@ -445,3 +445,35 @@ def test_models_stacked_in_one_decoder_write_what_they_write_apart(
     expected = by_id(apart.generate(UNIVERSE))
     assert by_id(stacked.generate(UNIVERSE)) == expected
     assert {s.finish_reason for s in expected.values()} == {"eos", "length"}
+
+
+@pytest.mark.parametrize("kind", ["twin", "two shapes"])
+def test_the_gpu_path_interpreted(
+    kind: str,
+    tiny_pair: Any,
+    tiny_twin: Any,
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The whole engine on Triton's kernels, stacked models, two launches behind, prompts in
+    batches. Sums run in another order: the same tokens but for near ties, and there are none."""
+    monkeypatch.setattr("cdgen.engine.PREFILL_ROWS", 4)
+    limits, requests, found = Limits(4, (1,), True), UNIVERSE[:6], []
+    for on_gpu in (False, True):
+        if on_gpu:
+            request.getfixturevalue("as_on_a_gpu")
+        if kind == "twin":
+            folders = [open_checkpoint(folder) for folder in (tiny_pair.good, tiny_twin)]
+            shape = lean_config(folders[0].config, CAPACITY)
+            assert shape is not None
+            tensors = [load_tensors(folder, torch.float32) for folder in folders]
+            models = (Decoder(shape, tensors, 4, CAPACITY), None)
+        else:
+            models = (load_lean(tiny_pair.good, 4), load_lean(tiny_pair.bad, 4))
+        options = {"steps": 2, "ahead": 2, "prefills": True} if on_gpu else {}
+        engine = SlotEngine(*models, CD, limits, SEED, 48, logprobs=True, **options)
+        found.append(by_id(engine.generate(requests)))
+    cpu, gpu = found
+    for sequence_id, sequence in cpu.items():
+        assert gpu[sequence_id].tokens == sequence.tokens
+        assert gpu[sequence_id].good_logprob == pytest.approx(sequence.good_logprob, abs=1e-4)
