@@ -70,7 +70,7 @@ def status(out: Path) -> Status:
             if entry := read_range(out, plan, index):
                 done, counts = done + 1, counts + entry.counts
     now = time.time()
-    workers = _read_heartbeats(out)
+    workers = () if finalized else _read_heartbeats(out)  # nobody works on it any more
     rate = sum(w.tokens_per_second for w in workers if now - w.time < ALIVE_SECONDS)
     per_row = counts.new_tokens / counts.rows if counts.rows else plan.max_new_tokens
     left = (plan.num_sequences - counts.rows) * per_row

@@ -74,13 +74,17 @@ def evaluate(config: EvalConfig) -> Outcome:
             make_room(config.out)
         display = held.enter_context(Display(len(checkpoints)))
         run = _Run(config.data, tasks, mode, device, display, outcome)
+        scored = 0
         for named, folder in zip(checkpoints, outcome.folders, strict=True):
             try:
                 run.checkpoint(named, folder)
+                scored += 1
             except ModelError as error:
                 # Without its traceback, whose frames would keep the model in memory.
                 outcome.failed[named.name] = error.with_traceback(None)
-        write_tables(config.out, outcome.folders)
+        # Where nothing could be scored, the tables of an earlier call stay.
+        if scored or not (config.out / "results.md").exists():
+            write_tables(config.out, outcome.folders)
     return outcome
 
 

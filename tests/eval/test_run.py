@@ -876,3 +876,11 @@ def test_on_a_terminal(run: Run, llama: Path, monkeypatch: pytest.MonkeyPatch) -
     ended = run(llama)
     assert ended.code == 0
     assert "llama (1/1)" in ended.err and "ewok_fast  acc" in ended.err
+
+
+def test_a_call_that_scores_nothing_leaves_the_tables(run: Run, llama: Path, out: Path) -> None:
+    assert run(llama, tasks="blimp_fast").code == 0
+    before = {name: (out / name).read_bytes() for name in ("results.md", "curve.csv")}
+    ended = run(llama.parent / "nowhere", tasks="blimp_fast")
+    assert ended.code == 4 and "no such folder" in ended.err
+    assert before == {name: (out / name).read_bytes() for name in before}
