@@ -19,9 +19,8 @@ ROWS, CAPACITY = 4, 512
 Calls = Iterator[tuple[str, Callable[[], object]]]
 
 
-def rms_norm_calls() -> Calls:
-    from cdgen.kernels.gpu.decoder_ops import rms_norm
-
+def _norm_inputs() -> Iterator[tuple[str, torch.Tensor, torch.Tensor | None, torch.Tensor]]:
+    """A call's name, x, delta and a weight."""
     for dtype, width, adds in [
         *((dtype, 768, True) for dtype in NAMES),
         (BF16, 768, False),
@@ -30,7 +29,14 @@ def rms_norm_calls() -> Calls:
     ]:
         x, weight = torch.empty(ROWS, width, dtype=dtype), torch.empty(1, width, dtype=dtype)
         name = f"{NAMES[dtype]}, D {width}{', x + delta' if adds else ''}"
-        yield name, partial(rms_norm, x, torch.empty_like(x) if adds else None, weight, 1e-6)
+        yield name, x, torch.empty_like(x) if adds else None, weight
+
+
+def rms_norm_calls() -> Calls:
+    from cdgen.kernels.gpu.decoder_ops import rms_norm
+
+    for name, x, delta, weight in _norm_inputs():
+        yield name, partial(rms_norm, x, delta, weight, 1e-6)
 
 
 def rotary_to_cache_calls() -> Calls:
@@ -75,15 +81,7 @@ def swiglu_calls() -> Calls:
 def layer_norm_calls() -> Calls:
     from cdgen.kernels.gpu.layer_norm import layer_norm
 
-    for dtype, width, adds in [
-        *((dtype, 768, True) for dtype in NAMES),
-        (BF16, 768, False),
-        (BF16, 576, True),
-        (BF16, 4096, True),
-    ]:
-        x, weight = torch.empty(ROWS, width, dtype=dtype), torch.empty(1, width, dtype=dtype)
-        name = f"{NAMES[dtype]}, D {width}{', x + delta' if adds else ''}"
-        delta = torch.empty_like(x) if adds else None
+    for name, x, delta, weight in _norm_inputs():
         yield name, partial(layer_norm, x, delta, weight, weight.clone(), 1e-5)
 
 

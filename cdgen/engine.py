@@ -109,8 +109,8 @@ class SlotEngine:
     def _refill(self, waiting: Iterator[Request]) -> None:
         """Puts the next requests into the slots that are free; where prompts go through the models
         in batches, once a batch is full or nothing else is left to do."""
-        free = self.rows.count(None)
-        if self.prefills and free < min(PREFILL_ROWS, len(self.rows)):
+        wanted = min(PREFILL_ROWS, len(self.rows)) if self.prefills else 1
+        if self.rows.count(None) < wanted:
             return
         admitted = []
         for row, current in enumerate(self.rows):

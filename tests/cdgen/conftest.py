@@ -164,6 +164,39 @@ def prompts(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.fixture
+def generate_200(
+    cdgen: Callable[..., Any], tiny_pair: PairFolders, prompts: Path
+) -> Callable[..., Any]:
+    """`cdgen generate` of 5 x 40 sequences of at most 20 new tokens into the given folder."""
+
+    def run(out: Path, *more: object) -> Any:
+        return cdgen(
+            "generate", "--good", tiny_pair.good, "--bad", tiny_pair.bad, "--prompts", prompts,
+            "--out", out, "--max-new-tokens", 20, "--num-sequences", 40, "--prompt-tokens", 4,
+            *more,
+        )  # fmt: skip
+
+    return run
+
+
+@pytest.fixture
+def small_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One on which more than 32 slots run out of memory."""
+    from cdgen.decoder import Decoder
+
+    make = Decoder.__init__
+
+    def construct(
+        self: Decoder, shape: Any, models: Any, slots: int, *more: Any, **kw: Any
+    ) -> None:
+        if slots > 32:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 GiB")
+        make(self, shape, models, slots, *more, **kw)
+
+    monkeypatch.setattr(Decoder, "__init__", construct)
+
+
 @pytest.fixture(scope="session")
 def published() -> Callable[[Path], dict[str, bytes]]:
     """Every file of a finalized corpus that is published, by name."""

@@ -147,18 +147,6 @@ def test_a_step_that_fails_joins_its_streams(monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.fixture
-def generate(cdgen: Callable[..., Any], tiny_pair: Any, prompts: Path) -> Callable[..., Any]:
-    def run(out: Path, *more: object) -> Any:
-        return cdgen(
-            "generate", "--good", tiny_pair.good, "--bad", tiny_pair.bad, "--prompts", prompts,
-            "--out", out, "--max-new-tokens", 20, "--num-sequences", 40, "--prompt-tokens", 4,
-            *more,
-        )  # fmt: skip
-
-    return run
-
-
-@pytest.fixture
 def small_prefill(monkeypatch: pytest.MonkeyPatch) -> None:
     """A device on which the prompts of more than 32 slots run out of memory; steps do not."""
     make = SlotEngine.__post_init__
@@ -176,26 +164,18 @@ def small_prefill(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_slots_whose_prompts_do_not_fit_are_halved(
-    generate: Callable[..., Any], tmp_path: Path, small_prefill: None
+    generate_200: Callable[..., Any], tmp_path: Path, small_prefill: None
 ) -> None:
-    ended = generate(tmp_path / "out")
+    ended = generate_200(tmp_path / "out")
     assert "64 slots do not fit into the device: trying 32" in ended.err
 
 
 def test_a_run_with_halved_slots_resumes_by_the_same_command(
-    generate: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    generate_200: Callable[..., Any], tmp_path: Path, small_device: None
 ) -> None:
-    make = Decoder.__init__
-
-    def construct(self: Any, shape: Any, models: Any, slots: int, *more: Any, **kw: Any) -> None:
-        if slots > 32:
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 GiB")
-        make(self, shape, models, slots, *more, **kw)
-
-    monkeypatch.setattr(Decoder, "__init__", construct)
     command = (tmp_path / "out", "--range-size", 64)
-    assert generate(*command).code == 0
-    assert generate(*command).code == 0
+    assert generate_200(*command).code == 0
+    assert generate_200(*command).code == 0
 
 
 @pytest.mark.parametrize(
@@ -206,7 +186,7 @@ def test_a_run_with_halved_slots_resumes_by_the_same_command(
     ],
 )
 def test_a_gpu_that_triton_or_cublas_finds_lost_costs_the_range_at_hand(
-    generate: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, message: str
+    generate_200: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, message: str
 ) -> None:
     """Both raise RuntimeError; between graphs, prefilling calls them."""
     through = SlotEngine.generate
@@ -216,15 +196,15 @@ def test_a_gpu_that_triton_or_cublas_finds_lost_costs_the_range_at_hand(
         raise RuntimeError(message)
 
     monkeypatch.setattr(SlotEngine, "generate", failing)
-    assert generate(tmp_path / "out").code == 75
+    assert generate_200(tmp_path / "out").code == 75
 
 
 def test_workers_on_the_cpu_where_gpus_are_hidden(
-    generate: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    generate_200: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     flags = ("--device", "cpu", "--workers", 2, "--range-size", 16)
-    assert generate(tmp_path / "out", *flags).code == 0
+    assert generate_200(tmp_path / "out", *flags).code == 0
 
 
 # ---- a machine with a GPU and no build ----------------------------------------------------------

@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from cdgen import engines
-from cdgen.decoder import Decoder
 from cdgen.device import choose_device, choose_dtypes
 from cdgen.engine import SlotEngine
 from cdgen.errors import ModelError, UsageError
@@ -21,18 +20,6 @@ from cdgen.sequences import Request, Sequence
 from cdgen.status import status
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-@pytest.fixture
-def generate(cdgen: Callable[..., Any], tiny_pair: Any, prompts: Path) -> Callable[..., Any]:
-    def run(out: Path, *more: object) -> Any:
-        return cdgen(
-            "generate", "--good", tiny_pair.good, "--bad", tiny_pair.bad, "--prompts", prompts,
-            "--out", out, "--max-new-tokens", 20, "--num-sequences", 40, "--prompt-tokens", 4,
-            *more,
-        )  # fmt: skip
-
-    return run
 
 
 # ---- what auto means ---------------------------------------------------------------------------
@@ -61,9 +48,9 @@ def test_fp8_needs_a_gpu_that_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
-def test_a_device_that_is_not_there(generate: Callable[..., Any], tmp_path: Path) -> None:
+def test_a_device_that_is_not_there(generate_200: Callable[..., Any], tmp_path: Path) -> None:
     assert choose_device("auto") == "cpu"
-    ended = generate(tmp_path / "out", "--device", "cuda")
+    ended = generate_200(tmp_path / "out", "--device", "cuda")
     assert (ended.code, ended.err) == (
         2,
         "cdgen: --device cuda: PyTorch sees no CUDA device here\n",
@@ -99,47 +86,32 @@ def test_auto_slots_are_what_the_memory_holds(
 
 
 def test_slots_that_do_not_fit_are_refused_before_anything_is_loaded(
-    generate: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    generate_200: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """16 x 3 layers x 2 heads of 8 x 24 tokens, keys and values of 4 bytes: 147,456 bytes."""
     monkeypatch.setattr(engines, "free_bytes", lambda _: 147_455)
     monkeypatch.setattr(engines, "load_tensors", None)
-    ended = generate(tmp_path / "out", "--slots", 16)
+    ended = generate_200(tmp_path / "out", "--slots", 16)
     assert ended.code == 4
     assert "16 slots x 24 tokens need 0.00 GiB (kv 0.00), 0.00 GiB are free" in ended.err
     assert not (tmp_path / "out").exists()
 
 
-@pytest.fixture
-def small_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One on which more than 32 slots run out of memory."""
-    make = Decoder.__init__
-
-    def construct(
-        self: Decoder, shape: Any, models: Any, slots: int, *more: Any, **kw: Any
-    ) -> None:
-        if slots > 32:
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 GiB")
-        make(self, shape, models, slots, *more, **kw)
-
-    monkeypatch.setattr(Decoder, "__init__", construct)
-
-
 def test_out_of_memory_halves_the_slots_and_says_so(
-    generate: Callable[..., Any], tmp_path: Path, small_device: None
+    generate_200: Callable[..., Any], tmp_path: Path, small_device: None
 ) -> None:
-    ended = generate(tmp_path / "out")
+    ended = generate_200(tmp_path / "out")
     assert ended.code == 0, ended.err
     assert "64 slots do not fit into the device: trying 32" in ended.err
     plan = read_plan(tmp_path / "out")
     assert (plan.slots, plan.range_size) == (32, 8 * 32)
-    assert generate(tmp_path / "out").code == 0  # the plan's slots, not 64 again
+    assert generate_200(tmp_path / "out").code == 0  # the plan's slots, not 64 again
 
 
 def test_out_of_memory_with_slots_that_were_asked_for(
-    generate: Callable[..., Any], tmp_path: Path, small_device: None
+    generate_200: Callable[..., Any], tmp_path: Path, small_device: None
 ) -> None:
-    ended = generate(tmp_path / "out", "--slots", 48)
+    ended = generate_200(tmp_path / "out", "--slots", 48)
     assert ended.code == 4
     assert "48 slots do not fit into the device's memory" in ended.err
     assert not (tmp_path / "out").exists()
@@ -150,14 +122,14 @@ def test_out_of_memory_with_slots_that_were_asked_for(
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError, torch.AcceleratorError])
 def test_a_device_that_fails_costs_the_range_at_hand(
-    generate: Callable[..., Any],
+    generate_200: Callable[..., Any],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     published: Callable[[Path], dict[str, bytes]],
     error: type[Exception],
 ) -> None:
     ranges = ("--range-size", 32)
-    assert generate(tmp_path / "whole", *ranges).code == 0
+    assert generate_200(tmp_path / "whole", *ranges).code == 0
     through, calls = SlotEngine.generate, []
 
     def failing(self: SlotEngine, requests: Iterator[Request]) -> Iterator[Sequence]:
@@ -169,9 +141,9 @@ def test_a_device_that_fails_costs_the_range_at_hand(
 
     with monkeypatch.context() as patched:
         patched.setattr(SlotEngine, "generate", failing)
-        ended = generate(tmp_path / "failed", *ranges)
+        ended = generate_200(tmp_path / "failed", *ranges)
     assert ended.code == 75
     assert "Run the same command again to go on" in ended.err and "launch failure" in ended.err
     assert status(tmp_path / "failed").ranges_done == 2
-    assert generate(tmp_path / "failed", *ranges).code == 0
+    assert generate_200(tmp_path / "failed", *ranges).code == 0
     assert published(tmp_path / "failed") == published(tmp_path / "whole")
