@@ -26,7 +26,7 @@ OUT ?= bench/results
 	bench-gpu-generate bench-gpu-eval kernels-table
 
 demo: $(READY)
-	$(PYTHON) -m cdgen.demo out/demo
+	$(PYTHON) -m cdgen.cli.demo out/demo
 
 # A file of tests stays on one of the two processes: its fixtures are made once.
 test: $(READY)
@@ -41,7 +41,7 @@ check: $(READY) types
 # The checkout's folders as the package that the wheel makes of them, for who follows files.
 package:
 	rm -rf build/package && mkdir -p build/package/cdgen
-	ln -s $(CURDIR)/cdgen/*.py $(CURDIR)/cdgen/py.typed build/package/cdgen/
+	ln -s $(CURDIR)/cdgen/* build/package/cdgen/
 	ln -s $(CURDIR)/kernels $(CURDIR)/train $(CURDIR)/eval $(CURDIR)/bench build/package/cdgen/
 
 types: $(READY) package
@@ -55,25 +55,25 @@ format: $(READY)
 
 # Every figure of the README; run it on a quiet machine.
 bench: $(READY)
-	$(PYTHON) -m cdgen.bench.bench_sample_contrastive --out bench/results/cpu-sample-contrastive.json
-	GOMP_SPINCOUNT=1000 $(PYTHON) -m cdgen.bench.bench_generate --out bench/results/cpu-generate.json
-	$(PYTHON) -m cdgen.bench.bench_startup --out bench/results/cpu-startup.json
+	$(PYTHON) -m cdgen.bench.ops.bench_sample_contrastive --out bench/results/cpu-sample-contrastive.json
+	GOMP_SPINCOUNT=1000 $(PYTHON) -m cdgen.bench.end_to_end.bench_generate --out bench/results/cpu-generate.json
+	$(PYTHON) -m cdgen.bench.end_to_end.bench_startup --out bench/results/cpu-startup.json
 
 # Likewise: make bench-eval MODEL=checkpoint DATA=folder, with blimp_filtered, supplement_filtered and
 # entity_tracking in the folder.
 bench-eval: $(READY)
-	GOMP_SPINCOUNT=1000 $(PYTHON) -m cdgen.bench.bench_eval --model $(MODEL) --data $(DATA) \
+	GOMP_SPINCOUNT=1000 $(PYTHON) -m cdgen.bench.end_to_end.bench_eval --model $(MODEL) --data $(DATA) \
 		--out bench/results/cpu-eval.json
 
 bench-train: $(READY)
-	$(PYTHON) -m cdgen.bench.bench_train --out bench/results/cpu-train.json
+	$(PYTHON) -m cdgen.bench.end_to_end.bench_train --out bench/results/cpu-train.json
 
 # On a machine with a GPU: the kernels compiled and checked, then under compute-sanitizer, which sees
 # each tensor's bounds only where PyTorch does not keep freed memory for itself.
 test-gpu: package
 	$(NEEDS_GPU)
-	$(GPU_TESTS) -n 8 tests/kernels/gpu tests/bench/test_gpu_timing.py
-	$(GPU_TESTS) -m gpu tests/eval/test_scorer.py tests/cdgen/test_decoder_batches.py tests/cdgen/test_engine_gpu.py
+	$(GPU_TESTS) -n 8 tests/kernels/gpu tests/bench/timing/test_gpu_timing.py
+	$(GPU_TESTS) -m gpu tests/eval/scoring/test_scorer.py tests/cdgen/models/test_prefill.py tests/cdgen/engine/test_gpu.py
 	PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool memcheck --error-exitcode 1 \
 		--require-cuda-init no $(GPU_TESTS) $(SANITIZED)
 	compute-sanitizer --tool racecheck --error-exitcode 1 --require-cuda-init no \
@@ -82,25 +82,25 @@ test-gpu: package
 # Likewise: make bench-gpu OUT=folder
 bench-gpu: package bench-gpu-generate
 	$(NEEDS_GPU)
-	$(GPU_PYTHON) -m cdgen.bench.bench_gpu_sample_contrastive --out $(OUT)/gpu-sample-contrastive.json
-	$(GPU_PYTHON) -m cdgen.bench.bench_gpu_decode_attention --out $(OUT)/gpu-decode-attention.json
-	$(GPU_PYTHON) -m cdgen.bench.bench_gpu_decoder_ops --out $(OUT)/gpu-decoder-ops.json
-	$(GPU_PYTHON) -m cdgen.bench.bench_train --paper-size --out $(OUT)/gpu-train.json
+	$(GPU_PYTHON) -m cdgen.bench.ops.bench_gpu_sample_contrastive --out $(OUT)/gpu-sample-contrastive.json
+	$(GPU_PYTHON) -m cdgen.bench.ops.bench_gpu_decode_attention --out $(OUT)/gpu-decode-attention.json
+	$(GPU_PYTHON) -m cdgen.bench.ops.bench_gpu_decoder_ops --out $(OUT)/gpu-decoder-ops.json
+	$(GPU_PYTHON) -m cdgen.bench.end_to_end.bench_train --paper-size --out $(OUT)/gpu-train.json
 
 bench-gpu-generate: package
 	$(NEEDS_GPU)
-	$(GPU_PYTHON) -m cdgen.bench.bench_gpu_generate --out $(OUT)/gpu-generate.json
+	$(GPU_PYTHON) -m cdgen.bench.end_to_end.bench_gpu_generate --out $(OUT)/gpu-generate.json
 
 # A model of the paper's size on all zero-shot tasks: make bench-gpu-eval MODEL=checkpoint DATA=folder,
 # MODEL giving the tokenizer.
 bench-gpu-eval: package
 	$(NEEDS_GPU)
-	$(GPU_PYTHON) -m cdgen.bench.bench_eval --model $(MODEL) --data $(DATA) --paper-size \
+	$(GPU_PYTHON) -m cdgen.bench.end_to_end.bench_eval --model $(MODEL) --data $(DATA) --paper-size \
 		--device cuda --out $(OUT)/gpu-eval.json
 
 # The table in docs/kernels.md: registers, spills and loads of every kernel. Needs no GPU.
 kernels-table: $(READY)
-	$(PYTHON) -m cdgen.bench.compiled_kernels --write docs/kernels.md
+	$(PYTHON) -m cdgen.bench.compiled.compiled_kernels --write docs/kernels.md
 
 wheel: $(READY)
 	$(PIP) wheel --no-deps --no-build-isolation -w dist .

@@ -1,6 +1,6 @@
 """python -m cdgen"""
 
-from cdgen.cli import main
+from cdgen.cli.app import main
 
 if __name__ == "__main__":
     main()

@@ -23,11 +23,11 @@ from pathlib import Path
 
 import numpy as np
 
-from cdgen.corpus import FINISH_REASONS
-from cdgen.corpus_rows import rows_so_far
-from cdgen.documents import read_documents
+from cdgen.corpus.documents import read_documents
+from cdgen.corpus.folder import has_plan
+from cdgen.corpus.reader import rows_so_far
+from cdgen.corpus.rows import FINISH_REASONS
 from cdgen.errors import UsageError
-from cdgen.out_folder import has_plan
 
 NOVELTY_SIZES = (1, 2, 3, 5, 7)
 _BATCH_CHARACTERS = 1 << 20
@@ -106,8 +106,8 @@ def measure(
 def documents_of(source: Path) -> Iterator[str]:
     """The texts of a cdgen corpus, finished or not, prompts included; or of other text.
 
-    Other text is what `cdgen.documents` reads, blank documents left out: a file or a folder of
-    them, where each line of a .txt is a document of its own. Raises UsageError, StorageError.
+    Other text is what `cdgen.corpus.documents` reads, blank documents left out: a file or a folder
+    of them, where each line of a .txt is a document of its own. Raises UsageError, StorageError.
     """
     if has_plan(source):
         return (row["text"] for row in rows_so_far(source, ["text"]))

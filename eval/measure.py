@@ -10,15 +10,15 @@ from typing import Any
 
 import numpy as np
 
-from cdgen.checkpoint import open_checkpoint
+from cdgen.checkpoints.checkpoint import open_checkpoint
+from cdgen.corpus.folder import has_plan
 from cdgen.errors import UsageError
 from cdgen.eval.corpus_measures import continuations_of, documents_of, measure
-from cdgen.eval.perplexity import Perplexity
-from cdgen.eval.scorer import Scorer
-from cdgen.eval.spans import SpanEncoder
+from cdgen.eval.scoring.scorer import Scorer
+from cdgen.eval.scoring.spans import SpanEncoder
 from cdgen.eval.summary import MODES
-from cdgen.eval.tasks import context_length, longest_text
-from cdgen.out_folder import has_plan
+from cdgen.eval.tasks.perplexity import Perplexity
+from cdgen.eval.tasks.task_list import context_length, longest_text
 
 JUDGED = 1000  # documents whose perplexity is taken, evenly spaced
 

@@ -12,19 +12,19 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 from transformers import AutoConfig
 
-from cdgen.checkpoint import open_checkpoint
+from cdgen.checkpoints.checkpoint import open_checkpoint
 from cdgen.device import choose_device
 from cdgen.errors import CdgenError, ModelError, UsageError
 from cdgen.eval.checkpoints import Named, find_checkpoints
-from cdgen.eval.choices import Choices
-from cdgen.eval.display import Display
-from cdgen.eval.reading import Reading
-from cdgen.eval.results import ResultFolder, make_room
-from cdgen.eval.scorer import InvalidModel, Scorer
-from cdgen.eval.spans import SpanEncoder
+from cdgen.eval.report.display import Display
+from cdgen.eval.report.results import ResultFolder, make_room
+from cdgen.eval.report.tables import write_tables
+from cdgen.eval.scoring.scorer import InvalidModel, Scorer
+from cdgen.eval.scoring.spans import SpanEncoder
 from cdgen.eval.summary import MODES, Mode
-from cdgen.eval.tables import write_tables
-from cdgen.eval.tasks import (
+from cdgen.eval.tasks.choices import Choices
+from cdgen.eval.tasks.reading import Reading
+from cdgen.eval.tasks.task_list import (
     Prepared,
     context_length,
     data_sha256,
@@ -208,7 +208,7 @@ class _Run:
         self.display.finished(task, summary)
 
     def _fine_tune(self, task: str, named: Named, results: ResultFolder) -> None:
-        from cdgen.eval.fine_tuning import fine_tune_all  # and Trainer: seconds to import
+        from cdgen.eval.tasks.fine_tuning import fine_tune_all  # and Trainer: seconds to import
 
         try:
             rows, summary, collated = fine_tune_all(

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from cdgen.eval.intervals import Estimate
+from cdgen.eval.statistics.intervals import Estimate
 
 Row = dict[str, Any]  # one line of a predictions file
 

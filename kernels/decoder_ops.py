@@ -46,7 +46,7 @@ def check_caches(
     fp8 comes without scales. Rotated keys and values of the models at hand are below 32, e4m3 ends
     at 448; the few percent below 2^-6, where its step stops shrinking, are off by 2^-10 at most,
     beside an rms of 0.15 in the smallest layer. What costs is four bits per number: with a scale
-    per layer KL from an fp32 cache was the same within a tenth (bench/kv_dtype.py measures it).
+    per layer KL from an fp32 cache was the same within a tenth (bench/ops/kv_dtype.py measures it).
     """
     fp8 = torch.float8_e4m3fn
     stored = fp8 if keys.dtype is fp8 and backend != "cpu" else dtype

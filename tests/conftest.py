@@ -109,7 +109,7 @@ def cdgen(
     """The `cdgen` command with these arguments, through its real entry point."""
 
     def run(*arguments: object) -> Finished:
-        from cdgen import cli
+        from cdgen.cli.app import app as cli
 
         monkeypatch.setattr(sys, "argv", ["cdgen", *map(str, arguments)])
         capfd.readouterr()

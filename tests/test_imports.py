@@ -69,11 +69,11 @@ def load_test(path: Path) -> None:
 
 def write_corpora(folder: Path) -> None:
     """The JSON Lines corpora of one process and of two; what cannot be done without pyarrow."""
-    from cdgen.config import GenerateConfig
-    from cdgen.corpus_rows import corpus_rows
+    from cdgen.corpus.reader import corpus_rows
+    from cdgen.corpus.verify import verify
     from cdgen.errors import UsageError
-    from cdgen.generate import generate
-    from cdgen.verify import verify
+    from cdgen.generation.config import GenerateConfig
+    from cdgen.generation.run import generate
 
     def config(out: str, **changes: Any) -> GenerateConfig:
         fields = {
@@ -143,23 +143,22 @@ def gpu_tests() -> list[str]:
 
 
 BESIDE_A_GPU = [
-    *modules("kernels/*.py", "kernels/gpu/*.py"),
-    *modules("cdgen/*engine.py", "cdgen/decoder*.py", "cdgen/llama.py", "cdgen/gpt*.py"),
-    *modules("cdgen/slots.py", "cdgen/replay.py", "cdgen/prefill.py", "cdgen/linear.py"),
-    *modules("cdgen/checkpoint.py", "cdgen/memory_plan.py", "cdgen/sequences.py", "cdgen/pair.py"),
-    *modules("bench/bench_gpu_*.py", "bench/gpu_*.py", "bench/bench_generate.py"),
-    *modules("bench/roofline.py", "bench/environment.py", "bench/bench_sample_contrastive.py"),
-    *modules("train/callbacks.py", "train/checkpoints.py", "train/mixture.py", "train/data.py"),
-    *modules("train/validation.py", "train/token_files.py", "train/tokenizer.py"),
-    *modules("train/trainer.py", "train/optimizer.py", "train/model.py", "train/words.py"),
-    *modules("eval/scorer.py", "eval/spans.py", "eval/choices.py", "eval/trie.py", "eval/tasks.py"),
-    *modules("eval/results.py", "eval/display.py", "eval/checkpoints.py", "eval/reading.py"),
+    *modules("kernels/*.py", "kernels/gpu/**/*.py"),
+    *modules("cdgen/checkpoints/[!_p]*.py", "cdgen/checkpoints/pair.py"),
+    *modules("cdgen/models/[!_]*.py", "cdgen/engine/[!_]*.py"),
+    *modules("bench/ops/*.py", "bench/bounds/*.py", "bench/timing/*.py"),
+    *modules("bench/end_to_end/*gpu*.py", "bench/end_to_end/bench_generate.py"),
+    *modules("train/callbacks.py", "train/checkpoints.py", "train/model.py", "train/optimizer.py"),
+    *modules("train/trainer.py", "train/validation.py"),
+    *modules("train/data/mixture.py", "train/data/packing.py", "train/data/token*.py"),
+    *modules("train/data/words.py"),
+    *modules("eval/checkpoints.py", "eval/scoring/*.py", "eval/tasks/[!_fg]*.py"),
+    *modules("eval/report/results.py", "eval/report/display.py"),
 ]
 A_RUN = [
-    *modules("cdgen/generate.py", "cdgen/job.py", "cdgen/plan.py", "cdgen/corpus*.py"),
-    *modules("cdgen/finalize.py", "cdgen/verify.py", "cdgen/engines.py", "cdgen/workers.py"),
-    *modules("cdgen/prompts.py", "cdgen/config.py", "cdgen/demo.py", "train/[!_]*.py", "eval/*.py"),
-    *modules("bench/bench_train.py", "bench/bench_eval.py"),
+    *modules("cdgen/corpus/[!_]*.py", "cdgen/generation/[!_]*.py", "cdgen/checkpoints/[!_]*.py"),
+    *modules("cdgen/cli/demo.py", "train/**/[!_]*.py", "eval/**/*.py"),
+    *modules("bench/end_to_end/bench_train.py", "bench/end_to_end/bench_eval.py"),
 ]
 
 
@@ -182,9 +181,9 @@ def test_a_run_needs_pydantic_beside_them() -> None:
 
 
 def test_the_packages_are_really_absent() -> None:
-    (wanting,) = run("import", OPTIONAL, "cdgen.cli")
-    assert wanting == "cdgen.cli: No module named 'typer'"
-    assert "No module named 'pydantic'" in run("import", (VALIDATION,), "cdgen.plan")[0]
+    (wanting,) = run("import", OPTIONAL, "cdgen.cli.app")
+    assert wanting == "cdgen.cli.app: No module named 'typer'"
+    assert "No module named 'pydantic'" in run("import", (VALIDATION,), "cdgen.corpus.plan")[0]
 
 
 @pytest.fixture

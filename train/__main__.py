@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from cdgen.cli import execute
+from cdgen.cli.app import execute
 from cdgen.errors import Interrupted
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from cdgen.checkpoint import read_json, reading
+from cdgen.checkpoints.checkpoint import read_json, reading
 from cdgen.errors import ModelError
 from cdgen.storage import canonical_json, sync_folder, write_atomic
 

@@ -15,8 +15,8 @@ from pydantic import (
     model_validator,
 )
 
-from cdgen.config import read_yaml
 from cdgen.errors import UsageError
+from cdgen.settings import read_yaml
 
 
 class _Section(BaseModel):

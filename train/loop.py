@@ -23,15 +23,15 @@ from cdgen.storage import write_atomic
 from cdgen.train.callbacks import Milestones, Progress, Validate, forget_after
 from cdgen.train.checkpoints import MARKER, last_complete, milestone_steps, require_whole, step_of
 from cdgen.train.config import Recipe, load_recipe
-from cdgen.train.corpus import Corpus, build_corpus
-from cdgen.train.data import read_and_taught
+from cdgen.train.data.packing import read_and_taught
+from cdgen.train.data.tokenizer import for_transformers
+from cdgen.train.data.training_data import Corpus, build_corpus
+from cdgen.train.data.words import words_read
 from cdgen.train.model import new_model
 from cdgen.train.pair import export_checkpoint, export_pair
 from cdgen.train.record import disk_trouble, hold_folder, record_of, require_same, write_record
 from cdgen.train.run_budget import write_run_budget
-from cdgen.train.tokenizer import for_transformers
 from cdgen.train.trainer import RunTrainer, accumulation
-from cdgen.train.words import words_read
 
 
 def train_recipe(path: Path, data_dir: Path, out: Path) -> None:

@@ -10,7 +10,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, PreTrain
 from transformers.configuration_utils import PreTrainedConfig
 
 from cdgen.errors import UsageError
-from cdgen.train.tokenizer import SpecialIds
+from cdgen.train.data.tokenizer import SpecialIds
 
 if TYPE_CHECKING:
     from cdgen.train.config import Recipe

@@ -15,8 +15,8 @@ from transformers import AutoModelForCausalLM
 from cdgen.errors import ModelError
 from cdgen.train.checkpoints import mark_complete, require_whole
 from cdgen.train.config import Recipe
-from cdgen.train.corpus import Corpus
-from cdgen.train.tokenizer import for_transformers
+from cdgen.train.data.tokenizer import for_transformers
+from cdgen.train.data.training_data import Corpus
 from cdgen.train.validation import validation_losses
 
 EXPORT_DTYPE = torch.bfloat16

@@ -17,10 +17,10 @@ from safetensors import SafetensorError
 from cdgen.errors import PlanMismatch, StorageError
 from cdgen.storage import canonical_json, lock, temporary_of, write_atomic
 from cdgen.train.config import Recipe
+from cdgen.train.data.sources import source_sha256
+from cdgen.train.data.synthetic import manifest_sha256
+from cdgen.train.data.tokenizer import tokenizer_identity
 from cdgen.train.model import read_config
-from cdgen.train.sources import source_sha256
-from cdgen.train.synthetic import manifest_sha256
-from cdgen.train.tokenizer import tokenizer_identity
 
 _NAME, _LOCK, _PROMPTS = "recipe.json", ".lock", "prompts.jsonl"
 _DECIDES_NO_WEIGHT: Any = {

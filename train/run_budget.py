@@ -12,17 +12,17 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from cdgen.checkpoint import open_checkpoint
-from cdgen.config import located_pair
-from cdgen.corpus import read_manifest
+from cdgen.checkpoints.checkpoint import open_checkpoint
+from cdgen.checkpoints.pair import parse_bad
+from cdgen.checkpoints.pair_file import located_pair
+from cdgen.corpus.plan import Plan
+from cdgen.corpus.ranges import read_manifest
 from cdgen.errors import UsageError
-from cdgen.pair import parse_bad
-from cdgen.plan import Plan
 from cdgen.train.budget import Budget, Reading, Role, Text, write_budget
 from cdgen.train.checkpoints import MARKER
+from cdgen.train.data.synthetic import manifest_sha256
 from cdgen.train.pair import checkpoint_losses, choose_pair
 from cdgen.train.record import Record, read_record
-from cdgen.train.synthetic import manifest_sha256
 
 
 def write_run_budget(run: Path) -> None:

@@ -21,12 +21,12 @@ from typing import Any
 
 import yaml
 
-from cdgen.checkpoint import read_json, reading
-from cdgen.config import Kind, OtherBad, read_pair_file
-from cdgen.decoder_weights import lean_config
+from cdgen.checkpoints.checkpoint import read_json, reading
+from cdgen.checkpoints.pair import open_pair, parse_bad
+from cdgen.checkpoints.pair_file import Kind, OtherBad, read_pair_file
+from cdgen.checkpoints.safetensors_header import read_header
 from cdgen.errors import ModelError, UsageError
-from cdgen.pair import open_pair, parse_bad
-from cdgen.safetensors_header import read_header
+from cdgen.models.registry import lean_config
 from cdgen.storage import make_folder, sha256_of, write_atomic
 from cdgen.train.checkpoints import MARKER, is_complete
 from cdgen.train.pair import checkpoint_losses, last_behind

@@ -13,7 +13,7 @@ import torch
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
-from cdgen.train.data import read_and_taught
+from cdgen.train.data.packing import read_and_taught
 
 _BATCH_BLOCKS = 8
 

@@ -14,8 +14,8 @@ import torch
 import triton
 import triton.language as tl
 
+from cdgen.kernels.gpu.philox import in_token_order, signed_word
 from cdgen.kernels.gpu.precision import dot, require_fp8, rounded, widened
-from cdgen.kernels.gpu.sampling_noise import in_token_order, signed_word
 
 # Below every score: exp2(_LOWEST - score) is 0, and unlike with -inf no difference is NaN.
 _LOWEST = tl.constexpr(-1e38)

@@ -13,11 +13,11 @@ from __future__ import annotations
 
 import torch
 
-from cdgen.kernels.gpu.sampling_dense import finish_kernel
-from cdgen.kernels.gpu.sampling_draw import PENDING, Drawn, Lists, Rule
-from cdgen.kernels.gpu.sampling_heads import Bad, head_kernel
-from cdgen.kernels.gpu.sampling_noise import signed_word
-from cdgen.kernels.gpu.sampling_rows import part_kernel, sample_kernel
+from cdgen.kernels.gpu.philox import signed_word
+from cdgen.kernels.gpu.sampling.dense import finish_kernel
+from cdgen.kernels.gpu.sampling.draw import PENDING, Drawn, Lists, Rule
+from cdgen.kernels.gpu.sampling.heads import Bad, head_kernel
+from cdgen.kernels.gpu.sampling.rows import part_kernel, sample_kernel
 from cdgen.kernels.sampling_params import SampleOutput, SamplingParams, fp32
 
 # Tokens that a row's list holds. The largest plausible set of 8,898 real positions had 141.

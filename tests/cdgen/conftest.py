@@ -116,7 +116,7 @@ def tiny_others(
 @pytest.fixture
 def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """Triton's kernels, interpreted, and a GPU's matrix products, on CPU tensors."""
-    from cdgen.linear import DenseLinear, StackedLinear
+    from cdgen.models.linear import DenseLinear, StackedLinear
 
     if torch.cuda.is_available():
         pytest.skip("here Triton compiles, for CUDA tensors alone")
@@ -183,7 +183,7 @@ def generate_200(
 @pytest.fixture
 def small_device(monkeypatch: pytest.MonkeyPatch) -> None:
     """One on which more than 32 slots run out of memory."""
-    from cdgen.decoder import Decoder
+    from cdgen.models.decoder import Decoder
 
     make = Decoder.__init__
 

@@ -20,8 +20,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cdgen.config import GenerateConfig
-from cdgen.corpus import count_rows, range_path, read_manifest
+from cdgen.corpus.folder import read_plan
+from cdgen.corpus.ranges import range_path, read_manifest
+from cdgen.corpus.rows import count_rows
 from cdgen.errors import StorageError, UsageError
 from cdgen.eval import corpus_measures
 from cdgen.eval.corpus_measures import (
@@ -31,8 +32,8 @@ from cdgen.eval.corpus_measures import (
     documents_of,
     measure,
 )
-from cdgen.generate import generate
-from cdgen.out_folder import read_plan
+from cdgen.generation.config import GenerateConfig
+from cdgen.generation.run import generate
 
 ASSETS = Path(__file__).resolve().parents[2] / "assets"
 PROMPTS, SEQUENCES, NEW_TOKENS = 3, 2, 12

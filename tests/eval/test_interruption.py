@@ -38,7 +38,7 @@ def test_finished_tasks_are_kept_and_the_exit_code_says_go_on(
 def test_the_command_line_turns_typers_return_value_into_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from cdgen import cli
+    from cdgen.cli.app import app as cli
 
     def interrupted() -> None:
         raise KeyboardInterrupt

@@ -13,10 +13,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from cdgen.config import GenerateConfig
-from cdgen.demo import ASSETS
+from cdgen.cli.demo import ASSETS
 from cdgen.eval import measure as measure_module
-from cdgen.generate import generate
+from cdgen.generation.config import GenerateConfig
+from cdgen.generation.run import generate
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

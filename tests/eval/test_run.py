@@ -24,9 +24,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from cdgen.eval import run as run_module
 from cdgen.eval.checkpoints import find_checkpoints
-from cdgen.eval.results import ResultFolder, read_predictions
+from cdgen.eval.report.results import ResultFolder, read_predictions
 from cdgen.eval.run import EvalConfig, evaluate
-from cdgen.eval.scorer import Scorer
+from cdgen.eval.scoring.scorer import Scorer
 from cdgen.storage import lock
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -23,11 +23,16 @@ from cdgen.train import loop
 from cdgen.train.callbacks import forget_after
 from cdgen.train.checkpoints import MARKER, last_complete, milestone_steps, require_whole
 from cdgen.train.config import Recipe
-from cdgen.train.corpus import build_corpus
+from cdgen.train.data.tokenizer import (
+    MADE,
+    special_ids,
+    train_sentencepiece,
+    train_tokenizer,
+)
+from cdgen.train.data.training_data import build_corpus
+from cdgen.train.data.words import _BLOCKS_TOGETHER, count_words, words_read
 from cdgen.train.loop import train_recipe
-from cdgen.train.tokenizer import MADE, special_ids, train_sentencepiece, train_tokenizer
 from cdgen.train.trainer import RunTrainer
-from cdgen.train.words import _BLOCKS_TOGETHER, count_words, words_read
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -145,7 +150,7 @@ def test_the_pair_is_complete_when_it_says_so(finished: Path) -> None:
 FULL_DISK = """
 import resource, sys
 from cdgen.train.__main__ import main
-from cdgen.cli import execute
+from cdgen.cli.app import execute
 from cdgen.train.trainer import RunTrainer
 
 save, limit = RunTrainer._save_checkpoint, int(sys.argv.pop())

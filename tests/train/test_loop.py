@@ -16,11 +16,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from cdgen.errors import ModelError, PlanMismatch
 from cdgen.train.config import Recipe
-from cdgen.train.corpus import build_corpus
+from cdgen.train.data.tokenizer import BOS_ID, EOS_ID, PAD_ID, SpecialIds
+from cdgen.train.data.training_data import build_corpus
 from cdgen.train.loop import train_recipe
 from cdgen.train.model import new_model
 from cdgen.train.pair import choose_pair
-from cdgen.train.tokenizer import BOS_ID, EOS_ID, PAD_ID, SpecialIds
 from cdgen.train.validation import validation_losses
 
 SPECIALS = SpecialIds(PAD_ID, BOS_ID, EOS_ID)

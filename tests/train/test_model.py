@@ -23,9 +23,9 @@ from transformers import (
 
 from cdgen.errors import PlanMismatch, UsageError
 from cdgen.train.config import Recipe
+from cdgen.train.data.tokenizer import SpecialIds
 from cdgen.train.loop import train_recipe
 from cdgen.train.model import new_model
-from cdgen.train.tokenizer import SpecialIds
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -13,13 +13,13 @@ import yaml
 from test_loop import RECIPE
 from transformers import GPT2Config, LlamaConfig
 
-from cdgen.config import read_pair_file
+from cdgen.checkpoints.pair_file import read_pair_file
 from cdgen.errors import ModelError, UsageError
 from cdgen.train.checkpoints import MARKER
 from cdgen.train.config import Recipe
+from cdgen.train.data.tokenizer import for_transformers, train_tokenizer
 from cdgen.train.pair import Exported, checkpoint_losses, model_card
 from cdgen.train.selection import DROPOUT, select_pair, write_pair_file
-from cdgen.train.tokenizer import for_transformers, train_tokenizer
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -16,10 +16,10 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from cdgen.train.config import Recipe, Training
-from cdgen.train.corpus import Corpus, build_corpus
+from cdgen.train.data.tokenizer import PAD_ID
+from cdgen.train.data.training_data import Corpus, build_corpus
 from cdgen.train.loop import train_recipe
 from cdgen.train.model import new_model
-from cdgen.train.tokenizer import PAD_ID
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 STEPS = 30

@@ -9,8 +9,8 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from cdgen.train.config import Recipe, load_recipe
+from cdgen.train.data.tokenizer import SpecialIds
 from cdgen.train.model import model_config
-from cdgen.train.tokenizer import SpecialIds
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 

@@ -22,8 +22,8 @@ from transformers import LlamaConfig
 from cdgen.errors import ModelError, PlanMismatch, StorageError, UsageError
 from cdgen.train import loop
 from cdgen.train.config import Recipe
+from cdgen.train.data.tokenizer import for_transformers, train_tokenizer
 from cdgen.train.loop import train_recipe
-from cdgen.train.tokenizer import for_transformers, train_tokenizer
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 LINES = [f"Line {i} of it here." for i in range(200)]

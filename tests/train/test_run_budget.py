@@ -14,18 +14,21 @@ from test_budget import REAL, SMALL, STRICT, reading
 from test_loop import RECIPE
 from transformers import LlamaConfig
 
-from cdgen.checkpoint import open_checkpoint
-from cdgen.config import GenerateConfig
-from cdgen.corpus import NOTHING, Manifest
-from cdgen.demo import ASSETS
+from cdgen.checkpoints.checkpoint import open_checkpoint
+from cdgen.cli.demo import ASSETS
+from cdgen.corpus.plan import Plan, PromptPlan, SamplingPlan
+from cdgen.corpus.ranges import Manifest
+from cdgen.corpus.rows import NOTHING
 from cdgen.errors import UsageError
-from cdgen.generate import generate
-from cdgen.plan import Plan, PromptPlan, SamplingPlan
+from cdgen.generation.config import GenerateConfig
+from cdgen.generation.run import generate
 from cdgen.storage import write_record as write_checked
 from cdgen.train.budget import Budget, Text
 from cdgen.train.checkpoints import MARKER
 from cdgen.train.config import Recipe
-from cdgen.train.corpus import build_corpus
+from cdgen.train.data.synthetic import manifest_sha256
+from cdgen.train.data.tokenizer import for_transformers, train_tokenizer
+from cdgen.train.data.training_data import build_corpus
 from cdgen.train.loop import train_recipe
 from cdgen.train.record import Record, write_record
 from cdgen.train.run_budget import (
@@ -34,8 +37,6 @@ from cdgen.train.run_budget import (
     tokenizer_readings,
     write_run_budget,
 )
-from cdgen.train.synthetic import manifest_sha256
-from cdgen.train.tokenizer import for_transformers, train_tokenizer
 
 Command = Callable[..., Any]
 

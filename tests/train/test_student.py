@@ -15,13 +15,13 @@ import yaml
 from test_loop import RECIPE, write_toy
 from transformers import AutoModelForCausalLM
 
-from cdgen.config import GenerateConfig
-from cdgen.demo import ASSETS
+from cdgen.cli.demo import ASSETS
 from cdgen.errors import PlanMismatch, UsageError
-from cdgen.generate import generate
+from cdgen.generation.config import GenerateConfig
+from cdgen.generation.run import generate
 from cdgen.train.config import Recipe
-from cdgen.train.corpus import build_corpus
-from cdgen.train.data import read_and_taught
+from cdgen.train.data.packing import read_and_taught
+from cdgen.train.data.training_data import build_corpus
 from cdgen.train.loop import Positions, total_steps, train_recipe
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -26,7 +26,7 @@ from sampling_cases import (
 
 from cdgen.kernels import reference
 from cdgen.kernels.gpu import sample_contrastive as gpu
-from cdgen.kernels.gpu.sampling_noise import gumbel
+from cdgen.kernels.gpu.philox import gumbel
 from cdgen.kernels.sample_contrastive import sample_contrastive
 from cdgen.kernels.sampling_params import RowStatus, SampleOutput, SamplingParams
 

@@ -1,0 +1,238 @@
+"""Every Triton kernel compiled for compute capability 8.0, 9.0 and 10.0, without a GPU, and what
+its machine code says: registers, spills, shared memory, instructions, the width of its loads.
+
+    python -m cdgen.bench.compiled.compiled_kernels                          prints the table
+    python -m cdgen.bench.compiled.compiled_kernels --write docs/kernels.md  puts it into that page
+    python -m cdgen.bench.compiled.compiled_kernels --check docs/kernels.md  exits 1 if it is stale
+
+The ops are called on CPU tensors, with a driver that answers for a GPU that is not there and
+launches nothing. So what is inspected is what a GPU would run, down to how its arguments are
+specialised.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import os
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from cdgen.bench.compiled.kernel_calls import LEAST_CAPABILITY, OPS
+from cdgen.bench.compiled.machine_code import MachineCode, read_machine_code
+
+CAPABILITIES = (80, 90, 100)
+
+# Registers per thread that a kernel may use. A multiprocessor has 65536: room for 32 warps with 64
+# each, 25 with 80, 21 with 96, 12 with 160, 9 with 224. What only waits for memory gets the fewest.
+MOST_REGISTERS = {
+    "part_kernel": 64,
+    "sample_kernel": 80,  # 64 but for truncation and BAD's head
+    "finish_kernel": 96,  # noise and tallies
+    "head_kernel": 160,  # the sums of a matrix product
+    "_attend_single": 80,
+    "_attend_grouped": 224,  # one warp per program, and shared memory holds no more than 8 at 8.0
+    "_rms_norm": 64,
+    "_rotary_to_cache": 64,
+    "_swiglu": 64,
+    "_layer_norm": 64,
+    "_gelu": 64,
+}
+
+# What a loop, or a kernel without one, may load less than 16 bytes at a time, and why.
+NARROW = {
+    "collect_row.groups": "the list of plausible lanes: one entry per thread",
+    "collect_row.good": "logits of plausible lanes, four beside each other",
+    "collect_parts.part_tops": "one number per part",
+    "collect_parts.good": "only in parts that hold a plausible token, from any token on",
+    "draw_from_list.lists.tokens": "the list of plausible tokens: one entry per thread",
+    "draw_from_list.good": "logits of plausible tokens, anywhere in the row",
+    "bad_logits.at": "likewise",
+    "_entries.tokens": "the list, one entry per thread",
+    "_entries.scores": "likewise",
+    "_load.row.good": "rows of odd length are off the 16-byte grid; and tallies take small tiles,"
+    " for they compare each logit with 16 keys",
+    "_load.row.bad": "likewise",
+    "dot_products.bad.bias": "one number per plausible token",
+    "head_kernel.status": "one byte per row",
+    "head_kernel.bad.bias": "one number per token and tile",
+    "_attend_grouped.values": "fp8, laid out in shared memory for a product of 16-bit numbers, in"
+    " runs of eight",
+    "_rotary_to_cache.positions": "one number per program",
+}
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One kernel as one call compiles it for one capability."""
+
+    op: str
+    call: str
+    kernel: str
+    capability: int
+    warps: int
+    shared_bytes: int  # per program
+    code: MachineCode
+
+
+class _NoGpu:
+    """As much of a Triton driver as compiling asks for."""
+
+    def __init__(self, capability: int) -> None:
+        self.capability = capability
+
+    def get_current_target(self) -> Any:
+        from triton.backends.compiler import GPUTarget
+
+        return GPUTarget("cuda", self.capability, 32)
+
+    def get_current_device(self) -> int:
+        return self.capability  # Triton keeps what it compiled per device
+
+    def get_current_stream(self, device: int) -> int:
+        return 0
+
+
+@contextmanager
+def compiling_for(capability: int) -> Iterator[list[Any]]:
+    """Within it a launch compiles the kernel, appends it to the list and runs nothing.
+
+    Raises RuntimeError under Triton's interpreter, which compiles nothing.
+    """
+    import triton
+    from triton.runtime.jit import JITFunction
+
+    if triton.knobs.runtime.interpret:
+        raise RuntimeError(
+            "TRITON_INTERPRET is set: kernels are interpreted, not compiled; unset it"
+        )
+    launch, compiled = JITFunction.run, []
+
+    def compile_only(self: Any, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> Any:
+        compiled.append(launch(self, *args, grid=grid, warmup=True, **kwargs))
+        return compiled[-1]
+
+    triton.runtime.driver.set_active(_NoGpu(capability))
+    JITFunction.run = compile_only
+    try:
+        yield compiled
+    finally:
+        JITFunction.run = launch
+
+
+def inspect(op: str, capability: int) -> list[Variant]:
+    """Every kernel that the calls of `op` launch, once, under the first call that launches it."""
+    variants, seen = [], set()
+    for call, launch in OPS[op]():
+        with compiling_for(capability) as compiled:
+            launch()
+        for kernel in compiled:
+            if kernel.hash not in seen:
+                seen.add(kernel.hash)
+                m, code = kernel.metadata, read_machine_code(kernel.asm["cubin"])
+                variants.append(
+                    Variant(op, call, kernel.name, capability, m.num_warps, m.shared, code)
+                )
+    return variants
+
+
+def _compile_afresh(cache: str) -> None:
+    """Prepares a process: nothing interpreted, nothing from a cache of an earlier run."""
+    os.environ.pop("TRITON_INTERPRET", None)
+    os.environ["TRITON_CACHE_DIR"] = cache
+
+
+def inspect_all() -> list[Variant]:
+    """Every variant of every op, for every capability, by one process per core."""
+    jobs = [(op, c) for op in OPS for c in CAPABILITIES if c >= LEAST_CAPABILITY.get(op, 0)]
+    with (
+        tempfile.TemporaryDirectory() as cache,
+        ProcessPoolExecutor(
+            max_workers=min(len(jobs), len(os.sched_getaffinity(0))),
+            mp_context=multiprocessing.get_context("spawn"),  # this process may interpret kernels
+            initializer=_compile_afresh,
+            initargs=(cache,),
+        ) as processes,
+    ):
+        return [v for found in processes.map(inspect, *zip(*jobs, strict=True)) for v in found]
+
+
+def table(variants: list[Variant]) -> str:
+    """The variants as Markdown: one line per kernel and call, one figure per capability."""
+    lines: dict[tuple[str, str, str], list[Variant]] = {}
+    for v in variants:
+        lines.setdefault((v.kernel, v.op, v.call), []).append(v)
+    rows = [
+        f"Triton {version('triton')} and its own `ptxas`. Three figures are for compute capability"
+        " 8.0 / 9.0 / 10.0, two for 9.0 / 10.0 alone, as where the cache is fp8; one is for all.",
+        "",
+        "| kernel | call | warps | registers | bound | shared bytes | instructions | loads |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for (kernel, _, call), of_capability in lines.items():
+        cells = [
+            f"`{kernel}`",
+            call,
+            _cell(v.warps for v in of_capability),
+            _cell(v.code.registers for v in of_capability),
+            str(MOST_REGISTERS.get(kernel, "none")),
+            _cell(v.shared_bytes for v in of_capability),
+            _cell(v.code.instructions for v in of_capability),
+            _cell(_loads(v.code) for v in of_capability),
+        ]
+        rows.append(f"| {' | '.join(cells)} |")
+    rows += ["", "Narrower loads than 16 bytes, as `function.pointer`, and why:", ""]
+    rows += [f"- `{source}`: {reason}" for source, reason in NARROW.items()]
+    return "\n".join(rows) + "\n"
+
+
+def _cell(values: Iterable[object]) -> str:
+    figures = [str(value) for value in values]
+    return figures[0] if len(set(figures)) == 1 else " / ".join(figures)
+
+
+def _loads(code: MachineCode) -> str:
+    widths = Counter(load.width for load in code.loads)
+    return ", ".join(f"{widths[width]} x {width} B" for width in sorted(widths, reverse=True))
+
+
+BEGIN, END = "<!-- compiled kernels: begin -->\n", "<!-- compiled kernels: end -->\n"
+
+
+def split_page(page: str) -> tuple[str, str, str]:
+    """What stands before the table, the table, what stands after it; ValueError without markers."""
+    before, begin, rest = page.partition(BEGIN)
+    old, end, after = rest.partition(END)
+    if not (begin and end):
+        raise ValueError(f"page: expected the lines {BEGIN.strip()} and {END.strip()}")
+    return before + begin, old, end + after
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--write", type=Path, metavar="PAGE", help="put the table into this page")
+    parser.add_argument("--check", type=Path, metavar="PAGE", help="fail where its table is stale")
+    args = parser.parse_args()
+    text = table(inspect_all())
+    if args.write:
+        before, _, after = split_page(args.write.read_text())
+        args.write.write_text(before + text + after)
+    elif args.check:
+        if split_page(args.check.read_text())[1] != text:
+            print(f"{args.check}: stale table; run --write {args.check}", file=sys.stderr)
+            return 1
+    else:
+        print(text, end="")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

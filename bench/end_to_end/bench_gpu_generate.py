@@ -1,0 +1,263 @@
+"""Generation on a GPU: the decode step against its roofline, slots, and the ways without cdgen.
+
+    python -m cdgen.bench.end_to_end.bench_gpu_generate --out OUT/gpu-generate.json
+
+The pair has the paper's shape (Ulm et al. 2025): two Llamas of 12 layers, width 768, vocabulary
+32,000, 20 prompt tokens, 400 new ones, random weights whose heads are scaled until 5 to 30 tokens
+are plausible. Measured are
+
+    step      one step at full slots and the mean context, and the share of the bound that
+              cdgen/bench/roofline.py gives for this card's own copy bandwidth
+    parts     where a step's time goes by kernel, from the profiler; `gaps` is what none fills
+    steady    tokens per second of the whole engine, slots refilled, 60 s and more at 1024 slots
+              and 15 s elsewhere: contrast, one model, dropout, fp8 caches, other numbers of slots
+    corpus    the paper's 97.3M new tokens at these rates: an extrapolation
+    others    `transformers`: generate with a contrastive logits processor, at several batch sizes,
+              and generate_batch (continuous batching) of one model, which has no second one
+
+A step is checked before it is timed: the graph's tokens are those of the same steps one by one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cdgen.bench.bounds.roofline import GPUS, step_bound
+from cdgen.bench.end_to_end.bench_generate import scale_heads
+from cdgen.bench.end_to_end.gpu_generation_workload import (
+    NEW,
+    PROMPT,
+    make_engine,
+    measure_others,
+    paper_model,
+    requests,
+)
+from cdgen.bench.timing.environment import write_result
+from cdgen.bench.timing.gpu_timing import copy_bandwidth, require_cuda
+from cdgen.engine.sequences import Request, StepReport
+from cdgen.engine.slot_engine import SlotEngine
+from cdgen.models.registry import lean_config
+
+SLOTS = 1024  # of the step and the longest measurement
+CORPUS_TOKENS = 30_400 * 8 * 400
+TENSOR_FLOPS = GPUS["h200"][1]
+# What the names of a step's kernels begin with or hold, in the order in which they are tried.
+PARTS = {
+    "attention": ("_attend",),
+    "sampler": ("sample_kernel", "part_kernel", "finish_kernel", "head_kernel", "collect"),
+    "norms, rotary, activations": ("rms_norm", "layer_norm", "rotary", "swiglu", "gelu"),
+    "matrix products": ("gemm", "nvjet", "cutlass", "cublas", "xmma"),
+}
+
+
+# ---- one step ----------------------------------------------------------------------------------
+
+
+def settle(engine: SlotEngine, context: int) -> None:
+    """All slots alive at one context, whose mean is that of a corpus under way."""
+    slots = engine.slots
+    slots.state[0].random_(0, 1000)
+    slots.state[1].fill_(context - 1)
+    slots.state[2].copy_(torch.arange(slots.state.shape[1]))
+    slots.state[3].fill_(PROMPT)
+    slots.alive.fill_(True)
+
+
+@torch.inference_mode()
+def check_graph(engine: SlotEngine, context: int) -> None:
+    """Raises AssertionError unless a launch writes what its steps write one by one."""
+    engine.replay.prepare()
+    settle(engine, context)
+    state = engine.slots.state.clone()
+    by_graph = [r.copy() for r in engine.replay.launch().result()]
+    engine.slots.state.copy_(state)
+    engine.slots.alive.fill_(True)
+    graph, engine.replay.graph = engine.replay.graph, None
+    engine.replay.run()
+    engine.replay.graph = graph
+    one_by_one = engine.replay.records[0].cpu().numpy()
+    assert (by_graph[0] == one_by_one).all(), "the graph draws other tokens than its steps"
+    assert (one_by_one[:, 0] == 1).all(), "a slot did not draw"
+    check_places(engine, state)
+
+
+def check_places(engine: SlotEngine, state: torch.Tensor) -> None:
+    """Raises AssertionError unless slots that trade places draw the same."""
+    order = torch.randperm(state.shape[1], device=state.device)
+    drawn = []
+    for placed in (state, state[:, order]):
+        for decoder in filter(None, (engine.good, engine.bad)):
+            decoder.keys.zero_()
+            decoder.values.zero_()
+        engine.slots.state.copy_(placed)
+        engine.slots.alive.fill_(True)
+        engine.replay.run()
+        drawn.append(engine.replay.records[0].clone())
+    assert torch.equal(drawn[0][:, :, order], drawn[1]), "a slot's place changes what it draws"
+
+
+@torch.inference_mode()
+def step_us(engine: SlotEngine, context: int, launches: int = 25) -> float:
+    """Of a launch, divided by its steps; contexts grow by those steps around `context`."""
+    steps = len(engine.replay.records[0])
+    settle(engine, context - launches * steps // 2)
+    for _ in range(3):
+        engine.replay.launch()
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    settle(engine, context - launches * steps // 2)
+    begin.record()
+    for _ in range(launches):
+        engine.replay.launch()
+    end.record()
+    end.synchronize()
+    return 1e3 * begin.elapsed_time(end) / (launches * steps)
+
+
+def part_of(kernel: str) -> str:
+    for part, names in PARTS.items():
+        if any(name in kernel for name in names):
+            return part
+    return "others"
+
+
+@torch.inference_mode()
+def step_parts(engine: SlotEngine, context: int) -> dict[str, float]:
+    """Microseconds per step by part, and what lies between kernels."""
+    from torch.profiler import ProfilerActivity, profile
+
+    steps = len(engine.replay.records[0])
+    settle(engine, context)
+    engine.replay.launch().result()
+    with profile(activities=[ProfilerActivity.CUDA]) as found:
+        engine.replay.launch().result()
+    kernels = [e for e in found.events() if e.device_type == torch.autograd.DeviceType.CUDA]
+    if not kernels:
+        return {}  # the profiler may not be allowed to look
+    parts: dict[str, float] = {}
+    for kernel in kernels:
+        name = part_of(kernel.name)
+        parts[name] = parts.get(name, 0.0) + kernel.time_range.elapsed_us() / steps
+    begin = min(k.time_range.start for k in kernels)
+    end = max(k.time_range.end for k in kernels)
+    parts["gaps"] = max(0.0, (end - begin) / steps - sum(parts.values()))
+    return {name: round(us, 1) for name, us in parts.items()}
+
+
+def measure_step(good: Any, bad: Any, slots: int, context: int, bandwidth: float) -> dict[str, Any]:
+    found: dict[str, Any] = {"slots": slots, "context": context}
+    shape = lean_config(good.config.to_dict(), PROMPT + NEW)
+    assert shape is not None
+    for name, kv_dtype in (("bf16", None), ("fp8", torch.float8_e4m3fn)):
+        engine = make_engine(good, bad, slots, kv_dtype=kv_dtype)
+        check_graph(engine, context)
+        us = step_us(engine, context)
+        bound = step_bound(shape, shape, slots, context, kv_bytes=1 if kv_dtype else 2)
+        least = bound.microseconds(bandwidth, TENSOR_FLOPS)
+        parts = step_parts(engine, context)
+        found[name] = {
+            "step_us": round(us, 1), "bound_us": round(least, 1),
+            "of_roofline": round(least / us, 3), "parts_us": parts,
+        }  # fmt: skip
+        del engine
+        torch.cuda.empty_cache()
+    return found
+
+
+# ---- the whole engine --------------------------------------------------------------------------
+
+
+def steady(engine: SlotEngine, work: Iterable[Request], seconds: float) -> dict[str, Any]:
+    """Tokens per second after every slot has been refilled once, over `seconds` and more."""
+    drawn, began, at = 0, 0.0, 0
+
+    def count(report: StepReport) -> None:
+        nonlocal drawn
+        drawn += report.drawn
+
+    engine.on_step = count
+    for finished, _ in enumerate(engine.generate(work), start=1):
+        now = time.perf_counter()
+        if finished == engine.good.slots:
+            began, at = now, drawn
+        elif finished > engine.good.slots and now - began >= seconds:
+            break
+    elapsed = time.perf_counter() - began
+    return {"tokens_per_s": round((drawn - at) / elapsed), "seconds": round(elapsed, 1)}
+
+
+def measure_steady(good: Any, bad: Any, slots: list[int], seconds: float) -> dict[str, Any]:
+    """`seconds` at SLOTS, a quarter of it elsewhere. What does not fit is recorded as such."""
+    fp8 = {"kv_dtype": torch.float8_e4m3fn}
+    cases: list[tuple[str, int, dict[str, Any]]] = [
+        (f"contrast, {SLOTS} slots", SLOTS, {}),
+        (f"contrast, fp8, {SLOTS} slots", SLOTS, fp8),
+        (f"one model, {SLOTS} slots", SLOTS, {"kind": "vanilla"}),
+        (f"dropout, {SLOTS} slots", SLOTS, {"kind": "dropout"}),
+        # About one token in 200 ends a sequence: slots come free one by one, not all at once.
+        (f"contrast, {SLOTS} slots, ends anywhere", SLOTS, {"stops": 160}),
+        (f"contrast, {SLOTS} slots, prompts in batches", SLOTS, {"stops": 160, "prefills": True}),
+        *((f"contrast, {n} slots", n, {}) for n in slots if n != SLOTS),
+        (f"contrast, fp8, {slots[-1]} slots", slots[-1], fp8),
+    ]
+    found: dict[str, Any] = {}
+    for name, count, options in cases:
+        try:
+            engine = make_engine(good, bad, count, **options)
+            share = 1.0 if name in (cases[0][0], cases[1][0]) else 0.25
+            found[name] = steady(engine, requests(good.config.vocab_size), share * seconds)
+            del engine
+        except torch.OutOfMemoryError as error:
+            found[name] = {"out of memory": str(error)[:100]}
+        torch.cuda.empty_cache()
+    return found
+
+
+def corpus_minutes(found: dict[str, Any]) -> dict[str, float]:
+    """Of the paper's corpus at each rate of two models, extrapolated."""
+    return {
+        name: round(CORPUS_TOKENS / case["tokens_per_s"] / 60, 1)
+        for name, case in found.items()
+        if name.startswith("contrast")
+        and "tokens_per_s" in case
+        and "ends" not in name
+        and "prompts" not in name
+    }
+
+
+def measure(slots: list[int], seconds: float, out: Path | None) -> None:
+    """Writes after every stage: a run that is cut short leaves what it has measured."""
+    good, bad = (paper_model(seed, "cuda") for seed in (0, 1))
+    scale_heads(good, bad)
+    bandwidth = copy_bandwidth()
+    found: dict[str, Any] = {
+        "copy_bandwidth_GB_per_s": round(bandwidth / 1e9), "corpus_new_tokens": CORPUS_TOKENS
+    }  # fmt: skip
+    stages: dict[str, Callable[[], Any]] = {
+        "step": lambda: measure_step(good, bad, SLOTS, 220, bandwidth),
+        "steady": lambda: measure_steady(good, bad, slots, seconds),
+        "corpus_minutes_extrapolated": lambda: corpus_minutes(found["steady"]),
+        "others": lambda: measure_others(good, bad, [64, 256, 1024]),
+    }
+    for name, stage in stages.items():
+        found[name] = stage()
+        write_result("gpu-generate", found, out)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--slots", type=int, nargs="+", default=[128, 512, 2048, 4096])
+    parser.add_argument("--seconds", type=float, default=60, help="of steady state at 1024 slots")
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    require_cuda()
+    measure(args.slots, args.seconds, args.out)
+
+
+if __name__ == "__main__":
+    main()

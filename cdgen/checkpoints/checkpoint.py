@@ -1,0 +1,218 @@
+"""One Hugging Face checkpoint folder, checked in full before a weight of it is used.
+
+Only JSON and safetensors are read: nothing in a checkpoint is unpickled or executed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cdgen.checkpoints.safetensors_header import TensorInfo, cut_short, read_header
+from cdgen.errors import ModelError
+
+if TYPE_CHECKING:
+    pass
+
+# Far above any real model, far below what would exhaust memory or overflow a byte count.
+_MAX_CONFIG_BYTES = 4 << 20
+_MAX_INDEX_BYTES = 100 << 20
+_SIZE_LIMITS = {
+    **dict.fromkeys(("num_hidden_layers", "n_layer"), 1 << 12),
+    **dict.fromkeys(("num_attention_heads", "n_head"), 1 << 16),
+    **dict.fromkeys(("hidden_size", "n_embd"), 1 << 20),
+    "vocab_size": 1 << 24,
+    **dict.fromkeys(("max_position_embeddings", "n_positions", "n_ctx"), 1 << 31),
+}
+_READ_BYTES = 1 << 20
+
+_PICKLE_SUFFIXES = {".bin", ".pt", ".pth", ".ckpt"}
+# What trainers leave beside the weights, in the same format.
+_TRAINER_STATE = ("training_args", "optimizer", "scheduler", "scaler", "rng_state", "random_states")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A folder that passed every check; its weights are still on disk."""
+
+    folder: Path
+    config: dict[str, Any]
+    tensors: dict[str, TensorInfo]
+    sha256: str  # of tensors, config.json and tokenizer.json: not of paths or of the sharding
+
+
+@contextmanager
+def reading(folder: Path) -> Iterator[None]:
+    """Turn what the operating system refuses while `folder` is read into a ModelError."""
+    try:
+        yield
+    except OSError as error:
+        name = error.filename or folder
+        raise ModelError(f"{name} cannot be read: {error.strerror or error}") from error
+
+
+def open_checkpoint(folder: Path) -> Checkpoint:
+    """Check every file of a checkpoint and hash its content; raises ModelError.
+
+    Memory stays small whatever the model's size: tensors are streamed, never held.
+    """
+    with reading(folder):
+        if not folder.exists():
+            raise ModelError(
+                f"{folder}: no such folder. Models are not fetched from the hub: download one first"
+                " (hf download NAME --local-dir DIR) and give that folder"
+            )
+        if not folder.is_dir():
+            raise ModelError(f"{folder} is a file: give the checkpoint folder that holds it")
+        _require_file(folder / "config.json", "a checkpoint in Hugging Face layout has one")
+        config = read_json(folder / "config.json")
+        _check_sizes(folder / "config.json", config)
+        tensors = _read_tensor_table(folder)
+        _require_file(
+            folder / "tokenizer.json",
+            "save the model's fast tokenizer there (AutoTokenizer...save_pretrained)",
+        )
+        return Checkpoint(folder, config, tensors, _identity(folder, tensors))
+
+
+def read_json(path: Path, max_bytes: int = _MAX_CONFIG_BYTES) -> dict[str, Any]:
+    """The JSON object in `path`; raises ModelError if it is too large or anything else."""
+    size = path.stat().st_size
+    if size > max_bytes:
+        raise ModelError(
+            f"{path} is too large to be what its name says: {size} bytes, expected at most"
+            f" {max_bytes}; fetch or save it again"
+        )
+    try:
+        value = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise ModelError(f"{path} is not valid JSON ({error}): fetch or save it again") from error
+    if not isinstance(value, dict):
+        raise ModelError(f"{path} must hold a JSON object, got {type(value).__name__}")
+    return value
+
+
+def _require_file(path: Path, advice: str) -> None:
+    if not path.is_file():
+        raise ModelError(f"{path.parent} has no {path.name}: {advice}")
+
+
+def _check_sizes(path: Path, config: dict[str, Any]) -> None:
+    if config.get("vocab_size") is None:
+        raise ModelError(f"{path} has no vocab_size: a causal language model's config has one")
+    for key, limit in _SIZE_LIMITS.items():
+        value = config.get(key)
+        if value is not None and not (type(value) is int and 1 <= value <= limit):
+            raise ModelError(
+                f"{path}: {key} must be an integer from 1 to {limit}, got {value!r:.40}"
+            )
+
+
+def _read_tensor_table(folder: Path) -> dict[str, TensorInfo]:
+    # The same order of preference as in transformers.
+    single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
+    if single.is_file():
+        tensors = read_header(single)
+    elif index.is_file():
+        tensors = _read_shards(index)
+    else:
+        raise ModelError(_why_no_weights(folder))
+    if not tensors:
+        raise ModelError(f"{folder} has weight files without a single tensor: save it again")
+    return tensors
+
+
+def _why_no_weights(folder: Path) -> str:
+    pickles = sorted(
+        path.name
+        for path in folder.iterdir()
+        if path.suffix in _PICKLE_SUFFIXES and not path.name.startswith(_TRAINER_STATE)
+    )
+    if not pickles:
+        return f"{folder} has no weights: expected model.safetensors or its sharded form's index"
+    call = f"M.from_pretrained({str(folder)!r}).save_pretrained({str(folder)!r})"
+    return (
+        f"{folder} has only pickle weights ({pickles[0]}), which can run code when loaded, so they"
+        " are refused. Convert them to safetensors once, if you trust their author:\n"
+        f'  python -c "from transformers import AutoModelForCausalLM as M; {call}"'
+    )
+
+
+def _read_shards(index: Path) -> dict[str, TensorInfo]:
+    content = read_json(index, _MAX_INDEX_BYTES)
+    weight_map = content.get("weight_map")
+    if not isinstance(weight_map, dict) or not all(isinstance(f, str) for f in weight_map.values()):
+        raise ModelError(f"{index}: weight_map must map each tensor to its file; save it again")
+    tensors: dict[str, TensorInfo] = {}
+    for name in sorted(set(weight_map.values())):
+        for tensor, info in read_header(_shard_path(index, name)).items():
+            if tensor in tensors:
+                first = tensors[tensor].file.name
+                raise ModelError(
+                    f"{index}: {tensor!r} is in {first!r} and again in {name!r}; save it again"
+                )
+            tensors[tensor] = info
+    for tensor, name in weight_map.items():
+        if tensor not in tensors or tensors[tensor].file.name != name:
+            raise ModelError(f"{index} lists {tensor!r} in {name!r}, which lacks it; save it again")
+    for tensor in tensors.keys() - weight_map.keys():
+        raise ModelError(
+            f"{tensors[tensor].file} holds {tensor!r}, which {index.name} lacks; save it again"
+        )
+    _check_total_size(index, content.get("metadata"), sum(t.nbytes for t in tensors.values()))
+    return tensors
+
+
+def _shard_path(index: Path, name: str) -> Path:
+    # Only the name is judged: in the hub's cache a plain name is a link to a blob elsewhere.
+    if name in ("", "..") or Path(name).name != name:
+        raise ModelError(
+            f"{index} names {name!r}: a shard must be a plain file name in the same folder"
+        )
+    path = index.parent / name
+    _require_file(path, f"{index.name} lists it; fetch the missing file")
+    return path
+
+
+def _check_total_size(index: Path, metadata: object, found: int) -> None:
+    promised = metadata.get("total_size") if isinstance(metadata, dict) else None
+    if promised is not None and promised != found:
+        raise ModelError(
+            f"{index}: total_size is {promised!r}, the shards hold {found} bytes of tensors;"
+            " fetch them again, or correct the number if you know that they are whole"
+        )
+
+
+def _identity(folder: Path, tensors: dict[str, TensorInfo]) -> str:
+    """SHA-256 of the tensors (name, dtype, shape, content; by name) and the two JSON files."""
+    ordered = sorted(tensors.items())
+    digest = hashlib.sha256()
+    with ThreadPoolExecutor() as pool:  # hashing and reading both release the interpreter lock
+        contents = pool.map(_hash_tensor, (info for _, info in ordered))
+        for (name, info), content in zip(ordered, contents, strict=True):
+            digest.update(json.dumps([name, info.dtype, info.shape]).encode() + content)
+    for name in ("config.json", "tokenizer.json"):
+        with (folder / name).open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
+
+
+def _hash_tensor(info: TensorInfo) -> bytes:
+    digest = hashlib.sha256()
+    with info.file.open("rb") as file:
+        file.seek(info.start)
+        left = info.nbytes
+        while left:
+            chunk = file.read(min(left, _READ_BYTES))
+            if not chunk:
+                end = info.start + info.nbytes
+                raise cut_short(info.file, end, end - left)
+            digest.update(chunk)
+            left -= len(chunk)
+    return digest.digest()

@@ -1,0 +1,58 @@
+"""Load the weights of a checkpoint: as plain tensors, or as a model of transformers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cdgen.checkpoints.checkpoint import Checkpoint, reading
+from cdgen.errors import ModelError
+
+
+def load_causal_lm(folder: Path, dtype: torch.dtype) -> Any:
+    """A model from safetensors alone, running none of the checkpoint's code; raises ModelError."""
+    from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()  # a log file is not a terminal, and cdgen has its own
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=dtype, use_safetensors=True, local_files_only=True
+        )
+    except (ValueError, OSError, KeyError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ModelError(f"transformers cannot load {folder}: {reason}") from error
+    return model.eval()
+
+
+def load_tensors(checkpoint: Checkpoint, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    """All tensors on the CPU, floating-point ones cast to `dtype`; raises ModelError.
+
+    Integer and boolean tensors (causal masks that old checkpoints carry) keep their own dtype.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    if checkpoint.config.get("quantization_config"):
+        raise ModelError(
+            f"{checkpoint.folder} holds quantized weights (quantization_config in config.json):"
+            " dequantize and save it first"
+        )
+    names_in: dict[Path, list[str]] = {}
+    for name, info in checkpoint.tensors.items():
+        names_in.setdefault(info.file, []).append(name)
+    loaded: dict[str, torch.Tensor] = {}
+    with reading(checkpoint.folder):
+        for path, names in names_in.items():
+            try:
+                with safe_open(path, framework="pt") as file:
+                    for name in names:
+                        tensor = file.get_tensor(name)
+                        kept = dtype if tensor.is_floating_point() else tensor.dtype
+                        # The library maps the file: without a copy, a training run that saves
+                        # over this checkpoint would change the weights in mid-generation.
+                        loaded[name] = tensor.to(kept, copy=True)
+            except SafetensorError as error:
+                raise ModelError(f"{path} no longer loads ({error}): start again") from error
+    return loaded

@@ -1,0 +1,174 @@
+"""The rows of a corpus in one file, Parquet or JSON Lines: its columns, writing, merging, reading.
+
+A JSON line holds the columns in their order. A float32 is the shortest decimal number that reads
+back to it, so that the bytes of a file depend on its rows alone.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import numpy as np
+
+from cdgen.corpus.plan import Format, Plan
+from cdgen.errors import StorageError
+from cdgen.packages import require_package
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+ROWS_PER_GROUP = 1000
+_FLOATS = ("mean_plausible", "good_logprob")
+
+
+def columns_of(plan: Plan) -> dict[str, str]:
+    """The type of every column, in the words of `datasets`; `tokens` is a list of it."""
+    columns = {
+        "sequence_id": "int64",
+        "prompt_id": "int64",
+        "text": "string",
+        "tokens": "int32",
+        "prompt_tokens": "int32",
+        "new_tokens": "int32",
+        "finish_reason": "string",
+        "mean_plausible": "float32",
+    }
+    return columns | ({"good_logprob": "float32"} if plan.logprobs else {})
+
+
+def require_writer(format: Format) -> None:
+    """Raises UsageError if files of this `format` cannot be written here."""
+    if format == "parquet":
+        require_package("pyarrow", ", or give --format jsonl")
+
+
+def write_rows(file: BinaryIO, plan: Plan, rows: Sequence[Mapping[str, Any]]) -> None:
+    if plan.format == "jsonl":
+        for row in rows:
+            file.write(_json_line(row))
+        return
+    import pyarrow as pa
+
+    with _parquet_writer(file, plan) as writer:
+        writer.write_table(pa.Table.from_pylist(rows, schema=_schema(plan)))
+
+
+def merge_files(file: BinaryIO, plan: Plan, paths: Sequence[Path]) -> None:
+    """Write the rows of `paths`, one after the other. Raises StorageError if one cannot be read."""
+    if plan.format == "jsonl":
+        for path in paths:
+            try:
+                source = path.open("rb")
+            except OSError as error:
+                raise StorageError(f"cannot read {path}: {error.strerror}.") from error
+            with source:
+                shutil.copyfileobj(source, file)
+        return
+    with _parquet_writer(file, plan) as writer:
+        for table in _row_groups(paths):
+            writer.write_table(table)
+
+
+def read_rows(path: Path, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """The rows of `path`, cut to `columns`, without holding the file in memory.
+
+    Raises StorageError if `path` cannot be read or decoded, or lacks a column.
+    """
+    if path.suffix == ".jsonl":
+        yield from _json_rows(path, columns)
+    else:
+        for table in _parquet_batches(path, columns):
+            yield from table.to_pylist()
+
+
+# ---- JSON Lines --------------------------------------------------------------------------------
+
+
+def _json_line(row: Mapping[str, Any]) -> bytes:
+    exact = {name: _shortest(value) if name in _FLOATS else value for name, value in row.items()}
+    text = json.dumps(exact, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return f"{text}\n".encode()
+
+
+def _shortest(value: float | None) -> float | None:
+    """The float whose decimal number is the shortest that reads back to the float32 `value`."""
+    return None if value is None else float(str(np.float32(value)))
+
+
+def _json_rows(path: Path, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
+    number = 0
+    try:
+        with path.open("rb") as file:
+            for line in file:
+                number += 1
+                row = json.loads(line)
+                for name in _FLOATS:
+                    if row.get(name) is not None:
+                        row[name] = float(np.float32(row[name]))
+                yield {name: row[name] for name in columns}
+    except OSError as error:
+        raise StorageError(f"cannot read {path}: {error.strerror}.") from error
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise StorageError(f"cannot read {path}, line {number}: {error}.") from error
+    except KeyError as error:
+        raise StorageError(f"{path}, line {number}: no column {error}.") from error
+
+
+# ---- Parquet -----------------------------------------------------------------------------------
+
+
+def _schema(plan: Plan) -> pa.Schema:
+    import pyarrow as pa
+
+    types = {name: getattr(pa, kind)() for name, kind in columns_of(plan).items()}
+    return pa.schema({**types, "tokens": pa.list_(types["tokens"])})
+
+
+def _parquet_writer(file: BinaryIO, plan: Plan) -> pq.ParquetWriter:
+    """One writer for ranges and finished files. Its bytes depend on the rows and pyarrow alone."""
+    import pyarrow.parquet as pq
+
+    return pq.ParquetWriter(
+        file,
+        _schema(plan),
+        compression="zstd",
+        compression_level=3,
+        write_page_index=True,
+        write_page_checksum=True,
+    )
+
+
+def _row_groups(paths: Sequence[Path]) -> Iterator[pa.Table]:
+    """The rows of `paths` in tables of ROWS_PER_GROUP rows, the last one shorter."""
+    import pyarrow as pa
+
+    waiting: list[pa.Table] = []
+    for path in paths:
+        for batch in _parquet_batches(path):
+            table = pa.concat_tables([*waiting, batch])
+            while table.num_rows >= ROWS_PER_GROUP:
+                yield table.slice(0, ROWS_PER_GROUP)
+                table = table.slice(ROWS_PER_GROUP)
+            waiting = [table]
+    if waiting and waiting[0].num_rows:
+        yield waiting[0]
+
+
+def _parquet_batches(path: Path, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+    require_package("pyarrow", f" to read {path}")
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            if missing := set(columns or ()) - set(file.schema_arrow.names):
+                raise StorageError(f"{path}: no column {sorted(missing)}.")
+            for batch in file.iter_batches(ROWS_PER_GROUP, columns=columns, use_threads=False):
+                yield pa.Table.from_batches([batch])
+    except (OSError, pa.ArrowException) as error:
+        raise StorageError(f"cannot read {path}: {error}.") from error

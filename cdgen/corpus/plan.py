@@ -1,0 +1,183 @@
+"""The plan (all that decides the bytes of a corpus), its division into work, and opening OUT."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from importlib.metadata import version
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from cdgen.errors import PlanMismatch, StorageError
+from cdgen.storage import (
+    record_checksum,
+)
+
+Format = Literal["parquet", "jsonl"]  # of a corpus's files
+_DECIDING_LIBRARIES = ("torch", "transformers", "tokenizers")
+_MISSING = "(absent)"
+
+
+def library_versions(format: Format) -> dict[str, str]:
+    """Installed versions of the libraries whose releases may change a logit or a file's byte."""
+    writer = ("pyarrow",) if format == "parquet" else ()
+    return {name: version(name) for name in (*_DECIDING_LIBRARIES, *writer)}
+
+
+class FrozenModel(BaseModel):
+    """A record whose fields are all known and never change."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class PromptPlan(FrozenModel):
+    """Which prompts: the source's bytes, the tokens made of them, and how many there are."""
+
+    source_sha256: str
+    tokens_sha256: str
+    count: int = Field(ge=1)
+    prompt_tokens: int = Field(ge=1)  # at most so many tokens of each document, BOS included
+
+
+class SamplingPlan(FrozenModel):
+    """The fields of `SamplingParams`, here without importing torch."""
+
+    good_weight: float
+    bad_weight: float
+    alpha: float
+    temperature: float
+    top_k: int
+    top_p: float
+    min_p: float
+
+
+class Plan(FrozenModel):
+    """Sequence s continues prompt s // sequences_per_prompt.
+
+    Range r is the sequences [r * range_size, (r + 1) * range_size), cut at num_sequences. It is the
+    unit of work, of commit and of loss. Raises pydantic's ValidationError on an impossible value.
+    """
+
+    format_version: Literal[1] = 1
+    cdgen_version: str
+    format: Format = "parquet"
+    libraries: dict[str, str] = Field(default_factory=lambda plan: library_versions(plan["format"]))
+    prompts: PromptPlan
+    good_sha256: str
+    tokenizer_sha256: str = ""  # `pair.tokenizer_sha256`; "" in corpora of before it was noted
+    bad: str  # sha256 of BAD, "dropout:P" or "none"
+    sampling: SamplingPlan
+    strategy: Literal["cd", "vanilla", "plausible"]
+    seed: int
+    sequences_per_prompt: int = Field(ge=1)
+    num_sequences: int = Field(ge=1)
+    max_new_tokens: int = Field(ge=1)
+    on_eos: Literal["stop", "continue"]
+    eos_token_ids: tuple[int, ...]
+    vocab_size: int = Field(ge=1)
+    logprobs: bool
+    slots: int = Field(ge=1)
+    range_size: int = Field(ge=1)
+    rows_per_file: int = Field(default=50_000, ge=1)
+    dtype: str  # of weights and activations
+    kv_dtype: str = "float32"  # of the KV cache
+    device: str  # the kind of device, not which one
+    decoder: Literal["lean", "transformers"]
+    backend: str
+
+    @model_validator(mode="after")
+    def _count_sequences(self) -> Self:
+        expected = self.prompts.count * self.sequences_per_prompt
+        if self.num_sequences != expected:
+            raise ValueError(
+                f"num_sequences: expected {self.prompts.count} prompts x "
+                f"{self.sequences_per_prompt} = {expected}, got {self.num_sequences}"
+            )
+        return self
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the canonical JSON of the plan."""
+        return record_checksum(self.fields)
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """The plan in JSON's own types."""
+        return self.model_dump(mode="json")
+
+    @property
+    def num_ranges(self) -> int:
+        return -(-self.num_sequences // self.range_size)
+
+    def sequence_ids(self, range_index: int) -> range:
+        start = range_index * self.range_size
+        return range(start, min(start + self.range_size, self.num_sequences))
+
+    def prompt_id(self, sequence_id: int) -> int:
+        return sequence_id // self.sequences_per_prompt
+
+    @property
+    def ranges_per_file(self) -> int:
+        """Whole ranges: as many as have `rows_per_file` rows, one at least."""
+        return max(1, self.rows_per_file // self.range_size)
+
+    @property
+    def num_files(self) -> int:
+        return -(-self.num_ranges // self.ranges_per_file)
+
+    def file_ranges(self, file_index: int) -> range:
+        start = file_index * self.ranges_per_file
+        return range(start, min(start + self.ranges_per_file, self.num_ranges))
+
+
+def parse_plan(fields: Mapping[str, Any], origin: str) -> Plan:
+    """The plan stored in `origin`.
+
+    Raises PlanMismatch if another version of the format wrote it, StorageError if it is no plan.
+    """
+    found, known = fields.get("format_version"), Plan.model_fields["format_version"].default
+    if found != known:
+        raise PlanMismatch(
+            f"{origin} has corpus format {found!r}, this cdgen writes {known}: "
+            "use the cdgen version that began the corpus, or choose another --out."
+        )
+    try:
+        return Plan.model_validate(fields)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(map(str, first["loc"])) or "plan"
+        raise StorageError(
+            f"{origin} is not a plan of this cdgen: {name}: {first['msg']}."
+        ) from error
+
+
+def differences(old: Plan, new: Plan) -> list[str]:
+    """One text per field that differs: its dotted name and both values."""
+    before, after = _flat(old.fields), _flat(new.fields)
+    names = [*before, *(name for name in after if name not in before)]
+    pairs = ((name, before.get(name, _MISSING), after.get(name, _MISSING)) for name in names)
+    return [f"{name}: was {_brief(a)}, now {_brief(b)}" for name, a, b in pairs if a != b]
+
+
+def require_same(old: Plan, new: Plan, out: object) -> None:
+    """Raises PlanMismatch naming every difference."""
+    changed = differences(old, new)
+    if changed:
+        raise PlanMismatch(
+            f"{out} holds a corpus made from another plan: {'; '.join(changed)}.\n"
+            "Use the earlier values to go on with it, or choose another --out."
+        )
+
+
+def _flat(fields: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in fields.items():
+        nested = isinstance(value, Mapping)
+        flat |= _flat(value, f"{prefix}{key}.") if nested else {f"{prefix}{key}": value}
+    return flat
+
+
+def _brief(value: Any) -> str:
+    is_digest = isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value)
+    return f"{value[:12]}..." if is_digest else str(value)

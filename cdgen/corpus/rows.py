@@ -1,0 +1,84 @@
+"""A row of a corpus, its text, and the counts of many rows."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from cdgen.corpus.plan import FrozenModel
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+
+FINISH_REASONS = ("eos", "length", "quarantined")
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One sequence of the corpus."""
+
+    sequence_id: int
+    prompt_id: int
+    text: str
+    tokens: list[int]  # prompt included
+    prompt_tokens: int
+    new_tokens: int
+    finish_reason: str  # one of FINISH_REASONS
+    mean_plausible: float  # mean size of the plausible set over the new tokens
+    good_logprob: float | None  # nats over the new tokens; None unless the plan has logprobs
+
+
+class Counts(FrozenModel):
+    """What some rows hold together."""
+
+    rows: int
+    tokens: int  # prompts included
+    new_tokens: int
+    words: int  # separated by whitespace
+    text_bytes: int  # UTF-8
+    finish_reasons: dict[str, int]
+
+    def __add__(self, other: Counts) -> Counts:
+        reasons = {r: self.finish_reasons[r] + other.finish_reasons[r] for r in FINISH_REASONS}
+        names = ("rows", "tokens", "new_tokens", "words", "text_bytes")
+        sums = {name: getattr(self, name) + getattr(other, name) for name in names}
+        return Counts(**sums, finish_reasons=reasons)
+
+
+NOTHING = Counts(
+    rows=0,
+    tokens=0,
+    new_tokens=0,
+    words=0,
+    text_bytes=0,
+    finish_reasons=dict.fromkeys(FINISH_REASONS, 0),
+)
+
+
+def render_text(tokenizer: Tokenizer, tokens: Sequence[int], boundaries: Collection[int]) -> str:
+    """The text of `tokens`; `boundaries` (BOS and EOS ids) separate documents by a blank line."""
+    documents: list[list[int]] = [[]]
+    for token in tokens:
+        if token in boundaries:
+            documents.append([])
+        else:
+            documents[-1].append(token)
+    texts = (tokenizer.decode(document, skip_special_tokens=True) for document in documents)
+    return "\n\n".join(text for text in texts if text)
+
+
+def count_rows(rows: Iterable[Mapping[str, Any]]) -> Counts:
+    """Counts of rows that have the columns of `columns_of`."""
+    counts = dict.fromkeys(("rows", "tokens", "new_tokens", "words", "text_bytes"), 0)
+    reasons = Counter[str]()
+    for row in rows:
+        counts["rows"] += 1
+        counts["tokens"] += len(row["tokens"])
+        counts["new_tokens"] += row["new_tokens"]
+        counts["words"] += len(row["text"].split())
+        counts["text_bytes"] += len(row["text"].encode())
+        reasons[row["finish_reason"]] += 1
+    return Counts(**counts, finish_reasons={reason: reasons[reason] for reason in FINISH_REASONS})

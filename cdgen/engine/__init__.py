@@ -1,0 +1,1 @@
+"""Engines: from prompts to sequences of tokens, in a fixed number of slots."""

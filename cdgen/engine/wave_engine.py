@@ -1,0 +1,100 @@
+"""Any causal LM of transformers: the same sampler and the same promise, without the lean decoder.
+
+A wave is a group of sequences with prompts of equal length that begin together, so that no row is
+padded. Who is in a wave depends on the range alone, and a range is generated whole or not at all:
+its bytes are the same however the run was interrupted or divided.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import Any
+
+import torch
+
+from cdgen.engine.paired import log_probs
+from cdgen.engine.sequences import Limits, Request, Sequence, StepReport
+from cdgen.kernels.sample_contrastive import sample_contrastive
+from cdgen.kernels.sampling_params import RowStatus, SampleOutput, SamplingParams
+
+
+@dataclass
+class GenericEngine:
+    """GOOD and BAD as transformers models, in waves of at most `slots` rows."""
+
+    good: Any
+    bad: Any | None
+    slots: int
+    params: SamplingParams
+    limits: Limits
+    seed: int
+    vocab_size: int
+    logprobs: bool = False
+    on_step: Callable[[StepReport], None] = field(default=lambda report: None)
+    is_tiny = False
+
+    @torch.inference_mode()
+    def generate(self, requests: Iterable[Request]) -> Iterator[Sequence]:
+        """The sequences of one range, wave by wave."""
+        ordered = sorted(requests, key=lambda r: (len(r.prompt), r.sequence_id))
+        for _, equal in groupby(ordered, key=lambda r: len(r.prompt)):
+            rows = [Sequence(r.sequence_id, list(r.prompt), len(r.prompt)) for r in equal]
+            for first in range(0, len(rows), self.slots):
+                yield from self._run(rows[first : first + self.slots])
+
+    def _run(self, wave: list[Sequence]) -> list[Sequence]:
+        device = self.good.device
+        ids = torch.tensor([sequence.sequence_id for sequence in wave], device=device)
+        inputs = torch.tensor([sequence.tokens for sequence in wave], device=device)  # [B, T]
+        position = inputs.shape[1]
+        good_cache = bad_cache = None
+        while not all(sequence.finish_reason for sequence in wave):
+            logits, good_cache = _advance(self.good, inputs, good_cache)
+            bad_logits = None
+            if self.bad is not None:
+                bad_logits, bad_cache = _advance(self.bad, inputs, bad_cache)
+            out = sample_contrastive(
+                logits, bad_logits, self.params, seed=self.seed, sequence_ids=ids,
+                positions=torch.full_like(ids, position), vocab_size=self.vocab_size,
+            )  # fmt: skip
+            logprob = log_probs(logits, out.tokens, self.vocab_size) if self.logprobs else None
+            self.on_step(self._take(wave, out, logprob))
+            # A finished row goes on with what it draws, unread: the wave's shape never changes.
+            inputs = out.tokens.clamp(min=0)[:, None]
+            position += 1
+        return wave
+
+    def _take(
+        self, wave: list[Sequence], out: SampleOutput, logprob: torch.Tensor | None
+    ) -> StepReport:
+        """Hands every sequence that goes on the token of its row."""
+        tokens, status, plausible = out.tokens.tolist(), out.status.tolist(), out.plausible.tolist()
+        logprobs = [0.0] * len(wave) if logprob is None else logprob.tolist()
+        drawn = of_all = 0
+        for row, sequence in enumerate(wave):
+            if sequence.finish_reason:
+                continue
+            if status[row] != RowStatus.OK:
+                sequence.finish_reason = "quarantined"
+                continue
+            sequence.tokens.append(tokens[row])
+            sequence.plausible += plausible[row]
+            if self.logprobs:
+                sequence.good_logprob = (sequence.good_logprob or 0.0) + logprobs[row]
+            if tokens[row] in self.limits.stops:
+                sequence.finish_reason = "eos"
+            elif sequence.new_tokens >= self.limits.max_new_tokens:
+                sequence.finish_reason = "length"
+            drawn, of_all = drawn + 1, of_all + plausible[row]
+        return StepReport(drawn, of_all)
+
+
+def _advance(
+    model: Any,
+    inputs: torch.Tensor,  # [B, T] int64
+    cache: Any | None,
+) -> tuple[torch.Tensor, Any]:  # logits of the last position [B, V], the grown cache
+    out = model(input_ids=inputs, past_key_values=cache, use_cache=True)
+    return out.logits[:, -1], out.past_key_values

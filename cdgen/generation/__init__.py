@@ -1,0 +1,1 @@
+"""Runs of `cdgen generate`: from checkpoints, prompts and settings to a corpus."""

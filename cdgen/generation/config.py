@@ -1,0 +1,82 @@
+"""What `cdgen generate` may be told, by flags, a YAML file or a pair file, checked in one place."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from cdgen.checkpoints.pair_file import _located, read_pair_file
+from cdgen.engine.memory import SLOT_MULTIPLE
+from cdgen.settings import read_yaml, validated
+
+
+class GenerateConfig(BaseModel):
+    """Every field is a flag of `cdgen generate` of the same name, with its default."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    good: Path
+    bad: str = "none"
+    prompts: str
+    out: Path
+    format: Literal["parquet", "jsonl"] = "parquet"
+    strategy: Literal["cd", "vanilla", "plausible"] = "cd"
+    contrast: float = Field(default=1.0, ge=0, allow_inf_nan=False)
+    alpha: float = Field(default=0.1, ge=0, le=1)
+    temperature: float = Field(default=1.0, ge=0, allow_inf_nan=False)
+    top_k: int = Field(default=0, ge=0, lt=2**31)
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    min_p: float = Field(default=0.0, ge=0, le=1)
+    prompt_tokens: int = Field(default=20, ge=1)
+    num_sequences: int = Field(default=8, ge=1)
+    max_new_tokens: int = Field(default=400, ge=1)
+    on_eos: Literal["stop", "continue"] = "stop"
+    seed: int = Field(default=0, ge=0, lt=2**64)
+    slots: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    kv_dtype: Literal["auto", "fp8"] = "auto"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    shard: str = "0/1"
+    workers: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
+    range_size: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
+    logprobs: bool = False
+    max_quarantined: int = Field(default=0, ge=0)
+
+    @field_validator("slots", "range_size", "workers", mode="before")
+    @classmethod
+    def _number_or_auto(cls, value: Any) -> Any:
+        """The command line gives text: a number in it is meant as one."""
+        return int(value) if isinstance(value, str) and value.isdecimal() else value
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.slots != "auto" and self.slots % SLOT_MULTIPLE:
+            raise ValueError(f"--slots: expected a multiple of {SLOT_MULTIPLE}, got {self.slots}")
+        if self.strategy == "cd" and self.bad == "none":
+            raise ValueError(
+                "--strategy cd needs --bad: a checkpoint folder or dropout:P"
+                " (to sample from GOOD alone: --strategy vanilla)"
+            )
+        return self
+
+
+def generate_config(
+    flags: Mapping[str, Any], file: Path | None, pair: Path | None = None
+) -> GenerateConfig:
+    """The flags that were given, over the YAML file's, over the pair file's, over the defaults.
+
+    Raises UsageError for bad values, ModelError where the pair file names a folder that is not
+    there.
+    """
+    values = read_yaml(file) if file else {}
+    values = {str(key).replace("-", "_"): value for key, value in values.items()}
+    values |= {name: value for name, value in flags.items() if value is not None}
+    if pair:
+        chosen = read_pair_file(pair)
+        for role, text in (("good", chosen.good), ("bad", chosen.bad)):
+            if role not in values:
+                values[role] = _located(text, role, pair)
+    return validated(GenerateConfig, values)

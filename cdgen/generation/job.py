@@ -1,0 +1,105 @@
+"""The work of one process on a corpus: range after range, each generated whole and committed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cdgen.checkpoints.pair import Pair
+from cdgen.corpus.plan import Plan
+from cdgen.corpus.prompts import PromptTable
+from cdgen.corpus.ranges import check_space, commit_range
+from cdgen.corpus.rows import Row, render_text
+from cdgen.corpus.shard import Shard
+from cdgen.corpus.status import beat
+from cdgen.device import device_faults
+from cdgen.generation.signals import StopSignals
+from cdgen.progress import Progress
+
+if TYPE_CHECKING:
+    from cdgen.engine.sequences import Sequence, StepReport
+    from cdgen.engine.slot_engine import SlotEngine
+    from cdgen.engine.wave_engine import GenericEngine
+
+
+class Job:
+    """The pending ranges of one shard."""
+
+    def __init__(
+        self,
+        out: Path,
+        pair: Pair,
+        table: PromptTable,
+        plan: Plan,
+        shard: Shard,
+        pending: list[int],
+        signals: StopSignals,
+        shows_progress: bool,
+    ) -> None:
+        self.out, self.pair, self.table, self.plan = out, pair, table, plan
+        self.shard, self.pending, self.signals = shard, pending, signals
+        self.current = 0  # the range at hand
+        self.seconds = 0.0  # of `write`
+        total = sum(len(plan.sequence_ids(index)) for index in pending)
+        self.progress = Progress(total, self._beat, shows_progress)
+        bos = [] if pair.bos_token_id is None else [pair.bos_token_id]
+        self.boundaries = {*pair.eos_token_ids, *bos}
+
+    def write(self, engine: SlotEngine | GenericEngine) -> None:
+        """Generates and commits every pending range. Raises Interrupted, StorageError."""
+        engine.on_step = self._step
+        started = self.progress.meter.started = time.monotonic()
+        with self.signals.between_steps(), device_faults(), useful_threads(engine), self.progress:
+            for index in self.pending:
+                self.current = index
+                check_space(self.out, self.plan)
+                commit_range(self.out, self.plan, index, self._rows(engine, index))
+        self.seconds = time.monotonic() - started
+
+    def _rows(self, engine: SlotEngine | GenericEngine, index: int) -> Iterator[Row]:
+        from cdgen.engine.sequences import Request
+
+        requests = (
+            Request(i, self.table[self.plan.prompt_id(i)]) for i in self.plan.sequence_ids(index)
+        )
+        for sequence in engine.generate(requests):
+            self.progress.meter.sequences += 1
+            yield self._row(sequence)
+
+    def _row(self, sequence: Sequence) -> Row:
+        assert sequence.finish_reason is not None
+        return Row(
+            sequence_id=sequence.sequence_id,
+            prompt_id=self.plan.prompt_id(sequence.sequence_id),
+            text=render_text(self.pair.tokenizer, sequence.tokens, self.boundaries),
+            tokens=sequence.tokens,
+            prompt_tokens=sequence.prompt_tokens,
+            new_tokens=sequence.new_tokens,
+            finish_reason=sequence.finish_reason,
+            mean_plausible=sequence.plausible / max(1, sequence.new_tokens),
+            good_logprob=sequence.good_logprob,
+        )
+
+    def _step(self, report: StepReport) -> None:
+        self.signals.check()
+        self.progress.step(report.drawn, report.plausible)
+
+    def _beat(self, new_tokens: int, rate: float) -> None:
+        beat(self.out, self.shard, self.current, new_tokens, rate)
+
+
+@contextmanager
+def useful_threads(engine: SlotEngine | GenericEngine) -> Iterator[None]:
+    """One thread for a tiny model of the lean decoder, whose bits do not depend on how many."""
+    import torch
+
+    before = torch.get_num_threads()
+    if engine.is_tiny:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

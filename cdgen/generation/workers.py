@@ -1,0 +1,117 @@
+"""Several processes on one machine, each with a GPU and ranges of its own; one view of them all."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import sys
+import time
+from multiprocessing.context import SpawnProcess
+
+from cdgen.corpus.folder import has_plan, heartbeat_path
+from cdgen.corpus.shard import Shard
+from cdgen.corpus.status import status
+from cdgen.errors import CdgenError, UsageError, report
+from cdgen.generation.config import GenerateConfig
+from cdgen.generation.one_process import write_shard
+from cdgen.generation.signals import StopSignals
+from cdgen.progress import LOG_INTERVAL, duration
+
+_POLL = 0.2  # seconds
+
+
+def worker_count(config: GenerateConfig) -> int:
+    """What `--workers auto` means: one per GPU, or one on a CPU. Raises UsageError for more workers
+    than GPUs."""
+    gpus = 0
+    if config.device != "cpu":
+        import torch
+
+        gpus = torch.cuda.device_count()
+    if config.workers == "auto":
+        return max(1, gpus)
+    if gpus and config.workers > gpus:
+        raise UsageError(f"--workers: expected at most one per GPU, {gpus}, got {config.workers}")
+    return config.workers
+
+
+def run_workers(config: GenerateConfig, count: int, signals: StopSignals) -> None:
+    """Makes the ranges of `config.shard` with `count` processes.
+
+    Each says itself what it fails of. Raises the error class of the first that failed, after all
+    have ended: the others go on, and what they commit is kept. Raises Interrupted on a signal.
+    """
+    own = Shard.parse(config.shard)
+    context = multiprocessing.get_context("spawn")
+    processes: list[SpawnProcess] = []
+    try:
+        for number in range(count):
+            shard = Shard(own.index + own.count * number, own.count * count)
+            alone = config.model_copy(update={"shard": str(shard), "workers": 1})
+            process = context.Process(target=_work, args=(alone, number), name=f"worker {number}")
+            process.start()
+            processes.append(process)
+            if number == 0 and not _has_begun(config, shard, process, signals):
+                break
+        _watch(config, processes, signals)
+    finally:
+        for process in processes:
+            process.terminate()  # of those that have ended, nothing
+            process.join()
+    failed = [process.exitcode for process in processes if process.exitcode]
+    if failed:
+        kinds = {kind.exit_code: kind for kind in CdgenError.__subclasses__()}
+        raise kinds.get(failed[0] or 0, CdgenError)(
+            f"{len(failed)} of {len(processes)} workers stopped (exit code {failed[0]}, see above);"
+            " what was committed is kept"
+        )
+
+
+def _has_begun(
+    config: GenerateConfig, shard: Shard, process: SpawnProcess, signals: StopSignals
+) -> bool:
+    """The first makes the plan and loads the models alone: what is wrong with them is said once."""
+    while process.is_alive() and not heartbeat_path(config.out, shard).exists():
+        signals.check()
+        time.sleep(_POLL)
+    return process.is_alive() or process.exitcode == 0
+
+
+def _work(config: GenerateConfig, number: int) -> None:
+    if (own := visible_device(number, config.device)) is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = own
+    try:
+        with StopSignals() as signals:
+            write_shard(config, signals, shows_progress=False)
+    except Exception as error:
+        sys.exit(report(error))
+
+
+def visible_device(number: int, device: str) -> str | None:
+    """For CUDA_VISIBLE_DEVICES, among those that it lists already; None to leave it as it is."""
+    listed = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if device == "cpu" or listed == "":
+        return None
+    return str(number) if listed is None else listed.split(",")[number]
+
+
+def _watch(config: GenerateConfig, processes: list[SpawnProcess], signals: StopSignals) -> None:
+    """Until all have ended; a line now and then."""
+    due = time.monotonic() + LOG_INTERVAL
+    while any(process.is_alive() for process in processes):
+        signals.check()
+        time.sleep(_POLL)
+        if time.monotonic() >= due and has_plan(config.out):
+            due = time.monotonic() + LOG_INTERVAL
+            print(_line(config), file=sys.stderr, flush=True)
+
+
+def _line(config: GenerateConfig) -> str:
+    found = status(config.out)
+    alive = [worker for worker in found.workers if found.is_alive(worker)]
+    left = "?" if found.eta_seconds is None else duration(found.eta_seconds)
+    return (
+        f"ranges {found.ranges_done}/{found.ranges_total}  {len(alive)} workers"
+        f"  {sum(w.new_tokens for w in alive):,} tokens"
+        f"  {sum(w.tokens_per_second for w in alive):,.0f} tokens/s  left {left}"
+    )

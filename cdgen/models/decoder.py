@@ -1,0 +1,151 @@
+"""Lean decoder: one token per row and step over a static KV cache, on CPU and CUDA.
+
+One forward pass serves the Llama family, GPT-2 and GPT-NeoX (`lean_config` says which models; the
+others run through transformers, engine/wave_engine.py), and one model or several of one shape:
+their rows are stacked, GOOD's before BAD's, so that each op is launched once for all.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+from cdgen.errors import UsageError
+from cdgen.kernels.decode_attention import AttentionDropout, decode_attention
+from cdgen.kernels.decoder_ops import rotary_to_cache
+from cdgen.models.config import DecoderConfig
+from cdgen.models.linear import Linear, linear
+from cdgen.models.registry import load_weights
+
+_CPU = torch.device("cpu")
+
+
+def rotary_tables(
+    config: DecoderConfig, capacity: int
+) -> tuple[torch.Tensor, torch.Tensor]:  # cos, sin: [capacity, head_width / 2] float32
+    """Angles position / theta^(2 i / D), with the linear and Llama 3 scalings of long contexts.
+
+    D is the rotary width: the pairs of a head beyond it turn by 0, which leaves them as they are.
+    """
+    rope, width = config.rope, config.rotary_width
+    frequency = 1.0 / rope["rope_theta"] ** (torch.arange(0, width, 2).float() / width)
+    if rope["rope_type"] == "linear":
+        frequency = frequency / rope["factor"]
+    if rope["rope_type"] == "llama3":
+        # Slow components are slowed by `factor`, fast ones kept, those between interpolated.
+        low, high = rope["low_freq_factor"], rope["high_freq_factor"]
+        turns = rope["original_max_position_embeddings"] * frequency / (2 * math.pi)
+        blend = ((turns - low) / (high - low)).clamp(0, 1)
+        frequency = (1 - blend) * frequency / rope["factor"] + blend * frequency
+    frequency = F.pad(frequency, (0, (config.head_width - width) // 2))
+    angles = torch.arange(capacity).float()[:, None] * frequency
+    return angles.cos(), angles.sin()
+
+
+@dataclass(frozen=True)
+class Dropout:
+    """Attention dropout that makes a BAD of GOOD's weights: rate in (0, 1), 64-bit run seed."""
+
+    rate: float
+    seed: int
+
+
+class Decoder:
+    """`slots` rows of each model in lockstep; each has its own position in its own cache of
+    `capacity` tokens.
+
+    Shapes never change and no op mixes rows, so a row's result depends on its own tokens alone. On
+    the CPU it does not depend on the models stacked beside its own either.
+    """
+
+    def __init__(
+        self,
+        config: DecoderConfig,
+        models: Sequence[dict[str, torch.Tensor]],  # M checkpoints of that shape
+        slots: int,
+        capacity: int,
+        *,
+        device: torch.device = _CPU,
+        dtype: torch.dtype = torch.float32,  # of weights and activations
+        kv_dtype: torch.dtype | None = None,  # of the cache: like dtype, or float8_e4m3fn
+        dropout: Dropout | None = None,  # the one model runs twice, its second rows with dropout
+    ) -> None:
+        """Raises ModelError where a checkpoint does not hold what `config` asks for."""
+        if dropout and len(models) != 1:
+            raise ValueError(f"dropout: expected one model, which runs twice, got {len(models)}")
+        if device.type == "cpu" and not dtype is (kv_dtype or dtype) is torch.float32:
+            raise UsageError(f"dtype: expected float32 on the CPU, got {dtype}, cache {kv_dtype}")
+        self.config, self.models, self.device = config, len(models), device
+        self.slots, self.capacity = slots, capacity
+        self.dropout, self.first_dropped = dropout, slots
+        # Whose weights each block of `slots` rows takes.
+        self.blocks = torch.tensor([0, 0] if dropout else list(range(len(models))), device=device)
+        self.rows = len(self.blocks) * slots
+        weights = load_weights(config, models, self.rows // len(models), device, dtype)
+        self.layers, self.norm = weights.layers, weights.norm
+        self.embedding = weights.embedding.view(-1, config.width)  # [M * V, D]
+        self.position_table = weights.positions  # [M * learned positions, D]
+        if weights.positions is not None:
+            self.position_table = weights.positions.view(-1, config.width)
+        self._head = weights.head.view(len(models), config.vocab_size, config.width)
+        self._to_logits: dict[int, Linear] = {}
+        self.cos, self.sin = (table.to(device) for table in rotary_tables(config, capacity))
+        cache = (config.layers, self.rows, config.kv_heads, capacity, config.head_width)
+        self.keys, self.values = (
+            torch.zeros(cache, dtype=kv_dtype or dtype, device=device) for _ in range(2)
+        )
+
+    def drop_attention(self, rate: float, seed: int) -> None:
+        """Makes this one model a BAD: attention weights of all rows are dropped."""
+        self.dropout, self.first_dropped = Dropout(rate, seed), 0
+
+    def forward(
+        self,
+        tokens: torch.Tensor,  # [B] int64, one per slot
+        positions: torch.Tensor,  # [B] int64: where in its sequence each token stands
+        sequence_ids: torch.Tensor,  # [B] int64, for dropout's noise
+    ) -> torch.Tensor:  # [R, D], GOOD's rows first: the normed hidden state, ready for the head
+        c = self.config
+        lengths, scale = positions + 1, c.head_width**-0.5
+        x = self.embed(tokens, positions)
+        delta = None
+        for i, layer in enumerate(self.layers):
+            keys, values = self.keys[i], self.values[i]
+            query = rotary_to_cache(
+                layer.qkv(layer.attention_norm(x, delta)), self.cos, self.sin, positions,
+                keys, values, query_norm=layer.query_norm, key_norm=layer.key_norm, eps=c.eps,
+            )  # fmt: skip
+            dropout = None
+            if d := self.dropout:
+                dropout = AttentionDropout(d.rate, d.seed, i, sequence_ids, self.first_dropped)
+            attended = decode_attention(query, keys, values, lengths, scale=scale, dropout=dropout)
+            delta = layer.after_attention(x, attended.flatten(1))
+        return self.norm(x, delta)
+
+    def embed(
+        self,
+        tokens: torch.Tensor,  # [B] int64
+        positions: torch.Tensor,  # [B] int64
+    ) -> torch.Tensor:  # [blocks * B, D]: the residual stream before the first layer
+        x = F.embedding(self._rows_of(tokens, self.config.vocab_size), self.embedding)
+        if self.position_table is not None:
+            rows = self._rows_of(positions, self.config.learned_positions)
+            x += F.embedding(rows, self.position_table)
+        return x
+
+    def _rows_of(self, index: torch.Tensor, size: int) -> torch.Tensor:  # [B] -> [blocks * B]
+        """Where in the models' stacked tables of `size` rows each block finds its own."""
+        return (index + self.blocks[:, None] * size).flatten()
+
+    def head_weight(self, model: int = 0) -> torch.Tensor:  # [V, D]; no head here has a bias
+        return self._head[model]
+
+    def logits(self, hidden: torch.Tensor, model: int = 0) -> torch.Tensor:  # [B, D] -> [B, V]
+        if model not in self._to_logits:
+            # BAD's head is never laid out where only plausible tokens need it.
+            self._to_logits[model] = linear(self.head_weight(model), None, self.slots)
+        return self._to_logits[model](hidden)

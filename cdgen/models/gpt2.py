@@ -1,0 +1,93 @@
+"""GPT-2: learned positions, fused attention weights stored as [in, out]."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from cdgen.models.config import GELU_KINDS, DecoderConfig
+from cdgen.models.layers import GeluMlp, Layer
+from cdgen.models.linear import Linear, linear
+from cdgen.models.weights import CheckpointTensors, Weights
+
+MODEL_TYPES = ("gpt2",)
+# Causal masks, which old checkpoints carry.
+_NO_WEIGHTS = (".attn.bias", ".attn.masked_bias")
+
+
+def lean_config(config: dict[str, Any], capacity: int) -> DecoderConfig | None:
+    """None where the model needs something that the lean decoder does not compute."""
+    width, heads = config.get("n_embd", 768), config.get("n_head", 12)
+    positions = config.get("n_positions", 1024)
+    activation = config.get("activation_function", "gelu_new")
+    other_scores = (
+        config.get("scale_attn_by_inverse_layer_idx", False)
+        or config.get("reorder_and_upcast_attn", False)
+        or not config.get("scale_attn_weights", True)
+    )
+    if other_scores or config.get("add_cross_attention", False) or activation not in GELU_KINDS:
+        return None
+    if width % heads or positions < capacity:
+        return None
+    return DecoderConfig(
+        architecture="gpt2",
+        layers=config.get("n_layer", 12),
+        width=width,
+        inner_width=config.get("n_inner") or 4 * width,
+        heads=heads,
+        kv_heads=heads,
+        head_width=width // heads,
+        vocab_size=config["vocab_size"],
+        tied=config.get("tie_word_embeddings", True),
+        eps=config.get("layer_norm_epsilon", 1e-5),
+        activation=GELU_KINDS[activation],
+        qkv_bias=True,
+        out_bias=True,
+        mlp_bias=True,
+        rope={"rope_type": "default", "rope_theta": 10000.0},  # of no width
+        rotary_width=0,
+        learned_positions=positions,
+    )
+
+
+def with_prefix(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Under the names that transformers saves; checkpoints of the bare model lack the prefix."""
+    if "wte.weight" not in tensors:
+        return tensors
+    return {n if n == "lm_head.weight" else f"transformer.{n}": t for n, t in tensors.items()}
+
+
+def take_weights(c: DecoderConfig, tensors: CheckpointTensors) -> Weights:
+    """Raises ModelError unless the checkpoint holds what `c` asks for, and nothing else."""
+    tensors.models = [with_prefix(model) for model in tensors.models]
+    embedding = tensors.take("transformer.wte.weight", c.vocab_size, c.width)
+    positions = tensors.take("transformer.wpe.weight", c.learned_positions, c.width)
+    layers = [_layer(c, tensors, f"transformer.h.{index}") for index in range(c.layers)]
+    norm = tensors.layer_norm("transformer.ln_f", c.width, c.eps)
+    head = tensors.head("lm_head.weight", embedding, c)
+    tensors.expect_empty("GPT-2", _NO_WEIGHTS)
+    return Weights(embedding, positions, layers, norm, head)
+
+
+def _layer(c: DecoderConfig, tensors: CheckpointTensors, block: str) -> Layer:
+    assert c.activation != "silu"
+    return Layer(
+        attention_norm=tensors.layer_norm(f"{block}.ln_1", c.width, c.eps),
+        qkv=_conv1d(tensors, f"{block}.attn.c_attn", c.width, 3 * c.width),
+        query_norm=None,
+        key_norm=None,
+        out=_conv1d(tensors, f"{block}.attn.c_proj", c.width, c.width),
+        mlp_norm=tensors.layer_norm(f"{block}.ln_2", c.width, c.eps),
+        mlp=GeluMlp(
+            _conv1d(tensors, f"{block}.mlp.c_fc", c.width, c.inner_width),
+            _conv1d(tensors, f"{block}.mlp.c_proj", c.inner_width, c.width),
+            c.activation,
+        ),
+        parallel=False,
+    )
+
+
+def _conv1d(tensors: CheckpointTensors, name: str, inputs: int, outputs: int) -> Linear:
+    weight = tensors.take(f"{name}.weight", inputs, outputs)
+    return linear(weight.mT, tensors.take(f"{name}.bias", outputs), tensors.rows)

@@ -1,0 +1,81 @@
+"""What every lean decoder is made of: its shape, its blocks, and the strict way in for weights.
+
+The kernels are handed addresses and check nothing about a checkpoint, so that every tensor is taken
+by name and shape, and what is missing, left over or misshapen is named.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from cdgen.kernels.decoder_ops import rms_norm, swiglu
+from cdgen.kernels.gelu import GeluKind, gelu
+from cdgen.kernels.layer_norm import layer_norm
+from cdgen.models.linear import Linear
+
+Norm = Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor]  # x += delta; x normed
+
+
+@dataclass(frozen=True)
+class RmsNorm:
+    weight: torch.Tensor  # [D] | [M, D]
+    eps: float
+
+    def __call__(self, x: torch.Tensor, delta: torch.Tensor | None) -> torch.Tensor:
+        return rms_norm(x, delta, self.weight, self.eps)
+
+
+@dataclass(frozen=True)
+class LayerNorm:
+    weight: torch.Tensor  # [D] | [M, D]
+    bias: torch.Tensor  # like weight
+    eps: float
+
+    def __call__(self, x: torch.Tensor, delta: torch.Tensor | None) -> torch.Tensor:
+        return layer_norm(x, delta, self.weight, self.bias, self.eps)
+
+
+@dataclass(frozen=True)
+class GatedMlp:
+    gate_up: Linear  # [2 F, D]
+    down: Linear  # [D, F]
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        return self.down(swiglu(self.gate_up(x)))
+
+
+@dataclass(frozen=True)
+class GeluMlp:
+    up: Linear  # [F, D]
+    down: Linear  # [D, F]
+    kind: GeluKind
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        return self.down(gelu(self.up(x), self.kind))
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One block of one or several models: attention, whose cache the decoder holds, and an MLP."""
+
+    attention_norm: Norm
+    qkv: Linear  # [(H + 2 Hkv) * Dh, D]
+    query_norm: torch.Tensor | None  # [Dh] | [M, Dh]
+    key_norm: torch.Tensor | None  # like query_norm
+    out: Linear  # [D, H * Dh]
+    mlp_norm: Norm
+    mlp: Linear
+    parallel: bool
+
+    def after_attention(
+        self,
+        x: torch.Tensor,  # [R, D]: the residual stream; in a sequential block becomes x + attention
+        attended: torch.Tensor,  # [R, H * Dh]
+    ) -> torch.Tensor:  # [R, D]: what the block still adds to x
+        delta = self.out(attended)
+        if self.parallel:
+            return self.mlp(self.mlp_norm(x, None)).add_(delta)
+        return self.mlp(self.mlp_norm(x, delta))

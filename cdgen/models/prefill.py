@@ -1,0 +1,115 @@
+"""Prompts through a decoder at once, into its cache: matrix products over all their tokens, and
+attention in plain PyTorch.
+
+Sums run in another order than token by token, so bits differ; the noise of dropout is the same.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+from cdgen.kernels import reference
+from cdgen.models.decoder import Decoder
+from cdgen.models.layers import Layer
+
+
+def prefill(
+    decoder: Decoder,
+    rows: torch.Tensor,  # [N] int64: slots, each in every block
+    tokens: torch.Tensor,  # [N, P] int64
+    lengths: torch.Tensor,  # [N] int64 up to P: tokens from there on are not read
+    sequence_ids: torch.Tensor | None = None,  # [N] int64, needed for dropout
+) -> None:
+    """Write keys and values of positions 0 to P - 1 into the decoder's cache.
+
+    Entries at or past a row's length must be overwritten before they are read. Raises ValueError if
+    dropout lacks its sequence ids.
+    """
+    if decoder.dropout and sequence_ids is None:
+        raise ValueError("sequence_ids: expected them, for dropout's noise, got None")
+    count, length = tokens.shape
+    positions = torch.arange(length, device=tokens.device)
+    tokens = tokens.masked_fill(positions >= lengths[:, None], 0)
+    blocks = torch.arange(len(decoder.blocks), device=rows.device)
+    cells = (rows + blocks[:, None] * decoder.slots).flatten()  # [S]: rows of the cache
+    x = decoder.embed(tokens.flatten(), positions.repeat(count))  # [S * P, D]
+    delta = None
+    for i, layer in enumerate(decoder.layers):
+        qkv = layer.qkv(layer.attention_norm(x, delta))
+        query, key, value = _heads(decoder, layer, qkv, length)
+        for cache, new in ((decoder.keys[i], key), (decoder.values[i], value)):
+            cache[cells, :, :length] = new
+        if i + 1 < len(decoder.layers):  # the last layer's attention would feed nothing
+            key, value = key.to(query.dtype), value.to(query.dtype)
+            attended = _attend(decoder, i, query, key, value, sequence_ids)
+            delta = layer.after_attention(x, attended.transpose(1, 2).flatten(2).flatten(0, 1))
+
+
+def _heads(
+    decoder: Decoder,
+    layer: Layer,
+    qkv: torch.Tensor,  # [S * P, (H + 2 Hkv) * Dh]
+    length: int,  # P
+) -> list[torch.Tensor]:  # [S, H | Hkv, P, Dh] each: queries as turned, keys and values as stored
+    c = decoder.config
+    q, k, v = qkv.unflatten(1, (-1, c.head_width)).split([c.heads, c.kv_heads, c.kv_heads], dim=1)
+    if layer.query_norm is not None and layer.key_norm is not None:
+        q, k = (_head_norm(x, w, c.eps) for x, w in ((q, layer.query_norm), (k, layer.key_norm)))
+    copies = len(qkv) // length
+    cos, sin = (table[:length].repeat(copies, 1) for table in (decoder.cos, decoder.sin))
+    stored = decoder.keys.dtype
+    turned = reference.rotary(k.float(), cos, sin)
+    parts = (
+        reference.rotary(q, cos, sin),
+        reference.stored(turned, stored),
+        reference.stored(v, stored),
+    )
+    return [x.unflatten(0, (copies, length)).transpose(1, 2) for x in parts]
+
+
+def _head_norm(
+    x: torch.Tensor,  # [R, H, Dh]
+    weight: torch.Tensor,  # [Dh] | [M, Dh]
+    eps: float,
+) -> torch.Tensor:
+    own = weight.view(-1, 1, 1, weight.shape[-1])
+    return reference.rms_norm(x.unflatten(0, (len(own), -1)), own, eps).flatten(0, 1)
+
+
+def _attend(
+    decoder: Decoder,
+    layer: int,
+    query: torch.Tensor,  # [S, H, P, Dh]
+    key: torch.Tensor,  # [S, Hkv, P, Dh]
+    value: torch.Tensor,  # [S, Hkv, P, Dh]
+    sequence_ids: torch.Tensor | None,  # [N]
+) -> torch.Tensor:  # [S, H, P, Dh]
+    dropout, count = decoder.dropout, len(query) // len(decoder.blocks)
+    if dropout is None or sequence_ids is None:
+        return _causal(query, key, value)
+    clean = count if decoder.first_dropped else 0
+    length = query.shape[2]
+    keep = reference.dropout_keep(
+        dropout.seed, dropout.rate, layer, sequence_ids.repeat_interleave(length),
+        torch.arange(1, length + 1, device=query.device).repeat(count), query.shape[1], length,
+    ).unflatten(0, (count, length)).transpose(1, 2)  # [N, H, P, P]  # fmt: skip
+    dropped = _causal(query[clean:], key[clean:], value[clean:], keep, dropout.rate)
+    return torch.cat([_causal(query[:clean], key[:clean], value[:clean]), dropped])
+
+
+def _causal(
+    query: torch.Tensor,  # [S, H, P, Dh]
+    key: torch.Tensor,  # [S, Hkv, P, Dh]
+    value: torch.Tensor,  # [S, Hkv, P, Dh]
+    keep: torch.Tensor | None = None,  # [S, H, P, P] bool
+    rate: float = 0.0,
+) -> torch.Tensor:  # [S, H, P, Dh]
+    group = query.shape[1] // key.shape[1]
+    key, value = (x.repeat_interleave(group, dim=1) for x in (key, value))
+    if keep is None:
+        return F.scaled_dot_product_attention(query, key, value, is_causal=True)
+    score = query.float() @ key.float().mT * query.shape[-1] ** -0.5
+    future = torch.ones_like(keep[0, 0]).triu(1)
+    weight = score.masked_fill(future, float("-inf")).softmax(-1) * keep / (1 - rate)
+    return (weight @ value.float()).to(query.dtype)

@@ -1,0 +1,160 @@
+"""Texts as token sequences, with the tokens of each that are to be scored."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from cdgen.errors import ModelError
+from cdgen.eval.scoring.trie import Trie, build_trie
+
+_WINDOW = 2048  # for models that state no context length
+_TEXTS_AT_ONCE = 1024  # bounds the memory of encodings
+
+
+@dataclass(frozen=True)
+class Spans:
+    """n token sequences end to end, and the first and last token of each that counts."""
+
+    tokens: np.ndarray  # [T] int32
+    offsets: np.ndarray  # [n + 1] int64: sequence i is tokens[offsets[i] : offsets[i + 1]]
+    first: np.ndarray  # [n] int64, at least 1: a sequence's first token has no context
+    last: np.ndarray  # [n] int64; below `first` where no token counts
+    cut: int = 0  # how many lost their beginning to the model's context length
+
+    def __len__(self) -> int:
+        return len(self.first)
+
+    @property
+    def lengths(self) -> np.ndarray:  # [n] int64
+        return np.diff(self.offsets)
+
+    def sequence(self, index: int) -> np.ndarray:
+        return self.tokens[self.offsets[index] : self.offsets[index + 1]]
+
+    @cached_property
+    def trie(self) -> Trie:
+        return build_trie(self.tokens, self.offsets, self.first, self.last)
+
+
+def spans_of(
+    sequences: Sequence[np.ndarray],  # n, of one or more int32 token ids each
+    first: np.ndarray,  # [n] int64
+    longest: int | None = None,
+) -> Spans:
+    """All tokens from `first` on count; of sequences above `longest`, the end is kept."""
+    lengths = np.array([len(sequence) for sequence in sequences], np.int64)
+    lost = np.maximum(lengths - longest, 0) if longest else np.zeros_like(lengths)
+    kept = [sequence[gone:] for sequence, gone in zip(sequences, lost.tolist(), strict=True)]
+    lengths -= lost
+    return Spans(
+        np.concatenate(kept),
+        np.concatenate([[0], np.cumsum(lengths)]),
+        np.maximum(first - lost, 1),
+        lengths - 1,
+        int(np.count_nonzero(lost)),
+    )
+
+
+class SpanEncoder:
+    """A checkpoint's tokenizer as `AutoTokenizer` sets it up, special tokens included.
+
+    A sequence begins with what the tokenizer puts before every text: BOS, for most. Where that is
+    nothing, `always_prefix` puts BOS (or else EOS) there, so that the first token is scored too;
+    without it, the first token is not scored, as in the BabyLM pipeline. Special tokens after the
+    text are left out: they have no part in its probability. Texts above `longest` tokens lose
+    their beginning; `window` is for text that is read in pieces.
+    """
+
+    def __init__(
+        self, folder: Path, always_prefix: bool, longest: int | None, window: int | None = None
+    ) -> None:
+        from transformers import AutoTokenizer
+
+        try:
+            wrapped = AutoTokenizer.from_pretrained(folder)
+            self.decode: Callable[[list[int]], Any] = wrapped.decode
+            self.tokenizer: Tokenizer = wrapped.backend_tokenizer
+        except (OSError, ValueError, AttributeError, KeyError) as error:
+            text = " ".join(str(error).split())
+            raise ModelError(f"{folder} has no usable fast tokenizer: {text:.200}") from error
+        self.tokenizer.no_truncation()
+        self.tokenizer.no_padding()
+        self.prefix = self._prefix()
+        if not self.prefix and always_prefix:
+            fallback = (wrapped.bos_token_id, wrapped.eos_token_id)
+            self.prefix = [token for token in fallback if token is not None][:1]
+        self.longest = longest
+        self.window = window or longest or _WINDOW
+
+    def _prefix(self) -> list[int]:
+        encoding = self.tokenizer.encode("a")
+        special = encoding.special_tokens_mask
+        bare = self.tokenizer.encode("a", add_special_tokens=False).ids
+        # Where "a" has no token there is no text to see the template around: its first token is
+        # taken for the one in front.
+        text = special.index(0) if bare and 0 in special else min(1, len(special))
+        return encoding.ids[:text]
+
+    def token_ids(self, text: str) -> list[int]:
+        """Of the text alone, without special tokens."""
+        return self.tokenizer.encode(text, add_special_tokens=False).ids
+
+    def whole(self, texts: list[str]) -> Spans:
+        """All tokens of each text count."""
+        sequences = [
+            self._sequence(encoding.ids)
+            for part in _parts(texts)
+            for encoding in self.tokenizer.encode_batch_fast(part, add_special_tokens=False)
+        ]
+        return self._spans(sequences, np.full(len(texts), len(self.prefix), np.int64))
+
+    def endings(self, texts: list[str], starts: list[int]) -> Spans:
+        """Those tokens count that reach beyond character `starts` of their text."""
+        sequences, first, at = [], [], iter(starts)
+        for part in _parts(texts):
+            for encoding in self.tokenizer.encode_batch(part, add_special_tokens=False):
+                start = next(at)
+                before = sum(end <= start for _, end in encoding.offsets)
+                sequences.append(self._sequence(encoding.ids))
+                first.append(len(self.prefix) + before)
+        return self._spans(sequences, np.array(first, np.int64))
+
+    def continuations(self, texts: list[str], tokens: list[int]) -> Spans:
+        """The one token counts that is put after each text."""
+        encodings = self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+        sequences = [
+            self._sequence([*encoding.ids, token])
+            for encoding, token in zip(encodings, tokens, strict=True)
+        ]
+        return self._spans(sequences, np.array([len(s) - 1 for s in sequences], np.int64))
+
+    def windows(self, texts: list[str]) -> tuple[Spans, np.ndarray]:
+        """Each text in pieces of at most `window` tokens, the prefix before each; all but the
+        prefix count. The array [windows] int64 says to which text a window belongs."""
+        room = self.window - len(self.prefix)
+        sequences, owners = [], []
+        for index, text in enumerate(texts):
+            ids = self.token_ids(text)
+            for start in range(0, len(ids), room):
+                sequences.append(self._sequence(ids[start : start + room]))
+                owners.append(index)
+        first = np.full(len(sequences), len(self.prefix), np.int64)
+        return self._spans(sequences, first), np.array(owners, np.int64)
+
+    def _sequence(self, ids: list[int]) -> np.ndarray:
+        # A text without tokens behind no prefix: some token must be there, and none counts.
+        return np.array(self.prefix + ids or [0], np.int32)
+
+    def _spans(self, sequences: list[np.ndarray], first: np.ndarray) -> Spans:
+        return spans_of(sequences, first, self.longest)
+
+
+def _parts(texts: list[str]) -> Iterator[list[str]]:
+    return (texts[i : i + _TEXTS_AT_ONCE] for i in range(0, len(texts), _TEXTS_AT_ONCE))

@@ -1,0 +1,224 @@
+"""Is a method better than the baseline, and how much of the difference is the noise of training?
+
+Methods are compared on the same draws of the same items, so what makes an item hard for both
+cancels. The seeds of different methods are independent. The variance of it all stands at the top of
+`cdgen.eval.statistics.intervals`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+
+import numpy as np
+
+from cdgen.errors import UsageError
+from cdgen.eval.statistics.intervals import Estimate, Runs, Strata, spread_of_sum
+
+# The mean of equal scores may be off by 1e-16 of them; one item in a million is far above this.
+_ROUNDING = 1e-12
+
+
+@dataclass(frozen=True)
+class Scored:
+    """One method's runs (seeds) of one task."""
+
+    strata: np.ndarray  # [n] int64: items are drawn within these
+    value: Callable[[np.ndarray], np.ndarray]  # counts [n] -> [S]: scores if items came so often
+    seeds: int  # S
+    higher_is_better: bool = True
+
+
+def macro(
+    values: np.ndarray,  # [S, n] float64: each seed's credits
+    groups: np.ndarray,  # [n] int64 in 0..G-1
+    weights: np.ndarray,  # [G] float64, summing to 1
+) -> Scored:
+    """The weighted mean over groups of the means of their items."""
+
+    def value(counts: np.ndarray) -> np.ndarray:
+        drawn = np.bincount(groups, counts, len(weights))
+        share = counts * (weights / drawn)[groups]
+        # Not `@`: where cores are shared, BLAS's threads wait a hundred times as long as they work.
+        return np.einsum("sn,n->s", values, share)
+
+    return Scored(groups, value, len(values))
+
+
+@dataclass(frozen=True)
+class TaskComparison:
+    """A method against the baseline in one task."""
+
+    difference: Estimate  # method - baseline, in the task's own unit and direction
+    relative: float | None  # of the baseline's score, positive is better; None if that is <= 0
+    p: float  # two-sided
+    p_holm: float  # adjusted for the number of tasks
+    seed_share: float | None  # of the difference's variance; None as in `Spread`
+
+
+@dataclass(frozen=True)
+class MethodComparison:
+    tasks: dict[str, TaskComparison]
+    mean_relative: Estimate  # mu_dREL
+    covers_training: bool  # False where a side has one seed: the items' variance is all there is
+
+
+@dataclass(frozen=True)
+class Comparison:
+    scores: dict[str, dict[str, Estimate]]  # of each method, of each task
+    against_baseline: dict[str, MethodComparison]
+
+
+def compare(
+    methods: Mapping[str, Mapping[str, Scored]],
+    baseline: str,
+    seed: int = 0,
+    resamples: int = 1000,
+    relative_over: Sequence[str] | None = None,
+) -> Comparison:
+    """Compares methods[name][task] with the baseline's; one draw of items serves all methods.
+
+    `relative_over` names the tasks that mu_dREL averages over, all by default. Raises UsageError
+    where methods do not share tasks and items, or where a relative change is undefined.
+    """
+    _require_shared_items(methods, baseline)
+    by_task = {
+        task: _draw(task, {name: of[task] for name, of in methods.items()}, seed, resamples)
+        for task in methods[baseline]
+    }
+    runs = {name: {task: drawn[name] for task, drawn in by_task.items()} for name in methods}
+    counted = list(by_task if relative_over is None else relative_over)
+    _require_relative(baseline, runs[baseline], counted)
+    signs = {task: 1 if of.higher_is_better else -1 for task, of in methods[baseline].items()}
+    others = [name for name in methods if name != baseline]
+    return Comparison(
+        scores={name: _scores(own) for name, own in runs.items()},
+        against_baseline={
+            name: _against(runs[name], runs[baseline], signs, counted) for name in others
+        },
+    )
+
+
+def _require_shared_items(methods: Mapping[str, Mapping[str, Scored]], baseline: str) -> None:
+    if baseline not in methods:
+        raise UsageError(f"baseline: expected one of {sorted(methods)}, got {baseline!r}")
+    first = methods[baseline]
+    for name, scored in methods.items():
+        if scored.keys() != first.keys():
+            raise UsageError(
+                f"{name}: expected {baseline}'s tasks {sorted(first)}, got {sorted(scored)}"
+            )
+        seeds = {task: of.seeds for task, of in scored.items()}
+        if len(set(seeds.values())) > 1:
+            raise UsageError(f"{name}: expected the same seeds in every task, got {seeds}")
+        for task, of in scored.items():
+            if not np.array_equal(of.strata, first[task].strata):
+                raise UsageError(
+                    f"{name}, {task}: expected the {len(first[task].strata)} items of {baseline}, "
+                    f"in its order, got {len(of.strata)} with other strata"
+                )
+
+
+def _draw(task: str, scored: Mapping[str, Scored], seed: int, resamples: int) -> dict[str, Runs]:
+    """Each method's runs of a task, on all items and then on the same draws of them."""
+    strata = next(iter(scored.values())).strata
+    sampler = Strata.of(strata)
+    rng = np.random.default_rng([seed, *task.encode()])  # the same whatever other tasks there are
+    every = np.ones(len(strata), dtype=np.int64)
+    samples = chain([every], (sampler.draw(rng) for _ in range(resamples)))
+    rows = [[of.value(counts) for of in scored.values()] for counts in samples]
+    runs = {}
+    for index, (name, of) in enumerate(scored.items()):
+        scores = np.array([row[index] for row in rows])
+        if scores.shape[1:] != (of.seeds,) or not np.isfinite(scores).all():
+            raise UsageError(
+                f"{name}, {task}: expected a finite score of each of {of.seeds} seeds for every "
+                f"draw of items, got shape {scores.shape[1:]}, {np.sum(~np.isfinite(scores))} not "
+                "finite"
+            )
+        runs[name] = Runs(scores[0], scores[1:], len(strata))
+    return runs
+
+
+def _require_relative(baseline: str, base: Mapping[str, Runs], counted: Sequence[str]) -> None:
+    if not counted or not base.keys() >= set(counted):
+        raise UsageError(f"relative_over: expected some of {sorted(base)}, got {counted}")
+    for task in counted:
+        if base[task].score <= 0:
+            raise UsageError(
+                f"{baseline}, {task}: a relative change needs a baseline score above 0, got "
+                f"{base[task].score:.6g}; leave the task out of relative_over"
+            )
+
+
+def _scores(own: Mapping[str, Runs]) -> dict[str, Estimate]:
+    return {task: spread_of_sum([of]).around(of.score) for task, of in own.items()}
+
+
+def _against(
+    own: Mapping[str, Runs],
+    base: Mapping[str, Runs],
+    signs: Mapping[str, int],
+    counted: Sequence[str],
+) -> MethodComparison:
+    differences = {task: _difference(own[task].score, base[task].score) for task in own}
+    spreads = {task: spread_of_sum([own[task], base[task].times(-1)]) for task in own}
+    p = {task: spread.p(differences[task]) for task, spread in spreads.items()}
+    adjusted = holm(p)
+    return MethodComparison(
+        tasks={
+            task: TaskComparison(
+                difference=spread.around(differences[task]),
+                relative=_relative(own[task], base[task], signs[task]),
+                p=p[task],
+                p_holm=adjusted[task],
+                seed_share=spread.seed_share,
+            )
+            for task, spread in spreads.items()
+        },
+        mean_relative=_mean_relative(own, base, signs, counted),
+        covers_training=all(len(of.full) > 1 for side in (own, base) for of in side.values()),
+    )
+
+
+def _difference(score: float, base: float) -> float:
+    difference = score - base
+    return 0.0 if abs(difference) <= _ROUNDING * abs(base) else difference
+
+
+def _relative(own: Runs, base: Runs, sign: int) -> float | None:
+    return sign * _difference(own.score, base.score) / base.score if base.score > 0 else None
+
+
+def _mean_relative(
+    own: Mapping[str, Runs],
+    base: Mapping[str, Runs],
+    signs: Mapping[str, int],
+    counted: Sequence[str],
+) -> Estimate:
+    """mu_dREL, the mean over tasks of sign (x - b) / b, with a spread to first order in x and b:
+    in ratios of draws, those whose b comes near 0 would decide the variance."""
+    value, gains, losses = 0.0, [], []
+    for task in counted:
+        x, b = own[task].score, base[task].score
+        share = signs[task] / len(counted)
+        value += share * _difference(x, b) / b
+        gains.append(own[task].times(share / b))
+        losses.append(base[task].times(-share * x / b**2))
+    return spread_of_sum([_total(gains), _total(losses)]).around(value)
+
+
+def _total(tasks: Sequence[Runs]) -> Runs:
+    """The sum over tasks: seed s trained one model for all of them, draws are one per task."""
+    full = np.sum([of.full for of in tasks], axis=0)
+    return Runs(full, np.sum([of.drawn for of in tasks], axis=0), min(of.items for of in tasks))
+
+
+def holm(p: Mapping[str, float]) -> dict[str, float]:
+    """Holm 1979: the i-th least of m times m - i + 1, never below the one before, 1 at most."""
+    adjusted, highest = {}, 0.0
+    for rank, task in enumerate(sorted(p, key=p.__getitem__)):
+        highest = max(highest, min(1.0, p[task] * (len(p) - rank)))
+        adjusted[task] = highest
+    return adjusted

@@ -1,0 +1,84 @@
+"""What the generation benchmark computes beside what it times, on the CPU and small."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from cdgen.bench.end_to_end.bench_gpu_generate import (
+    check_graph,
+    corpus_minutes,
+    part_of,
+    steady,
+)
+from cdgen.bench.end_to_end.gpu_generation_workload import (
+    PROMPT,
+    make_engine,
+    measure_others,
+    paper_model,
+    requests,
+    transformers_rate,
+)
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(scope="module")
+def pair() -> tuple[Any, Any]:
+    good, bad = (paper_model(seed, "cpu", layers=1, width=64) for seed in (0, 1))
+    return good, bad
+
+
+def test_the_corpus_is_extrapolated_from_two_models_alone() -> None:
+    found = {
+        "contrast, 1024 slots": {"tokens_per_s": 108_089, "seconds": 60.1},
+        "contrast, 4096 slots": {"out of memory": "..."},
+        "one model, 1024 slots": {"tokens_per_s": 300_000, "seconds": 15.0},
+    }
+    # 30,400 prompts x 8 x 400 = 97.28 M tokens at 108,089 per second are 900 s.
+    assert corpus_minutes(found) == {"contrast, 1024 slots": 15.0}
+
+
+@pytest.mark.parametrize(
+    ("kernel", "part"),
+    [
+        ("_attend_single", "attention"),
+        ("nvjet_tst_128x64_64x9_1x2_h_bz_TNN", "matrix products"),
+        ("sm90_xmma_gemm_bf16bf16_bf16f32", "matrix products"),
+        ("sample_kernel", "sampler"),
+        ("rms_norm_kernel", "norms, rotary, activations"),
+        ("void at::native::elementwise_kernel<...>", "others"),
+    ],
+)
+def test_kernels_are_known_by_name(kernel: str, part: str) -> None:
+    assert part_of(kernel) == part
+
+
+@pytest.mark.parametrize("kind", ["contrast", "vanilla", "dropout"])
+def test_every_kind_of_engine_runs(pair: tuple[Any, Any], kind: str) -> None:
+    engine = make_engine(*pair, 16, kind=kind, new=6)
+    check_graph(engine, PROMPT + 2)
+    found = steady(engine, requests(32_000), seconds=0.05)
+    assert found["tokens_per_s"] > 0 and found["seconds"] >= 0.05
+
+
+def test_a_baseline_that_fails_is_recorded(
+    pair: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cdgen.bench.end_to_end.gpu_generation_workload.NEW", 3)
+    assert transformers_rate(*pair, 2) > 0
+
+    def fail(*_: Any) -> float:
+        raise RuntimeError("no such kernel")
+
+    monkeypatch.setattr("cdgen.bench.end_to_end.gpu_generation_workload.transformers_rate", fail)
+    monkeypatch.setattr(
+        "cdgen.bench.end_to_end.gpu_generation_workload.continuous_batching_rate", fail
+    )
+    found = measure_others(*(model.to(torch.bfloat16) for model in pair), [1])
+    assert found == {
+        "generate, 1 rows": "RuntimeError: no such kernel",
+        "generate_batch of one model": "RuntimeError: no such kernel",
+    }

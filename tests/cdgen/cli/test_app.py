@@ -1,0 +1,422 @@
+"""Bad input on the command line: a line or two, the right exit code, nothing written or lost."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from cdgen import progress
+from cdgen.generation.config import GenerateConfig
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+Command = Callable[..., Any]
+SMALL = ("--prompt-tokens", 4, "--max-new-tokens", 6, "--num-sequences", 2)
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    return tmp_path / "new/out"
+
+
+@pytest.fixture
+def generate(cdgen: Command, tiny_pair: Any, prompts: Path, out: Path) -> Command:
+    """A small `cdgen generate` that succeeds, its flags overridden by keywords (None: left out)."""
+
+    def run(*more: object, **flags: object) -> Any:
+        given = {"good": tiny_pair.good, "bad": tiny_pair.bad, "prompts": prompts, "out": out}
+        pairs = [
+            (f"--{name.replace('_', '-')}", value)
+            for name, value in (given | flags).items()
+            if value is not None
+        ]
+        return cdgen("generate", *SMALL, *(x for pair in pairs for x in pair), *more)
+
+    return run
+
+
+def content(folder: Path) -> dict[str, bytes | None]:
+    """Every file below `folder` with its bytes, every folder with None."""
+    paths = sorted(folder.rglob("*"))
+    return {str(path): path.read_bytes() if path.is_file() else None for path in paths}
+
+
+@pytest.fixture
+def refused(generate: Command, tmp_path: Path) -> Command:
+    """Runs it, requires the exit code, one or two lines that say `says`, and no file touched."""
+
+    def run(code: int, *says: str, command: Command = generate, **flags: object) -> str:
+        before = content(tmp_path)
+        ended = command(**flags)
+        assert ended.code == code, ended
+        assert ended.err.startswith("cdgen: "), ended.err
+        assert len(ended.err.splitlines()) <= 2, ended.err
+        assert "unexpected" not in ended.err
+        for text in says:
+            assert text in ended.err
+        assert ended.out == ""
+        assert content(tmp_path) == before
+        return str(ended.err)
+
+    return run
+
+
+# ---- values ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("flag", "values"),
+    [
+        ("alpha", ["-0.1", "1.01", "nan", "inf"]),
+        ("temperature", ["-0.5", "nan", "inf"]),
+        ("top_p", ["0", "-1", "1.5", "nan"]),
+        ("top_k", ["-1", "2147483648"]),
+        ("min_p", ["-0.1", "1.1", "nan"]),
+        ("contrast", ["-1", "nan", "inf"]),
+        ("prompt_tokens", ["0"]),
+        ("num_sequences", ["0"]),
+        ("max_new_tokens", ["0"]),
+        ("seed", ["-1", "18446744073709551616"]),
+        ("slots", ["0", "8", "17", "-16", "many", "1.5", "²"]),
+        ("range_size", ["0", "-1", "all"]),
+        ("strategy", ["contrastive", ""]),
+        ("format", ["csv", ""]),
+        ("on_eos", ["restart"]),
+        ("dtype", ["bfloat16"]),
+        ("device", ["tpu"]),
+        ("shard", ["1/1", "0", "-1/2", "a/b", "0/0"]),
+        ("max_quarantined", ["-1"]),
+        ("bad", ["dropout:0", "dropout:1", "dropout:x", ""]),
+    ],
+)
+def test_a_value_outside_its_range(refused: Command, flag: str, values: list[str]) -> None:
+    for value in values:
+        refused(2, f"--{flag.replace('_', '-')}", **{flag: value})
+
+
+@pytest.mark.parametrize("flag", ["good", "prompts", "out"])
+def test_a_missing_flag(refused: Command, flag: str) -> None:
+    refused(2, f"--{flag} is missing: give the flag or put it into --config", **{flag: None})
+
+
+def test_contrast_needs_a_bad(refused: Command) -> None:
+    says = "--strategy cd needs --bad: a checkpoint folder or dropout:P"
+    refused(2, says, bad=None)
+    refused(2, says, bad="none")
+
+
+def test_more_tokens_than_the_context(refused: Command) -> None:
+    refused(
+        2,
+        "--prompt-tokens 40 + --max-new-tokens 25 = 65 tokens",
+        "the context of the pair is 64",
+        prompt_tokens=40,
+        max_new_tokens=25,
+    )
+
+
+def test_an_unknown_flag_and_command(cdgen: Command) -> None:
+    for arguments, says in [
+        (["generate", "--modle", "x"], "No such option: --modle"),
+        (["generate", "--alpha", "high"], "'--alpha'"),
+        (["generate", "--seed", "1.5"], "'--seed'"),
+        (["genrate"], "No such command 'genrate'"),
+    ]:
+        ended = cdgen(*arguments)
+        assert ended.code == 2
+        assert says in ended.err
+        assert "--help" in ended.err or "-h" in ended.err
+
+
+# ---- prompts -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("blank", [b"", b"\n\n", b"  \n\t\n"], ids=["empty", "newlines", "spaces"])
+def test_no_prompt_in_the_file(refused: Command, prompts: Path, blank: bytes) -> None:
+    prompts.write_bytes(blank)
+    refused(2, f"--prompts {prompts}: no prompt in it")
+
+
+def test_missing_prompts(refused: Command, tmp_path: Path) -> None:
+    refused(2, "nowhere.txt: no such file", prompts=tmp_path / "nowhere.txt")
+    refused(2, "--prompts: got an empty name", prompts="")
+
+
+def test_prompts_that_are_not_utf8(refused: Command, prompts: Path) -> None:
+    prompts.write_bytes(b"w3 w4\nw5 \xff w6\n")
+    refused(2, "line 2: not UTF-8 at byte 9", "Convert the file to UTF-8")
+
+
+def test_prompts_that_are_not_json(refused: Command, tmp_path: Path) -> None:
+    path = tmp_path / "prompts.jsonl"
+    path.write_text('{"text": "w3"}\n{"title": "w4"}\n')
+    refused(2, 'line 2: expected an object with "text"', prompts=path)
+
+
+def test_a_line_of_ten_megabytes_is_only_long(
+    generate: Command, prompts: Path, published: Command, out: Path
+) -> None:
+    prompts.write_text("w3 w4 w5 w6\n")
+    short = generate()
+    rows = published(out)
+    shutil.rmtree(out)
+    prompts.write_text("w3 w4 w5 w6" + f" {'long' * 64}" * 40_000 + "\n")
+    assert prompts.stat().st_size > 10_000_000
+    long = generate()
+    assert (short.code, long.code) == (0, 0), long.err
+    name = "data/train-00000-of-00001.parquet"
+    assert published(out)[name] == rows[name]
+
+
+# ---- models ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def model(tiny_pair: Any, tmp_path: Path) -> Path:
+    """A copy of GOOD, to be damaged."""
+    return Path(shutil.copytree(tiny_pair.good, tmp_path / "model"))
+
+
+def test_a_missing_model(refused: Command, tmp_path: Path) -> None:
+    for flag in ("good", "bad"):
+        refused(4, "gpt-7: no such folder", **{flag: tmp_path / "gpt-7"})
+
+
+def test_token_maps_that_differ(refused: Command, model: Path) -> None:
+    tokenizer = json.loads((model / "tokenizer.json").read_text())
+    vocab = tokenizer["model"]["vocab"]
+    vocab["w30"], vocab["w31"] = vocab["w31"], vocab["w30"]
+    (model / "tokenizer.json").write_text(json.dumps(tokenizer))
+    refused(4, "GOOD and BAD do not share a tokenizer: 2 of", "30 'w30' 'w31'", bad=model)
+
+
+def test_pickle_weights(refused: Command, model: Path) -> None:
+    torch.save(load_file(model / "model.safetensors"), model / "pytorch_model.bin")
+    (model / "model.safetensors").unlink()
+    refused(4, "only pickle weights (pytorch_model.bin)", "Convert them to safetensors", good=model)
+
+
+def test_truncated_and_padded_weights(refused: Command, model: Path) -> None:
+    path = model / "model.safetensors"
+    whole = path.read_bytes()
+    for data, says in [
+        (whole[:-1], "shorter than promised"),
+        (whole[:100], "shorter than promised"),
+        (b"", "shorter than promised"),
+        (whole + b"\0", "longer than promised"),
+    ]:
+        path.write_bytes(data)
+        refused(4, str(path), says, bad=model)
+
+
+def test_an_index_that_names_a_file_outside_the_folder(refused: Command, model: Path) -> None:
+    tensors = load_file(model / "model.safetensors")
+    (model / "model.safetensors").rename(model.parent / "outside.safetensors")
+    for name in ("../outside.safetensors", str(model.parent / "outside.safetensors")):
+        index = {"metadata": {}, "weight_map": dict.fromkeys(tensors, name)}
+        (model / "model.safetensors.index.json").write_text(json.dumps(index))
+        refused(4, f"names {name!r}: a shard must be a plain file name", good=model)
+
+
+@pytest.mark.parametrize("bad", [None, "dropout:0.5"], ids=["as GOOD", "as both"])
+def test_weights_of_another_architecture_write_nothing(
+    refused: Command, model: Path, bad: str | None
+) -> None:
+    tensors = load_file(model / "model.safetensors")
+    del tensors["model.norm.weight"]
+    save_file(tensors, model / "model.safetensors")
+    refused(4, "model.norm.weight", good=model, **({"bad": bad} if bad else {}))
+
+
+def test_more_slots_than_memory_write_nothing(refused: Command) -> None:
+    refused(4, "GiB are free: give fewer --slots", slots=16 * 10**9)
+
+
+def test_dropout_of_a_model_without_a_lean_decoder(refused: Command, tiny_gpt2_pair: Any) -> None:
+    refused(
+        2, "--bad dropout:P needs a GOOD that the lean decoders cover", "gpt2",
+        good=tiny_gpt2_pair.good, bad="dropout:0.5",
+    )  # fmt: skip
+
+
+def test_a_prompt_with_tokens_that_bad_lacks_writes_nothing(
+    refused: Command, tiny_pair: Any, prompts: Path, tmp_path: Path
+) -> None:
+    """BAD has a smaller vocabulary; the prompt uses a word beyond it."""
+    bad = Path(shutil.copytree(tiny_pair.bad, tmp_path / "small"))
+    tensors = load_file(bad / "model.safetensors")
+    for name in ("model.embed_tokens.weight", "lm_head.weight"):
+        tensors[name] = tensors[name][:40].clone()
+    save_file(tensors, bad / "model.safetensors")
+    config = json.loads((bad / "config.json").read_text())
+    (bad / "config.json").write_text(json.dumps(config | {"vocab_size": 40}))
+    prompts.write_text("w3 w4\nw5 w44\n")
+    refused(2, "prompt 1 holds token 44", "share 40 tokens", bad=bad)
+
+
+# ---- OUT ---------------------------------------------------------------------------------------
+
+
+def test_out_of_another_plan(generate: Command, refused: Command, prompts: Path) -> None:
+    assert generate().code == 0
+    refused(3, "seed: was 0, now 1", "choose another --out", seed=1)
+    refused(3, "strategy: was cd, now vanilla", strategy="vanilla")
+    refused(3, "max_new_tokens: was 6, now 7", max_new_tokens=7)
+    prompts.write_text("w9 w9\n")
+    refused(3, "source_sha256", "choose another --out")
+
+
+def test_out_that_holds_something_else(refused: Command, out: Path) -> None:
+    out.mkdir(parents=True)
+    (out / "thesis.tex").write_text("years of work")
+    refused(3, "is not empty (it holds thesis.tex)", "choose an empty or a new folder")
+
+
+def test_out_that_is_a_file(refused: Command, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    refused(5, "is a file: choose a folder", out=tmp_path / "file")
+
+
+def test_out_that_cannot_be_written(refused: Command, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    refused(5, "cannot create the folder", out=tmp_path / "file/out")
+    refused(5, "cannot create the folder", out="/proc/no-such-folder/out")
+
+
+@pytest.mark.parametrize("command", ["status", "verify", "finalize"])
+def test_no_corpus_to_look_at(
+    cdgen: Command, refused: Command, tmp_path: Path, command: str
+) -> None:
+    for folder in (tmp_path / "nowhere", tmp_path):
+        refused(2, "holds no cdgen corpus", command=lambda out=folder: cdgen(command, out))
+
+
+def test_finalize_before_the_last_shard(
+    generate: Command, cdgen: Command, published: Command, out: Path
+) -> None:
+    ended = generate(shard="0/2", range_size=2)
+    assert ended.code == 0
+    assert f"after the last: cdgen finalize {out}" in ended.out
+    early = cdgen("finalize", out)
+    assert early.code == 5
+    assert "2 of 5 ranges are missing" in early.err
+    shown = cdgen("status", out)
+    assert shown.code == 0
+    assert "ranges 3/5" in shown.out
+    unfinished = cdgen("verify", out)
+    assert unfinished.code == 5
+    assert "2 of 5 ranges are missing" in unfinished.out
+    assert generate(shard="1/2", range_size=2).code == 0
+    assert cdgen("finalize", out).code == 0
+    assert "finalized" in cdgen("status", out).out
+    assert cdgen("verify", out).out == f"{out}: intact\n"
+
+
+# ---- --config ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("sedd: 1", "sedd"),
+        ("alpha: 2", "--alpha"),
+        ("seed: [1", "is not valid YAML"),
+        ("- seed", "expected `name: value` lines, got list"),
+        ("", "expected `name: value` lines"),
+        ("1: 2", "1"),
+        ("seed: \xff".encode("latin-1"), "is not valid YAML"),
+        ("dry-run: true", "dry"),
+    ],
+)
+def test_a_config_file_that_does_not_fit(
+    refused: Command, tmp_path: Path, text: str | bytes, says: str
+) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    refused(2, says, config=path)
+
+
+def test_a_missing_config_file(refused: Command, tmp_path: Path) -> None:
+    refused(2, "cannot read", "nowhere.yaml", config=tmp_path / "nowhere.yaml")
+
+
+# ---- help, tracebacks, progress ----------------------------------------------------------------
+
+
+def test_help_lists_the_commands(cdgen: Command) -> None:
+    ended = cdgen("--help")
+    assert ended.code == 0
+    for command in ("generate", "status", "verify", "finalize", "train"):
+        assert f" {command} " in ended.out
+
+
+def test_help_shows_every_flag_and_its_default(cdgen: Command) -> None:
+    words = " ".join(cdgen("generate", "--help").out.split())
+    shown = {section.split(" ")[0]: section for section in words.split(" --")}
+    for name, field in GenerateConfig.model_fields.items():
+        section = shown[name.replace("_", "-")]
+        if not field.is_required() and name != "logprobs":
+            assert f"[default: {field.default}]" in section
+
+
+def test_debug_shows_the_traceback_and_keeps_the_exit_code(cdgen: Command, tmp_path: Path) -> None:
+    ended = cdgen("--debug", "status", tmp_path)
+    assert "Traceback" in ended.err
+    assert "holds no cdgen corpus" in ended.err
+    assert ended.code == 2
+
+
+def test_an_unexpected_error_asks_for_a_report(
+    cdgen: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def fail(out: Path) -> None:
+        raise ZeroDivisionError("one over\nnothing")
+
+    monkeypatch.setattr("cdgen.corpus.finalize.finalize", fail)
+    ended = cdgen("finalize", tmp_path)
+    assert ended.code == 1
+    assert "unexpected ZeroDivisionError: one over" in ended.err
+    assert "--debug" in ended.err
+    assert "Traceback" not in ended.err
+
+
+def test_progress_is_plain_lines_where_there_is_no_terminal(
+    generate: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "LOG_INTERVAL", 0.0)
+    ended = generate()
+    assert ended.code == 0
+    lines = ended.err.splitlines()
+    assert len(lines) > 3
+    for line in lines:
+        assert "/10 sequences  " in line
+        assert "tokens/s  plausible " in line
+    assert "\x1b" not in ended.err
+    assert "\r" not in ended.err
+
+
+def test_generic_models_load_without_a_progress_bar(generate: Command, tiny_gpt2_pair: Any) -> None:
+    ended = generate(good=tiny_gpt2_pair.good, bad=tiny_gpt2_pair.bad)
+    assert ended.code == 0
+    assert all("tokens/s" in line for line in ended.err.splitlines()), ended.err
+
+
+def test_help_imports_neither_torch_nor_transformers() -> None:
+    program = (
+        "import sys; from cdgen import cli\n"
+        "sys.argv = ['cdgen', 'generate', '--help']\n"
+        "try: cli.main()\n"
+        "finally: print(*({'torch', 'transformers', 'numpy'} & set(sys.modules)), file=sys.stderr)"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert ended.returncode == 0
+    assert ended.stderr.split() == []

@@ -1,0 +1,149 @@
+"""From a plan to an engine: devices, dtypes, memory, and a device that fails."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from cdgen.checkpoints.pair import open_pair, parse_bad
+from cdgen.corpus.folder import read_plan
+from cdgen.corpus.status import status
+from cdgen.device import choose_device, choose_dtypes
+from cdgen.engine.memory import plan_memory
+from cdgen.engine.sequences import Request, Sequence
+from cdgen.engine.slot_engine import SlotEngine
+from cdgen.errors import ModelError, UsageError
+from cdgen.generation import build_engine as engines
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+# ---- what auto means ---------------------------------------------------------------------------
+
+
+def test_dtypes() -> None:
+    assert choose_dtypes("auto", "auto", "cpu", True) == ("float32", "float32")
+    assert choose_dtypes("auto", "auto", "cuda", True) == ("bfloat16", "bfloat16")
+    assert choose_dtypes("float16", "auto", "cuda", False) == ("float16", "float16")
+    for dtype, kv, device, says in [
+        ("bfloat16", "auto", "cpu", "--dtype bfloat16: expected auto or float32 on a CPU"),
+        ("auto", "fp8", "cpu", "--kv-dtype fp8: expected auto on a CPU"),
+    ]:
+        with pytest.raises(UsageError, match=says):
+            choose_dtypes(dtype, kv, device, True)
+    with pytest.raises(UsageError, match="for models that run through transformers"):
+        choose_dtypes("auto", "fp8", "cuda", False)
+
+
+def test_fp8_needs_a_gpu_that_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.get_device_capability", lambda: (9, 0))
+    assert choose_dtypes("auto", "fp8", "cuda", True) == ("bfloat16", "float8_e4m3fn")
+    monkeypatch.setattr("torch.cuda.get_device_capability", lambda: (8, 0))
+    with pytest.raises(UsageError, match=r"compute capability 8\.9"):
+        choose_dtypes("auto", "fp8", "cuda", True)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_a_device_that_is_not_there(generate_200: Callable[..., Any], tmp_path: Path) -> None:
+    assert choose_device("auto") == "cpu"
+    ended = generate_200(tmp_path / "out", "--device", "cuda")
+    assert (ended.code, ended.err) == (
+        2,
+        "cdgen: --device cuda: PyTorch sees no CUDA device here\n",
+    )
+
+
+# ---- memory ------------------------------------------------------------------------------------
+
+
+def test_auto_slots_are_what_the_memory_holds(
+    tiny_pair: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The tiny pair: 2 + 1 layers of 2 KV heads of 8, 24 tokens, 2 bytes a number."""
+    pair = open_pair(tiny_pair.good, parse_bad(str(tiny_pair.bad)))
+
+    def slots(total: int) -> int:
+        return engines.auto_slots(total, pair, 4, 20, "bfloat16", "bfloat16", "cuda")
+
+    monkeypatch.setattr(engines, "free_bytes", lambda _: 80 * 2**30)
+    assert slots(10**6) == 4096
+    assert slots(100) == 112
+    shapes = engines.shapes_of(pair, 24)
+    assert shapes is not None
+    needed = sum(plan_memory(*shapes, 1024, 24, 2, 2, 48).values())
+    capsys.readouterr()
+    monkeypatch.setattr(engines, "free_bytes", lambda _: int(needed / 0.9) + 1)
+    assert slots(10**6) == 1024
+    said = capsys.readouterr().err
+    assert "GiB (weights 0.00, kv 0.00, " in said and "for 1024 slots, 0." in said
+    monkeypatch.setattr(engines, "free_bytes", lambda _: 2**20)
+    with pytest.raises(ModelError, match="16 slots x 24 tokens need"):
+        slots(100)
+
+
+def test_slots_that_do_not_fit_are_refused_before_anything_is_loaded(
+    generate_200: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """16 x 3 layers x 2 heads of 8 x 24 tokens, keys and values of 4 bytes: 147,456 bytes."""
+    monkeypatch.setattr(engines, "free_bytes", lambda _: 147_455)
+    monkeypatch.setattr(engines, "load_tensors", None)
+    ended = generate_200(tmp_path / "out", "--slots", 16)
+    assert ended.code == 4
+    assert "16 slots x 24 tokens need 0.00 GiB (kv 0.00), 0.00 GiB are free" in ended.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_out_of_memory_halves_the_slots_and_says_so(
+    generate_200: Callable[..., Any], tmp_path: Path, small_device: None
+) -> None:
+    ended = generate_200(tmp_path / "out")
+    assert ended.code == 0, ended.err
+    assert "64 slots do not fit into the device: trying 32" in ended.err
+    plan = read_plan(tmp_path / "out")
+    assert (plan.slots, plan.range_size) == (32, 8 * 32)
+    assert generate_200(tmp_path / "out").code == 0  # the plan's slots, not 64 again
+
+
+def test_out_of_memory_with_slots_that_were_asked_for(
+    generate_200: Callable[..., Any], tmp_path: Path, small_device: None
+) -> None:
+    ended = generate_200(tmp_path / "out", "--slots", 48)
+    assert ended.code == 4
+    assert "48 slots do not fit into the device's memory" in ended.err
+    assert not (tmp_path / "out").exists()
+
+
+# ---- a device that fails in the middle ---------------------------------------------------------
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError, torch.AcceleratorError])
+def test_a_device_that_fails_costs_the_range_at_hand(
+    generate_200: Callable[..., Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    published: Callable[[Path], dict[str, bytes]],
+    error: type[Exception],
+) -> None:
+    ranges = ("--range-size", 32)
+    assert generate_200(tmp_path / "whole", *ranges).code == 0
+    through, calls = SlotEngine.generate, []
+
+    def failing(self: SlotEngine, requests: Iterator[Request]) -> Iterator[Sequence]:
+        calls.append(0)
+        for number, sequence in enumerate(through(self, requests)):
+            if len(calls) == 3 and number == 5:
+                raise error("CUDA error: unspecified launch failure")
+            yield sequence
+
+    with monkeypatch.context() as patched:
+        patched.setattr(SlotEngine, "generate", failing)
+        ended = generate_200(tmp_path / "failed", *ranges)
+    assert ended.code == 75
+    assert "Run the same command again to go on" in ended.err and "launch failure" in ended.err
+    assert status(tmp_path / "failed").ranges_done == 2
+    assert generate_200(tmp_path / "failed", *ranges).code == 0
+    assert published(tmp_path / "failed") == published(tmp_path / "whole")

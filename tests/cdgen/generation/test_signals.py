@@ -1,0 +1,199 @@
+"""Kill `cdgen generate` at any moment, run it again: nothing is lost, not a byte differs.
+
+Its processes are forked from a server that has imported everything, so that each begins its work
+within a fraction of a second; what they run is the command line's own entry point.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import random
+import runpy
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cdgen.corpus.folder import set_up
+from cdgen.errors import Interrupted
+from cdgen.generation.signals import StopSignals
+
+PATIENCE = 60.0  # seconds; every wait below takes a small fraction of it, even on a busy machine
+KILLS = 10
+RANGES = 30  # of 16 sequences: more than the kills can need
+
+Command = Callable[..., Any]
+Published = Callable[[Path], dict[str, bytes]]
+
+
+@pytest.fixture(scope="module")
+def start() -> Iterator[Callable[[list[str]], BaseProcess]]:
+    """Starts `cdgen` with these arguments as a process; what still runs at the end is killed."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(
+        [
+            "cdgen.generation.run",
+            "cdgen.cli.app",
+            "cdgen.engine.slot_engine",
+            "cdgen.corpus.finalize",
+        ]
+    )
+    started: list[BaseProcess] = []
+
+    def run(arguments: list[str]) -> BaseProcess:
+        process = context.Process(
+            target=runpy.run_module, args=("cdgen",), kwargs={"run_name": "__main__"}, daemon=True
+        )
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("OMP_NUM_THREADS", "1")  # for the server, which begins with the first one
+            patch.setattr(sys, "argv", ["cdgen", *arguments])  # handed to the new process
+            process.start()
+        started.append(process)
+        return process
+
+    yield run
+    for process in started:
+        process.kill()
+        process.join()
+
+
+@pytest.fixture
+def arguments(tiny_pair: Any, tmp_path: Path) -> list[str]:
+    """Thirty ranges of one step after the other; --out comes last."""
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("w3 w4 w5\nw20 w21\n")
+    return [
+        "generate", "--good", str(tiny_pair.good), "--bad", str(tiny_pair.bad),
+        "--prompts", str(prompts), "--prompt-tokens", "4", "--max-new-tokens", "50",
+        "--on-eos", "continue", "--num-sequences", str(RANGES * 8), "--slots", "16",
+        "--range-size", "16", "--logprobs", "--out",
+    ]  # fmt: skip
+
+
+def finish(process: BaseProcess) -> int:
+    process.join(PATIENCE)
+    assert process.exitcode is not None, "still running"
+    return process.exitcode
+
+
+def wait_until(condition: Callable[[], bool], process: BaseProcess) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert process.is_alive(), f"ended early with {process.exitcode}"
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+
+
+def ranges_done(out: Path) -> int:
+    return len(list((out / ".cdgen/ranges").glob("range-*.json")))
+
+
+def test_ten_kills_cost_no_byte(
+    start: Callable[[list[str]], BaseProcess],
+    arguments: list[str],
+    published: Published,
+    cdgen: Command,
+    tmp_path: Path,
+) -> None:
+    """At start-up, in mid-range, or between a range and its entry, as chance wills."""
+    whole, out = tmp_path / "whole", tmp_path / "out"
+    assert finish(start([*arguments, str(whole)])) == 0
+    moments = random.Random(2)
+    for _ in range(KILLS):
+        process = start([*arguments, str(out)])
+        enough = ranges_done(out) + moments.choice([0, 0, 1, 2])
+        wait_until(lambda: ranges_done(out) >= enough, process)  # noqa: B023
+        time.sleep(moments.uniform(0, 0.06))
+        process.kill()
+        assert finish(process) == -signal.SIGKILL
+    assert 0 < ranges_done(out) < RANGES
+    assert finish(start([*arguments, str(out)])) == 0
+    assert published(out) == published(whole)
+    assert cdgen("verify", out).code == 0
+
+
+def test_sigterm_in_mid_run(
+    arguments: list[str],
+    published: Published,
+    start: Callable[[list[str]], BaseProcess],
+    cdgen: Command,
+    tmp_path: Path,
+) -> None:
+    """A process of its own, to see all that it says; then another plan, then the same again."""
+    whole, out = tmp_path / "whole", tmp_path / "out"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "cdgen", *arguments, str(out)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    deadline = time.monotonic() + PATIENCE
+    while ranges_done(out) < 2 and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.002)
+    process.terminate()
+    said, errors = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 75, errors
+    assert said == ""
+    assert "cdgen: stopped by a signal; committed ranges are kept" in errors.splitlines()[-1]
+    assert errors.endswith("Run the same command again to go on.\n")
+    done = ranges_done(out)
+    assert 2 <= done < RANGES
+
+    refused = cdgen(*arguments, out, "--seed", "1", "--alpha", "0.2")
+    assert refused.code == 3
+    assert "sampling.alpha: was 0.1, now 0.2; seed: was 0, now 1" in refused.err
+    assert ranges_done(out) == done
+
+    assert finish(start([*arguments, str(out)])) == 0
+    assert finish(start([*arguments, str(whole)])) == 0
+    assert published(out) == published(whole)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_stops_at_once_and_costs_one_range(
+    number: signal.Signals,
+    start: Callable[[list[str]], BaseProcess],
+    arguments: list[str],
+    tmp_path: Path,
+) -> None:
+    out = tmp_path / "out"
+    process = start([*arguments, str(out)])
+    wait_until(lambda: ranges_done(out) >= 1, process)
+    assert process.pid is not None
+    os.kill(process.pid, number)
+    assert finish(process) == 75
+    done = ranges_done(out)
+    assert 1 <= done < RANGES
+    assert not list((out / ".cdgen/ranges").glob(".*"))
+    assert finish(start([*arguments, str(out)])) == 0
+    assert (out / "manifest.json").exists()
+
+
+def test_ctrl_c_at_start_up_leaves_nothing(tmp_path: Path) -> None:
+    """Outside of the steps a signal acts at once; OUT, half set up, is removed again."""
+    out = tmp_path / "out"
+    with pytest.raises(Interrupted) as stopped, StopSignals(), set_up(out):
+        os.kill(os.getpid(), signal.SIGINT)
+    assert stopped.value.exit_code == 75
+    assert not out.exists()
+
+
+def test_a_second_ctrl_c_ends_the_process_at_once() -> None:
+    """The first one waits for the end of the step at hand, the second does not."""
+    script = (
+        "import os, signal\n"
+        "from cdgen.generation.job import StopSignals\n"
+        "with StopSignals() as signals, signals.between_steps():\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+        "    print('still here', flush=True)\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+        "    print('not any more', flush=True)\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout) == (130, "still here\n")

@@ -1,0 +1,132 @@
+"""Several processes write the corpus that one writes; what stops one of them stops no other."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cdgen.corpus.status import status
+from cdgen.errors import UsageError
+from cdgen.generation.config import GenerateConfig
+from cdgen.generation.workers import visible_device, worker_count
+
+Published = Callable[[Path], dict[str, bytes]]
+PATIENCE = 120.0  # seconds
+
+
+@pytest.fixture
+def start(tiny_pair: Any, prompts: Path) -> Callable[..., subprocess.Popen[str]]:
+    """`cdgen generate` of 5 x 40 sequences in 13 ranges as a process of its own."""
+
+    def run(out: Path, *more: object) -> subprocess.Popen[str]:
+        flags = ["--good", tiny_pair.good, "--bad", tiny_pair.bad, "--prompts", prompts]
+        sizes = ["--num-sequences", 40, "--max-new-tokens", 50, "--range-size", 16]
+        command = [sys.executable, "-m", "cdgen", "generate", *flags, *sizes, "--prompt-tokens", 4]
+        return subprocess.Popen(
+            [*map(str, command), "--out", str(out), *map(str, more)],
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    return run
+
+
+@pytest.fixture
+def by_one(start: Callable[..., Any], tmp_path: Path, published: Published) -> dict[str, bytes]:
+    process = start(tmp_path / "one", "--workers", 1)
+    assert process.wait() == 0, process.stderr.read()
+    return published(tmp_path / "one")
+
+
+def test_two_workers_write_the_bytes_of_one(
+    start: Callable[..., Any], by_one: dict[str, bytes], tmp_path: Path, published: Published
+) -> None:
+    """Also where a shard is divided once more, and where one of them was killed."""
+    out = tmp_path / "two"
+    assert start(out, "--workers", 2).wait() == 0
+    assert published(out) == by_one
+    shared = tmp_path / "shared"
+    assert start(shared, "--workers", 2, "--shard", "0/2").wait() == 0
+    assert status(shared).ranges_done == 7  # 0, 2, ... 12
+    assert start(shared, "--workers", 1).wait() == 0
+    assert published(shared) == by_one
+
+
+def test_a_worker_that_is_killed_is_told_and_made_up_for(
+    start: Callable[..., Any], by_one: dict[str, bytes], tmp_path: Path, published: Published
+) -> None:
+    out, until = tmp_path / "killed", time.monotonic() + PATIENCE
+    process = start(out, "--workers", 2)
+    while not (pids := _workers(out)):
+        assert time.monotonic() < until and process.poll() is None
+        time.sleep(0.01)
+    os.kill(pids[0], signal.SIGKILL)
+    code, said = process.wait(), process.stderr.read()
+    if code == 0:  # it had just done its last range
+        assert published(out) == by_one
+        return
+    assert code == 1 and "workers stopped" in said
+    assert not (out / "manifest.json").exists()
+    assert start(out, "--workers", 2).wait() == 0
+    assert published(out) == by_one
+
+
+def _workers(out: Path) -> list[int]:
+    try:
+        return [worker.pid for worker in status(out).workers]
+    except ValueError:  # no plan yet
+        return []
+
+
+def test_what_is_wrong_is_said_once(start: Callable[..., Any], tmp_path: Path) -> None:
+    process = start(tmp_path / "out", "--workers", 2, "--good", tmp_path / "nowhere")
+    assert process.wait() == 4
+    assert process.stderr.read().count("no such folder") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_signal_to_the_first_stops_all(start: Callable[..., Any], tmp_path: Path) -> None:
+    out, until = tmp_path / "out", time.monotonic() + PATIENCE
+    process = start(out, "--workers", 2, "--num-sequences", 4000)
+    while len(_workers(out)) < 2:
+        assert time.monotonic() < until and process.poll() is None
+        time.sleep(0.01)
+    pids = _workers(out)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait() == 75
+    for pid in pids:
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
+
+
+def test_a_gpu_for_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert [visible_device(n, "auto") for n in range(3)] == ["0", "1", "2"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,GPU-3")
+    assert [visible_device(n, "cuda") for n in range(2)] == ["5", "GPU-3"]
+    assert visible_device(7, "cpu") is None
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert visible_device(0, "auto") is None
+
+
+def test_how_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    def count(**flags: object) -> int:
+        needed = {"good": "g", "bad": "b", "prompts": "p", "out": "o"}
+        return worker_count(GenerateConfig.model_validate({**needed, **flags}))
+
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
+    assert (count(), count(device="cpu"), count(workers="3")) == (4, 1, 3)
+    assert count(device="cpu", workers=9) == 9
+    with pytest.raises(UsageError, match="at most one per GPU, 4, got 5"):
+        count(workers=5)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    assert count() == 1

@@ -1,0 +1,222 @@
+"""`cdgen compare`: from the folders of `cdgen eval` to the table, the numbers and the figures."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cdgen.errors import StorageError, UsageError
+from cdgen.eval.checkpoints import Named
+from cdgen.eval.report.compare import make_report
+from cdgen.eval.report.methods import Method, parse_method, parse_select
+from cdgen.eval.report.results import ResultFolder
+from cdgen.eval.statistics.intervals import Estimate
+from cdgen.eval.summary import MODES, Row, Summary
+
+ITEMS = 400
+POINT = Estimate(0.0, 0.0, 0.0, 0.0)
+
+
+def blimp_rows(accuracy: float, seed: int) -> list[Row]:
+    rng = np.random.default_rng(seed)
+    right = rng.random(ITEMS) < accuracy
+    return [
+        {
+            "uid": f"u{i % 4}",
+            "index": i // 4,
+            "scores": [0.0, -1.0 if r else 1.0],
+            "choice": int(not r),
+        }
+        for i, r in enumerate(right)
+    ]
+
+
+def perplexity_rows(loss: float) -> list[Row]:
+    noise = np.random.default_rng(0).normal(size=50)
+    return [
+        {"uid": "perplexity", "index": i, "scores": [-20 * (loss + 0.1 * x)], "tokens": 20,
+         "words": 15, "bytes": 80}
+        for i, x in enumerate(noise)
+    ]  # fmt: skip
+
+
+@pytest.fixture
+def evaluated(tmp_path: Path) -> Callable[..., Path]:
+    """The folder that `cdgen eval` would leave of such a checkpoint."""
+
+    def write(
+        name: str,
+        accuracy: float = 0.6,
+        loss: float = 2.0,
+        seed: int = 0,
+        mode: str = "default",
+        data: str = "d",
+        validation: float | None = None,
+        step: int | None = None,
+    ) -> Path:
+        named = Named(name, tmp_path, step, validation)
+        folder = ResultFolder.open(tmp_path / name, named, name, MODES[mode])
+        rows = blimp_rows(accuracy, seed)
+        value = float(np.mean([row["choice"] == 0 for row in rows]))
+        folder.add("blimp_fast", data, rows, Summary({"acc": Estimate(value, 0, 0, 1)}, ITEMS))
+        summary = Summary({"perplexity": Estimate(float(np.exp(loss)), 0, 0, 0)}, 50)
+        folder.add("perplexity", data, perplexity_rows(loss), summary)
+        return tmp_path / name
+
+    return write
+
+
+def test_names_and_seeds() -> None:
+    assert parse_method("a/b/run") == Method("run", [Path("a/b/run")])
+    assert parse_method("cd@0.3=x,y") == Method("cd@0.3", [Path("x"), Path("y")])
+    method = parse_method("cd@0.3=x")
+    assert (method.series, method.place) == ("cd", "0.3")
+    assert parse_method("base=x").place is None
+    for text in ("", "name=", "=,"):
+        with pytest.raises(UsageError):
+            parse_method(text)
+    with pytest.raises(UsageError, match="validation, last, paper"):
+        parse_select("best")
+
+
+def test_a_large_difference_is_found_and_none_is_not(evaluated: Callable[..., Path]) -> None:
+    base, equal = evaluated("base", 0.5, seed=1), evaluated("equal", 0.5, seed=1)
+    better = evaluated("better", 0.8, 1.5, seed=2)
+    methods = [Method(path.name, [path]) for path in (base, equal, better)]
+    report = make_report(methods, None, "validation")
+    against = report.comparison.against_baseline
+    assert against["equal"].tasks["blimp_fast acc"].difference.value == 0
+    assert against["equal"].tasks["blimp_fast acc"].p == 1
+    found = against["better"].tasks["blimp_fast acc"]
+    expected = np.mean([r["choice"] == 0 for r in blimp_rows(0.8, 2)]) - np.mean(
+        [r["choice"] == 0 for r in blimp_rows(0.5, 1)]
+    )
+    assert found.difference.value == pytest.approx(expected, abs=1e-12)
+    assert found.p_holm < 0.05
+    lower = against["better"].tasks["perplexity perplexity"]
+    assert lower.difference.value < 0 and lower.relative is not None and lower.relative > 0
+    # mu_dREL is over the tasks without perplexity: here over BLiMP alone.
+    mean = against["better"].mean_relative
+    assert mean.value == pytest.approx(found.relative)
+    assert report.averaged == [("blimp_fast", "acc")]
+
+
+def test_the_table_says_what_it_compares(evaluated: Callable[..., Path]) -> None:
+    base, better = evaluated("base", 0.5, seed=1), evaluated("better", 0.8, 1.5, seed=2)
+    text = make_report([Method("base", [base]), Method("cd", [better])], None, "last").markdown()
+    head, _, first, second = text.splitlines()[:4]
+    assert head == "| method | seeds | blimp_fast | perplexity | mu_dREL % |"
+    assert first.startswith("| base | 1 | ") and first.endswith("| - |")
+    assert re.match(r"\| cd \| 1 \| 79\.75 \(\d\.\d\d\) \+51\.9 %\* \| 4\.54 ", second)
+    assert "another seed may differ by more" in text
+
+
+def test_seeds_are_averaged_and_their_noise_is_named(evaluated: Callable[..., Path]) -> None:
+    base = [evaluated(f"b{i}", 0.5 + 0.02 * i, seed=i) for i in range(3)]
+    other = [evaluated(f"o{i}", 0.6 + 0.02 * i, seed=9 + i) for i in range(3)]
+    report = make_report([Method("base", base), Method("cd", other)], None, "validation")
+    means = [
+        np.mean([r["choice"] == 0 for r in blimp_rows(0.6 + 0.02 * i, 9 + i)]) for i in range(3)
+    ]
+    assert report.comparison.scores["cd"]["blimp_fast acc"].value == pytest.approx(np.mean(means))
+    assert report.comparison.against_baseline["cd"].covers_training
+    assert "seed noise" in report.markdown()
+
+
+def test_the_checkpoint_of_least_validation_loss_speaks_for_a_run(
+    evaluated: Callable[..., Path], tmp_path: Path
+) -> None:
+    """And never the one that is best on the items, unless the paper's rule is asked for."""
+    for step, (accuracy, validation) in enumerate([(0.5, 2.0), (0.7, 1.0), (0.9, 3.0)], 1):
+        about: dict[str, Any] = {"seed": step, "validation": validation, "step": step}
+        for run, mode in (("run", "default"), ("papers", "paper")):
+            evaluated(f"{run}/checkpoint-{step}", accuracy, mode=mode, **about)
+    bases = {
+        mode: evaluated(f"base-{mode}", 0.5, seed=1, mode=mode) for mode in ("default", "paper")
+    }
+    for run, mode, select, step in (
+        ("run", "default", None, 2), ("run", "default", "validation", 2),
+        ("run", "default", "last", 3), ("run", "default", "paper", 3),
+        ("papers", "paper", None, 3), ("papers", "paper", "validation", 2),
+    ):  # fmt: skip
+        methods = [Method("base", [bases[mode]]), Method("run", [tmp_path / run])]
+        report = make_report(methods, None, parse_select(select) if select else None)
+        expected = np.mean([r["choice"] == 0 for r in blimp_rows([0.5, 0.7, 0.9][step - 1], step)])
+        assert report.comparison.scores["run"]["blimp_fast acc"].value == pytest.approx(expected)
+
+
+def test_runs_that_do_not_belong_together(evaluated: Callable[..., Path], tmp_path: Path) -> None:
+    base = Method("base", [evaluated("base")])
+    for wrong, says in (
+        (Method("mode", [evaluated("mode", mode="babylm2025")]), "--compat"),
+        (Method("data", [evaluated("data", data="other")]), "different data"),
+        (Method("base", [evaluated("again")]), "different names"),
+        (Method("gone", [tmp_path / "gone"]), "no results.json"),
+    ):
+        with pytest.raises(UsageError, match=says):
+            make_report([base, wrong], None, "validation")
+    with pytest.raises(UsageError, match="two or more"):
+        make_report([base], None, "validation")
+    other = Method("other", [evaluated("other")])
+    with pytest.raises(UsageError, match="--baseline"):
+        make_report([base, other], "nobody", "validation")
+    evaluated("run/checkpoint-1")
+    evaluated("run/checkpoint-2")
+    with pytest.raises(UsageError, match="validation_loss"):
+        make_report([base, Method("run", [tmp_path / "run"])], None, "validation")
+
+
+def test_changed_predictions_are_noticed(evaluated: Callable[..., Path]) -> None:
+    base, other = evaluated("base"), evaluated("other", seed=3)
+    path = other / "predictions/blimp_fast.jsonl"
+    path.write_text(path.read_text().replace('"choice": 1', '"choice": 0', 1))
+    with pytest.raises(StorageError, match="changed"):
+        make_report([Method("base", [base]), Method("other", [other])], None, "validation")
+
+
+def test_a_score_that_some_run_lacks_is_left_out_and_named(
+    evaluated: Callable[..., Path], tmp_path: Path
+) -> None:
+    base, other = evaluated("base"), evaluated("other")
+    folder = ResultFolder.open(other, Named("other", other, None, None), "other", MODES["default"])
+    folder.drop("perplexity")
+    folder.save()
+    report = make_report([Method("base", [base]), Method("other", [other])], None, "validation")
+    assert report.columns == [("blimp_fast", "acc")]
+    assert "Left out" in report.markdown()
+
+
+def test_command_line(
+    cdgen: Callable[..., Any], evaluated: Callable[..., Path], tmp_path: Path
+) -> None:
+    base = evaluated("base", 0.5, seed=1)
+    runs = [f"cd@{x}={evaluated(f'cd{x}', 0.5 + x, 2 - x, seed=2)}" for x in (0.1, 0.3)]
+    ended = cdgen("compare", base, *runs, "--out", tmp_path / "out")
+    assert ended.code == 0, ended.err
+    assert ended.out == (tmp_path / "out/compare.md").read_text()
+    numbers = json.loads((tmp_path / "out/compare.json").read_text())
+    assert set(numbers["against_baseline"]) == {"cd@0.1", "cd@0.3"}
+    assert (tmp_path / "out/figures.png").read_bytes().startswith(b"\x89PNG")
+    refused = cdgen("compare", base)
+    assert refused.code == 2 and refused.err.startswith("cdgen: RUN...")
+
+
+def test_points_of_the_figures(evaluated: Callable[..., Path]) -> None:
+    """What is drawn is what compare.json says, in percent, better being up."""
+    from cdgen.eval.report.figures import _mean_relative, _perplexity, _places
+
+    base, better = evaluated("base", 0.5, seed=1), evaluated("better", 0.8, 1.5, seed=2)
+    report = make_report([Method("base", [base]), Method("cd@1", [better])], None, "validation")
+    mean = report.comparison.against_baseline["cd@1"].mean_relative
+    assert _mean_relative(report)["cd@1"] == (100 * mean.value, 100 * mean.low, 100 * mean.high)
+    value, low, high = _perplexity(report)["cd@1"]
+    assert value == pytest.approx(100 * (1 - np.exp(1.5 - 2.0)), rel=1e-6)
+    assert low < value < high
+    assert _places(["0.3", "0.1"]) == [0.3, 0.1]
+    assert _places(["k=50", "vanilla", "k=50"]) == [0.0, 1.0, 0.0]

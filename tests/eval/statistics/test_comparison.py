@@ -1,0 +1,264 @@
+"""Comparisons worked by hand, and how often `compare` is wrong about simulated methods whose true
+difference is known."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scipy.stats import norm
+
+from cdgen.errors import UsageError
+from cdgen.eval.statistics.comparison import (
+    MethodComparison,
+    Scored,
+    compare,
+    holm,
+    macro,
+)
+
+GROUPS = np.repeat([0, 1, 2], 40)
+WEIGHTS = np.array([0.5, 0.3, 0.2])
+
+
+def simulated(
+    rng: np.random.Generator, seeds: int, seed_noise: float, gain: float
+) -> dict[str, np.ndarray]:  # [S, n] each
+    """Right where ability exceeds difficulty. Items are harder for all, or for one method, or for
+    one model; a seed shifts its model's ability; `gain` shifts those of the method "new"."""
+    n = len(GROUPS)
+    difficulty = rng.standard_normal(n)
+
+    def answers(ability: float) -> np.ndarray:
+        shift = ability + seed_noise * rng.standard_normal((seeds, 1))
+        own = 0.5 * rng.standard_normal(n) + 0.5 * rng.standard_normal((seeds, n))
+        return (shift + own > difficulty).astype(np.float64)
+
+    return {"base": answers(0.0), "new": answers(gain)}
+
+
+def true_accuracy(seed_noise: float, gain: float) -> float:
+    return float(norm.cdf(gain / (1 + 0.25 + 0.25 + seed_noise**2) ** 0.5))
+
+
+def compared(answers: dict[str, np.ndarray], resamples: int = 200) -> MethodComparison:
+    methods = {name: {"task": macro(values, GROUPS, WEIGHTS)} for name, values in answers.items()}
+    return compare(methods, "base", resamples=resamples).against_baseline["new"]
+
+
+def constant(*scores: float, higher_is_better: bool = True) -> Scored:
+    """Seeds whose scores no draw of items changes."""
+    return Scored(
+        np.zeros(10, dtype=np.int64), lambda counts: np.array(scores), len(scores), higher_is_better
+    )
+
+
+@pytest.mark.parametrize(
+    ("seeds", "seed_noise"), [(1, 0.0), (2, 0.15), (3, 0.15), (3, 0.0), (10, 0.15), (10, 0.0)]
+)
+def test_one_true_null_in_twenty_is_rejected(seeds: int, seed_noise: float) -> None:
+    """To within three standard errors of 400 trials. Where seeds have no ability of their
+    own, what is left is their disagreement on items, which must not count twice."""
+    rng = np.random.default_rng(seeds)
+    p = [compared(simulated(rng, seeds, seed_noise, 0.0)).tasks["task"].p for _ in range(400)]
+    assert 0.02 <= np.mean(np.array(p) <= 0.05) <= 0.08
+
+
+@pytest.mark.parametrize(("seeds", "seed_noise"), [(1, 0.0), (3, 0.15), (10, 0.15)])
+def test_coverage_of_differences(seeds: int, seed_noise: float) -> None:
+    """Of the difference in accuracy and of its ratio to the baseline's true 0.5."""
+    rng = np.random.default_rng(100 + seeds)
+    truth = true_accuracy(seed_noise, 0.4) - 0.5
+    covered = []
+    for _ in range(400):
+        result = compared(simulated(rng, seeds, seed_noise, 0.4))
+        difference, relative = result.tasks["task"].difference, result.mean_relative
+        covered.append(
+            (
+                difference.low <= truth <= difference.high,
+                relative.low <= truth / 0.5 <= relative.high,
+            )
+        )
+    assert np.all(np.mean(covered, axis=0) >= 0.92)
+    assert np.all(np.mean(covered, axis=0) <= 0.98)
+
+
+def test_training_without_seeds_is_not_covered() -> None:
+    """Seeds shift ability, one of each was trained: the items alone reject far too often, which
+    `covers_training` is there to say."""
+    rng = np.random.default_rng(0)
+    results = [compared(simulated(rng, 1, 0.5, 0.0)) for _ in range(100)]
+    assert not any(result.covers_training for result in results)
+    assert all(result.tasks["task"].seed_share is None for result in results)
+    assert np.mean([result.tasks["task"].p <= 0.05 for result in results]) > 0.2
+
+
+def test_a_large_difference_is_found() -> None:
+    rng = np.random.default_rng(1)
+    results = [compared(simulated(rng, 10, 0.15, 1.0)) for _ in range(30)]
+    assert all(result.covers_training for result in results)
+    assert all(result.tasks["task"].p <= 0.05 for result in results)
+    assert all(result.tasks["task"].difference.low > 0 for result in results)
+
+
+def test_seed_share_tells_seeds_from_items() -> None:
+    """The seeds of "new" differ in ability alone, then the methods in what items do to them."""
+    rng = np.random.default_rng(2)
+    base = np.tile(rng.random(120), (4, 1))
+    shifted = base + np.array([[0.0], [0.1], [0.2], [0.3]])
+    assert compared({"base": base, "new": shifted}).tasks["task"].seed_share == pytest.approx(1)
+    other = np.tile(rng.random(120), (4, 1)) + np.array([[0.0], [1e-4], [2e-4], [3e-4]])
+    share = compared({"base": base, "new": other}).tasks["task"].seed_share
+    assert share is not None and 0 < share < 0.01
+
+
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_equal_answers_differ_by_exactly_nothing(seeds: int) -> None:
+    """Draws of items are shared."""
+    answers = np.tile(np.random.default_rng(3).random(120), (seeds, 1))
+    result = compared({"base": answers, "new": answers})
+    task = result.tasks["task"]
+    assert (task.difference.value, task.relative, task.p, task.p_holm) == (0, 0, 1, 1)
+    assert (task.difference.low, task.difference.high) == pytest.approx((0, 0), abs=1e-12)
+    assert result.mean_relative.value == 0
+
+
+def test_a_rounded_mean_is_no_difference() -> None:
+    assert np.mean([0.1, 0.1, 0.1]) != 0.1
+    methods = {"base": {"x": constant(0.1)}, "new": {"x": constant(0.1, 0.1, 0.1)}}
+    task = compare(methods, "base", resamples=10).against_baseline["new"].tasks["x"]
+    assert (task.difference.value, task.p) == (0, 1)
+
+
+def test_holm_by_hand() -> None:
+    """4 x 0.005, 3 x 0.01, 2 x 0.03; then 1 x 0.04, which may not fall below the one before."""
+    adjusted = holm({"a": 0.01, "b": 0.04, "c": 0.03, "d": 0.005})
+    assert adjusted == pytest.approx({"a": 0.03, "b": 0.06, "c": 0.06, "d": 0.02})
+    assert holm({"a": 0.7, "b": 0.6}) == {"a": 1.0, "b": 1.0}
+
+
+def test_mean_relative_by_hand() -> None:
+    """Accuracy 0.5 to 0.6 is 20 % better, perplexity 20 to 18 is 10 % better: 15 %."""
+    methods = {
+        "base": {"blimp": constant(0.5), "perplexity": constant(20.0, higher_is_better=False)},
+        "new": {"blimp": constant(0.6), "perplexity": constant(18.0, higher_is_better=False)},
+    }
+    result = compare(methods, "base", resamples=10).against_baseline["new"]
+    assert result.mean_relative.value == pytest.approx(0.15)
+    assert result.tasks["perplexity"].relative == pytest.approx(0.1)
+    assert result.tasks["perplexity"].difference.value == pytest.approx(-2)
+    only = compare(methods, "base", resamples=10, relative_over=["blimp"]).against_baseline["new"]
+    assert only.mean_relative.value == pytest.approx(0.2)
+    assert only.tasks["perplexity"].relative == pytest.approx(0.1)
+
+
+def test_a_ratio_is_as_uncertain_as_its_baseline() -> None:
+    """d(x / b) = -x / b^2 db: 0.75 / 0.25 times the baseline's standard error of 0.1."""
+    methods = {"base": {"x": constant(0.4, 0.6)}, "new": {"x": constant(0.75, 0.75)}}
+    result = compare(methods, "base", resamples=10).against_baseline["new"]
+    assert result.tasks["x"].difference.stderr == pytest.approx(0.1)
+    assert result.mean_relative.stderr == pytest.approx(0.3)
+
+
+def test_a_seed_is_the_same_model_in_every_task() -> None:
+    """Where seeds err alike in two tasks, the mean over both is no surer than one; where they err
+    the other way round, it is certain."""
+    base = {"x": constant(0.5, 0.5), "y": constant(0.5, 0.5)}
+    alike = {"x": constant(0.6, 0.8), "y": constant(0.6, 0.8)}
+    opposed = {"x": constant(0.6, 0.8), "y": constant(0.8, 0.6)}
+    result = compare({"base": base, "alike": alike, "opposed": opposed}, "base", resamples=50)
+    # Standard deviation 0.2 / sqrt(2) of the relative changes 0.2 and 0.6 is 0.2828; over sqrt(2).
+    assert result.against_baseline["alike"].mean_relative.stderr == pytest.approx(0.2)
+    assert result.against_baseline["opposed"].mean_relative.stderr == pytest.approx(0, abs=1e-9)
+
+
+def perplexity(losses: np.ndarray) -> Scored:  # [S, n] nats of items of equal length
+    return Scored(
+        np.zeros(losses.shape[1], dtype=np.int64),
+        lambda counts: np.exp(losses @ counts / counts.sum()),
+        len(losses),
+        higher_is_better=False,
+    )
+
+
+def test_perplexity_needs_no_mean() -> None:
+    rng = np.random.default_rng(4)
+    losses = 3 + 0.5 * rng.standard_normal(200) + 0.01 * rng.standard_normal((4, 1))
+    methods = {"base": {"ppl": perplexity(losses)}, "new": {"ppl": perplexity(losses - 0.05)}}
+    comparison = compare(methods, "base", resamples=300)
+    score = comparison.scores["base"]["ppl"]
+    assert score.value == pytest.approx(np.exp(losses.mean(axis=1)).mean())
+    assert score.low < score.value < score.high
+    task = comparison.against_baseline["new"].tasks["ppl"]
+    assert task.relative == pytest.approx(1 - np.exp(-0.05))
+    # Each score is uncertain by 4 % through its items, but both by the same ones.
+    assert task.difference.stderr < score.stderr / 2
+    assert task.difference.high < 0 and task.p < 0.05
+
+
+def test_a_task_is_judged_the_same_whatever_else_is_compared() -> None:
+    rng = np.random.default_rng(5)
+    answers = simulated(rng, 3, 0.2, 0.3)
+    alone = {name: {"task": macro(values, GROUPS, WEIGHTS)} for name, values in answers.items()}
+    among = {name: {"first": constant(0.5, 0.6, 0.7), **tasks} for name, tasks in alone.items()}
+    among["third"] = among["new"]
+    one = compare(alone, "base", resamples=100).against_baseline["new"].tasks["task"]
+    of_two = compare(among, "base", resamples=100).against_baseline["new"].tasks["task"]
+    assert replace(of_two, p_holm=one.p_holm) == one
+    assert of_two.p_holm == pytest.approx(min(1, 2 * one.p))
+
+
+def test_the_order_of_items_does_not_matter() -> None:
+    answers = simulated(np.random.default_rng(6), 3, 0.2, 0.3)
+    order = np.random.default_rng(7).permutation(len(GROUPS))
+
+    def difference(order: np.ndarray) -> np.ndarray:
+        methods = {
+            name: {"task": macro(values[:, order], GROUPS[order], WEIGHTS)}
+            for name, values in answers.items()
+        }
+        found = compare(methods, "base").against_baseline["new"].tasks["task"].difference
+        return np.array([found.value, found.low, found.high])
+
+    before, after = difference(np.arange(len(GROUPS))), difference(order)
+    assert after[0] == pytest.approx(before[0])
+    assert after == pytest.approx(before, abs=0.01)  # other draws: limits 0.15 apart, within 1 / 15
+
+
+def test_draws_are_reproducible() -> None:
+    answers = simulated(np.random.default_rng(8), 2, 0.2, 0.3)
+    assert compared(answers) == compared(answers)
+
+
+def test_methods_that_cannot_be_compared_are_refused() -> None:
+    task = macro(np.ones((2, 120)), GROUPS, WEIGHTS)
+    swapped = macro(np.ones((2, 120)), GROUPS[::-1], WEIGHTS)
+    one_seed = macro(np.ones((1, 120)), GROUPS, WEIGHTS)
+    undefined = replace(task, value=lambda counts: np.array([0.5, np.nan]))
+    miscounted = replace(task, seeds=3)
+    for methods, message in (
+        ({"new": {"x": task}}, r"baseline: expected one of \['new'\], got 'base'"),
+        ({"base": {"x": task}, "new": {"y": task}}, r"new: expected base's tasks \['x'\], got"),
+        ({"base": {"x": task}, "new": {"x": swapped}}, "new, x: expected the 120 items of base"),
+        ({"base": {"x": task, "y": one_seed}}, "base: expected the same seeds in every task"),
+        ({"base": {"x": task}, "new": {"x": undefined}}, "new, x: expected a finite score"),
+        ({"base": {"x": task}, "new": {"x": miscounted}}, "new, x: .* each of 3 seeds"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            compare(methods, "base", resamples=2)
+
+
+def test_a_relative_change_needs_a_baseline_above_zero() -> None:
+    methods = {
+        "base": {"rho": constant(0.0), "blimp": constant(0.5)},
+        "new": {"rho": constant(0.1), "blimp": constant(0.6)},
+    }
+    with pytest.raises(UsageError, match=r"base, rho: .* above 0, got 0; leave the task out"):
+        compare(methods, "base", resamples=2)
+    result = compare(methods, "base", resamples=2, relative_over=["blimp"]).against_baseline["new"]
+    assert result.tasks["rho"].relative is None
+    assert result.mean_relative.value == pytest.approx(0.2)
+    for wrong in ([], ["glue"]):
+        with pytest.raises(UsageError, match=r"relative_over: expected some of \['blimp', 'rho'\]"):
+            compare(methods, "base", resamples=2, relative_over=wrong)

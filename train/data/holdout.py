@@ -1,0 +1,105 @@
+"""Which documents are for training, which begin synthetic text, which measure: by document.
+
+A document's part is a function of the seed and of what the document is: its text, or the work it
+belongs to. So every stage finds the same parts, whatever the order of files and whatever sources
+come and go. Where sources with different shares, or two works, hold one text, it is held out if any
+of them holds it out: validation wins over prompts, prompts over training.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from cdgen.errors import UsageError
+from cdgen.train.config import Source
+from cdgen.train.data.documents import pieces
+from cdgen.train.data.packing import Document
+
+_PROMPT_WORDS = 100  # Ulm et al. 2025: longer documents become several prompts, of 100 to 200 words
+
+
+@dataclass(frozen=True)
+class Parts:
+    train: list[Document] = field(default_factory=list)
+    prompts: list[Document] = field(default_factory=list)
+    validation: list[Document] = field(default_factory=list)
+
+
+class _Held:
+    """What documents hold: their texts and works."""
+
+    def __init__(self, documents: Iterable[Document]) -> None:
+        self.texts: set[str] = set()
+        self.works: set[str] = set()
+        for document in documents:
+            self.texts.add(document.text)
+            self.works.add(document.work)
+        self.works.discard("")
+
+    def without(self, documents: Sequence[Document]) -> list[Document]:
+        return [d for d in documents if d.text not in self.texts and d.work not in self.works]
+
+
+def split_sources(
+    sources: Sequence[tuple[Source, Sequence[Document]]], seed: int
+) -> tuple[dict[str, Parts], int]:
+    """The parts of every source, by name, and how many documents were left out because they are
+    held out elsewhere. Raises UsageError when that leaves nothing of a part that is asked for."""
+    dealt = {source.name: split_documents(found, source, seed) for source, found in sources}
+    measured = _Held(d for parts in dealt.values() for d in parts.validation)
+    prompting = _Held(d for parts in dealt.values() for d in measured.without(parts.prompts))
+    kept, left_out = {}, 0
+    for name, parts in dealt.items():
+        prompts = measured.without(parts.prompts)
+        train = prompting.without(measured.without(parts.train))
+        if not train or (parts.prompts and not prompts):
+            raise UsageError(
+                f"source {name}: all its documents for {'prompts' if train else 'training'} are"
+                " held out by other sources; give them the same shares, or take one out"
+            )
+        left_out += len(parts.prompts) - len(prompts) + len(parts.train) - len(train)
+        kept[name] = Parts(train, prompts, parts.validation)
+    return kept, left_out
+
+
+def split_documents(documents: Sequence[Document], source: Source, seed: int) -> Parts:
+    """Raises UsageError when a part that the source asks for would have no document."""
+    parts = Parts()
+    for document in documents:
+        place = _place(document, seed)
+        # From the two ends: to change one share moves nothing between the other part and training.
+        if place < source.validation:
+            parts.validation.append(document)
+        elif place >= 1 - source.prompts:
+            parts.prompts.append(document)
+        else:
+            parts.train.append(document)
+    asked = {"train": 1.0, "prompts": source.prompts, "validation": source.validation}
+    if empty := [name for name, share in asked.items() if share and not getattr(parts, name)]:
+        works = len({document.identity for document in documents})
+        raise UsageError(
+            f"source {source.name}: none of its {works} documents or works falls to"
+            f" {' or '.join(empty)}; correct its shares (validation {source.validation:g}, prompts"
+            f" {source.prompts:g}; 0: none) or give it more text"
+        )
+    return parts
+
+
+def _place(document: Document, seed: int) -> float:
+    """In [0, 1), uniform over documents."""
+    identity = f"{seed}\0{document.identity}".encode(errors="surrogatepass")
+    return int.from_bytes(hashlib.blake2b(identity, digest_size=6).digest()) / 2**48
+
+
+def prompt_lines(prompts: Mapping[str, Sequence[Document]]) -> bytes:
+    """JSON lines of source and text for `cdgen generate --prompts`."""
+    rows = (
+        {"source": name, "text": piece}
+        for name, documents in prompts.items()
+        for document in documents
+        for piece in pieces(document.text, _PROMPT_WORDS)
+    )
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()

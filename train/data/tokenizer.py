@@ -1,0 +1,198 @@
+"""Tokenizers that encode any text without an unknown token: byte-level BPE, or BPE as SentencePiece
+has it (Ulm et al. 2025), or one that exists."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from tokenizers import (
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
+from transformers import PreTrainedTokenizerFast
+
+from cdgen.checkpoints.checkpoint import read_json, reading
+from cdgen.errors import UsageError
+from cdgen.storage import record_checksum, sha256_of
+
+PAD, BOS, EOS, UNK = "<pad>", "<s>", "</s>", "<unk>"
+PAD_ID, BOS_ID, EOS_ID = 0, 1, 2  # of `train_tokenizer`; of any tokenizer: `special_ids`
+_BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
+_SPACE = "\u2581"  # SentencePiece writes a space so
+_MAX_CHARACTERS = 1000  # rarer ones are spelled in bytes: a vocabulary entry would go unused
+
+
+@dataclass(frozen=True)
+class SpecialNames:
+    """What a tokenizer calls them; an existing one may have no padding, and begin no text."""
+
+    pad: str | None = PAD
+    bos: str | None = BOS
+    eos: str = EOS
+
+
+MADE = SpecialNames()  # of a tokenizer that a recipe makes
+
+
+@dataclass(frozen=True)
+class SpecialIds:
+    pad: int | None
+    bos: int | None
+    eos: int
+
+
+def special_ids(tokenizer: Tokenizer, names: SpecialNames = MADE) -> SpecialIds:
+    """Raises UsageError when the tokenizer lacks one that `names` has."""
+    found = {
+        name: tokenizer.token_to_id(name) for name in (names.pad, names.bos, names.eos) if name
+    }
+    if missing := [name for name, token in found.items() if token is None]:
+        raise UsageError(
+            f"the tokenizer has no {' and no '.join(missing)}, which its tokenizer_config.json"
+            " names: save the tokenizer again"
+        )
+    ids = {name: token for name, token in found.items() if token is not None}
+    pad, bos = (ids[name] if name else None for name in (names.pad, names.bos))
+    return SpecialIds(pad, bos, ids[names.eos])
+
+
+def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
+    """Byte-level: specials take ids 0 to 2, the 256 bytes come next, then the merges by frequency.
+
+    The vocabulary ends below `vocab_size` when the texts hold too few pairs to merge.
+    """
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[PAD, BOS, EOS],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return _with_bos(tokenizer)
+
+
+def train_sentencepiece(texts: Iterable[str], vocab_size: int) -> Tokenizer:
+    """<unk> 0, <s> 1, </s> 2, <pad> 3, then the 256 bytes, characters and merges.
+
+    Text is NFKC, so ligatures and full-width letters do not come back as they were; a character
+    that has no entry is spelled in bytes, so <unk> never occurs.
+    """
+    tokenizer = Tokenizer(models.BPE(unk_token=UNK, byte_fallback=True))
+    # A space before the first word, so that it has the token that it has elsewhere.
+    tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Prepend(_SPACE)])
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Metaspace(prepend_scheme="never"), pre_tokenizers.Split("\n", "isolated")]
+    )
+    tokenizer.decoder = decoders.Sequence(
+        [
+            decoders.Replace(_SPACE, " "),
+            decoders.ByteFallback(),
+            decoders.Fuse(),
+            decoders.Strip(" ", 1, 0),
+        ]
+    )
+    special = [UNK, BOS, EOS, PAD]
+    free = vocab_size - len(special) - len(_BYTES)
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[*special, *_BYTES],
+        limit_alphabet=min(max(free // 2, 1), _MAX_CHARACTERS),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return _with_bos(_bytes_unspecial(tokenizer))
+
+
+def _bytes_unspecial(tokenizer: Tokenizer) -> Tokenizer:
+    """The trainer gives the bytes their ids as special tokens, but as such a text that spells out
+    "<0x41>" would be read as the byte."""
+    state = json.loads(tokenizer.to_str())
+    state["added_tokens"] = [t for t in state["added_tokens"] if t["content"] not in _BYTES]
+    return Tokenizer.from_str(json.dumps(state))
+
+
+def _with_bos(tokenizer: Tokenizer) -> Tokenizer:
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{BOS} $A",
+        pair=f"{BOS} $A {BOS} $B:1",
+        special_tokens=[(BOS, tokenizer.token_to_id(BOS))],
+    )
+    tokenizer.encode_special_tokens = True  # a text that spells out "</s>" does not end there
+    return tokenizer
+
+
+def tokenizer_from_json(text: str) -> Tokenizer:
+    """A tokenizer's `to_str`, with what that leaves out."""
+    tokenizer = Tokenizer.from_str(text)
+    tokenizer.encode_special_tokens = True
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
+
+
+def load_tokenizer(folder: Path, vocab_size: int) -> tuple[Tokenizer, SpecialNames]:
+    """Raises UsageError when it cannot be read, has too many tokens or no end of text."""
+    file = tokenizer_file(folder)
+    try:
+        tokenizer = tokenizer_from_json(file.read_text(encoding="utf-8"))
+    except Exception as error:  # `tokenizers` raises bare Exception
+        raise UsageError(f"tokenizer: cannot read {file}: {error}") from error
+    names = special_names(folder)
+    special_ids(tokenizer, names)
+    if (size := tokenizer.get_vocab_size()) > vocab_size:
+        raise UsageError(f"tokenizer: {folder} has {size} tokens; vocab_size: at least that many")
+    return tokenizer, names
+
+
+def special_names(folder: Path) -> SpecialNames:
+    """As transformers has them: in tokenizer_config.json, as text or as a record with `content`."""
+    file = folder / "tokenizer_config.json"
+    with reading(folder):
+        config = read_json(file) if file.exists() else {}
+    values = (config.get(f"{name}_token") for name in ("pad", "bos", "eos"))
+    pad, bos, eos = (v.get("content") if isinstance(v, dict) else v for v in values)
+    if not isinstance(eos, str):
+        raise UsageError(f"tokenizer: {file} names no eos_token: documents could not end")
+    return SpecialNames(pad, bos, eos)
+
+
+def tokenizer_identity(folder: Path) -> str:
+    """A hash of all of an existing tokenizer that a run takes over."""
+    file, names = tokenizer_file(folder), special_names(folder)
+    return record_checksum({"tokenizer.json": sha256_of(file), "special": asdict(names)})
+
+
+def tokenizer_file(folder: Path) -> Path:
+    if not (folder / "tokenizer.json").is_file():
+        raise UsageError(
+            f"tokenizer: expected byte-level, sentencepiece or a folder with tokenizer.json, got"
+            f" {folder}"
+        )
+    return folder / "tokenizer.json"
+
+
+def for_transformers(
+    tokenizer: Tokenizer, max_length: int, names: SpecialNames = MADE
+) -> PreTrainedTokenizerFast:
+    """The same tokenizer in the form that `save_pretrained` writes and AutoTokenizer loads."""
+    unknown = {} if tokenizer.token_to_id(UNK) is None else {"unk_token": UNK}
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token=names.pad,
+        bos_token=names.bos,
+        eos_token=names.eos,
+        model_max_length=max_length,
+        clean_up_tokenization_spaces=False,
+        **unknown,
+    )

@@ -1,0 +1,199 @@
+"""What a recipe trains on: tokenizer, one epoch of every stream, their mixture, held-out text."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from cdgen.storage import lock, remove_file, write_atomic
+from cdgen.train.budget import Text
+from cdgen.train.config import Recipe, Synthetic
+from cdgen.train.data.holdout import Parts, prompt_lines, split_sources
+from cdgen.train.data.mixture import Mixture, Share, shares_of
+from cdgen.train.data.packing import Document, encode, pack, training_blocks
+from cdgen.train.data.sources import (
+    corpus_texts,
+    is_synthetic,
+    read_documents,
+    source_sha256,
+)
+from cdgen.train.data.synthetic import manifest_sha256, synthetic_sequences
+from cdgen.train.data.token_files import Tokens, reuse_or_build
+from cdgen.train.data.tokenizer import (
+    MADE,
+    SpecialIds,
+    SpecialNames,
+    load_tokenizer,
+    special_ids,
+    tokenizer_from_json,
+    tokenizer_identity,
+    train_sentencepiece,
+    train_tokenizer,
+)
+from cdgen.train.data.words import count_words
+
+
+@dataclass(frozen=True)
+class Corpus:
+    tokenizer: Tokenizer
+    names: SpecialNames
+    train: list[np.ndarray]  # per stream of the mixture, [blocks, block_size] int32: one epoch
+    mixture: Mixture
+    validation: dict[str, np.ndarray]  # per source, likewise
+    texts: dict[str, Text]  # what is trained on, by source and by corpus of `cdgen generate`
+    epoch_words: list[int]  # per stream, likewise: the words in one epoch of it
+
+    @property
+    def special(self) -> SpecialIds:
+        return special_ids(self.tokenizer, self.names)
+
+
+def build_corpus(recipe: Recipe, data_dir: Path, out: Path | None = None) -> Corpus:
+    """With `out`: token files in out/tokens, made or reused, and the prompts in out/prompts.jsonl.
+
+    Raises UsageError for sources, shares, tokenizer or corpora that cannot be used.
+    """
+    cache = out / "tokens" if out else None
+    real = reuse_or_build(cache, _key(recipe, data_dir), lambda: _real(recipe, data_dir))
+    tokenizer = tokenizer_from_json(real.facts["tokenizer"])
+    names = SpecialNames(**real.facts["special"])
+    streams = {"real": real.arrays.pop("real")}
+    texts = {name: Text(name, **facts) for name, facts in real.facts["texts"].items()}
+    epoch_words = [real.facts["epoch_words"]]
+    for corpus in recipe.synthetic.corpora if recipe.synthetic else ():
+        made = _synthetic(recipe, corpus, tokenizer, names, cache)
+        streams[corpus.name] = made.arrays["blocks"]
+        texts[corpus.name] = Text(corpus.name, **made.facts["text"])
+        epoch_words.append(made.facts["epoch_words"])
+    mixture = new_mixture(recipe, {name: len(blocks) for name, blocks in streams.items()})
+    if out:
+        _write_prompts(real.facts["prompts"].encode(), out)
+    blocks = list(streams.values())
+    return Corpus(tokenizer, names, blocks, mixture, real.arrays, texts, epoch_words)
+
+
+def _key(recipe: Recipe, data_dir: Path) -> dict[str, Any]:
+    """All that decides the tokens of the real text."""
+    made = recipe.tokenizer
+    return {
+        "sources": [
+            {
+                **source.model_dump(mode="json", exclude={"licence"}),
+                "sha256": source_sha256(source, data_dir),
+            }
+            for source in recipe.sources
+        ],
+        "tokenizer": tokenizer_identity(made) if isinstance(made, Path) else made,
+        "vocab_size": recipe.vocab_size,
+        "block_size": recipe.block_size,
+        "seed": recipe.seed,
+        "split_seed": recipe.dealing_seed,
+    }
+
+
+def _real(recipe: Recipe, data_dir: Path) -> Tokens:
+    read = [(source, read_documents(source, data_dir)) for source in recipe.sources]
+    parts, left_out = split_sources(read, recipe.dealing_seed)
+    if left_out:
+        print(f"{left_out:,} documents are left out: their text is held out under another source")
+    tokenizer, names = _tokenizer(recipe, parts)
+    special, size = special_ids(tokenizer, names), recipe.block_size
+    encoded = [
+        (encode(tokenizer, special, parts[source.name].train), source.repeat)
+        for source in recipe.sources
+    ]
+    blocks = training_blocks(encoded, size, special, recipe.seed)
+    held_out = {
+        name: pack(encode(tokenizer, special, p.validation), size, special)
+        for name, p in parts.items()
+    }
+    return Tokens(
+        {name: blocks for name, blocks in held_out.items() if len(blocks)} | {"real": blocks},
+        {
+            "tokenizer": tokenizer.to_str(),
+            "special": asdict(names),
+            "prompts": prompt_lines({name: p.prompts for name, p in parts.items()}).decode(),
+            "texts": {
+                source.name: _text_facts(parts[source.name].train, is_synthetic(source, data_dir))
+                for source in recipe.sources
+            },
+            "epoch_words": count_words(tokenizer, names, blocks),
+        },
+    )
+
+
+def _text_facts(documents: Iterable[Document], synthetic: bool) -> dict[str, Any]:
+    """A text is its documents, in whatever order, file or source they stand."""
+    digests, words = [], 0
+    for document in documents:
+        digests.append(hashlib.sha256(document.text.encode(errors="surrogatepass")).digest())
+        words += len(document.text.split())
+    sha256 = hashlib.sha256(b"".join(sorted(digests))).hexdigest()
+    return Text("", sha256, words, synthetic, traced=not synthetic).facts
+
+
+def _tokenizer(recipe: Recipe, parts: Mapping[str, Parts]) -> tuple[Tokenizer, SpecialNames]:
+    """Made from the training text, copies included, so that a source counts as it is trained on."""
+    if isinstance(recipe.tokenizer, Path):
+        return load_tokenizer(recipe.tokenizer, recipe.vocab_size)
+    train = train_sentencepiece if recipe.tokenizer == "sentencepiece" else train_tokenizer
+    repeats = {source.name: source.repeat for source in recipe.sources}
+    texts = (d.text for name, p in parts.items() for d in p.train for _ in range(repeats[name]))
+    return train(texts, recipe.vocab_size), MADE
+
+
+def _write_prompts(content: bytes, out: Path) -> None:
+    file = out / "prompts.jsonl"
+    with lock(out / "tokens" / "prompts.lock"):
+        if not content:
+            remove_file(file)  # of a recipe that was corrected
+        elif not file.exists() or file.read_bytes() != content:
+            write_atomic(file, content)
+
+
+def _synthetic(
+    recipe: Recipe,
+    corpus: Synthetic,
+    tokenizer: Tokenizer,
+    names: SpecialNames,
+    cache: Path | None,
+) -> Tokens:
+    """One epoch of a corpus, in whole blocks: a last one of padding would dilute the share."""
+    manifest = manifest_sha256(corpus.path)
+
+    def build() -> Tokens:
+        special = special_ids(tokenizer, names)
+        sequences, notes = synthetic_sequences(corpus.path, tokenizer, special)
+        for note in notes:
+            print(f"{corpus.name}: {note}")
+        blocks = training_blocks([(sequences, 1)], recipe.block_size, special, recipe.seed)
+        words = sum(len(text.split()) for text, _ in corpus_texts(corpus.path))
+        whole = blocks[:-1] if (blocks[-1:, -1] < 0).any() else blocks
+        text = Text("", manifest, words, synthetic=True).facts
+        read = count_words(tokenizer, names, whole)
+        return Tokens({"blocks": whole}, {"text": text, "epoch_words": read})
+
+    key = {
+        "manifest": manifest,
+        "tokenizer": tokenizer.to_str(),
+        "special": asdict(names),
+        "block_size": recipe.block_size,
+        "seed": recipe.seed,
+    }
+    return reuse_or_build(cache, key, build)
+
+
+def new_mixture(recipe: Recipe, blocks: Mapping[str, int]) -> Mixture:
+    mixing = recipe.synthetic
+    if mixing is None:
+        return Mixture([Share("real", Fraction(1), blocks["real"])], recipe.seed)
+    corpora = [(c.name, blocks[c.name], Fraction(repr(c.weight))) for c in mixing.corpora]
+    ratio = Fraction(repr(mixing.ratio))
+    return Mixture(shares_of(ratio, ("real", blocks["real"]), corpora), recipe.seed)
