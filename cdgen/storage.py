@@ -37,7 +37,7 @@ _passings: dict[str, int] = {}
 
 
 @dataclass(frozen=True, slots=True)
-class Written:
+class WriteResult:
     """What reached the disk."""
 
     bytes: int
@@ -75,7 +75,7 @@ class _HashingFile(io.FileIO):
         return count
 
 
-def write_atomic(path: Path, content: bytes | Callable[[BinaryIO], None]) -> Written:
+def write_atomic(path: Path, content: bytes | Callable[[BinaryIO], None]) -> WriteResult:
     """Replace `path` by `content`, or by what the function `content` writes to its argument.
 
     The file must be written front to back. On any exception the temporary file is removed and
@@ -99,7 +99,7 @@ def write_atomic(path: Path, content: bytes | Callable[[BinaryIO], None]) -> Wri
     return written
 
 
-def _write_durably(path: Path, content: bytes | Callable[[BinaryIO], None]) -> Written:
+def _write_durably(path: Path, content: bytes | Callable[[BinaryIO], None]) -> WriteResult:
     raw = _HashingFile(path)
     with io.BufferedWriter(raw, _BUFFER_BYTES) as file:
         if isinstance(content, bytes):
@@ -109,7 +109,7 @@ def _write_durably(path: Path, content: bytes | Callable[[BinaryIO], None]) -> W
         file.flush()
         os.fsync(raw.fileno())
         crash_point("after-fsync")
-    return Written(raw.written, raw.digest.hexdigest())
+    return WriteResult(raw.written, raw.digest.hexdigest())
 
 
 def _discard(path: Path) -> None:

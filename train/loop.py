@@ -25,7 +25,7 @@ from cdgen.train.checkpoints import MARKER, last_complete, milestone_steps, requ
 from cdgen.train.config import Recipe, load_recipe
 from cdgen.train.data.packing import read_and_taught
 from cdgen.train.data.tokenizer import for_transformers
-from cdgen.train.data.training_data import Corpus, build_corpus
+from cdgen.train.data.training_data import TrainingData, build_corpus
 from cdgen.train.data.words import words_read
 from cdgen.train.model import new_model
 from cdgen.train.pair import export_checkpoint, export_pair
@@ -60,7 +60,7 @@ def train_recipe(path: Path, data_dir: Path, out: Path) -> None:
             write_run_budget(out)
 
 
-def prepare(recipe: Recipe, data_dir: Path, out: Path) -> tuple[Corpus, PreTrainedModel]:
+def prepare(recipe: Recipe, data_dir: Path, out: Path) -> tuple[TrainingData, PreTrainedModel]:
     """What is trained on what; once both can be had, the recipe is recorded in `out`."""
     record = record_of(recipe, data_dir)
     require_same(out, record)
@@ -83,7 +83,7 @@ def total_steps(recipe: Recipe) -> int:
     return math.ceil(steps / (1 - Fraction(repr(mixing.ratio))))
 
 
-def write_mixture(recipe: Recipe, corpus: Corpus, out: Path) -> None:
+def write_mixture(recipe: Recipe, corpus: TrainingData, out: Path) -> None:
     """What every stream contributes to the whole run, and the texts in it, for the record; says how
     often a stream repeats."""
     positions = total_steps(recipe) * recipe.training.batch_blocks
@@ -111,7 +111,7 @@ def write_mixture(recipe: Recipe, corpus: Corpus, out: Path) -> None:
 class Positions(Dataset[dict[str, torch.Tensor]]):
     """The whole run, position by position: what comes when is the mixture's to say."""
 
-    def __init__(self, corpus: Corpus, count: int) -> None:
+    def __init__(self, corpus: TrainingData, count: int) -> None:
         self.corpus, self.count = corpus, count
 
     def __len__(self) -> int:
@@ -123,7 +123,7 @@ class Positions(Dataset[dict[str, torch.Tensor]]):
         return dict(zip(("input_ids", "labels"), read_and_taught(block), strict=True))
 
 
-def run_training(recipe: Recipe, corpus: Corpus, model: PreTrainedModel, out: Path) -> None:
+def run_training(recipe: Recipe, corpus: TrainingData, model: PreTrainedModel, out: Path) -> None:
     """Trains to the last step, from the last complete checkpoint if there is one."""
     checkpoints, metrics, steps = out / "checkpoints", out / "metrics.jsonl", total_steps(recipe)
     checkpoints.mkdir(exist_ok=True)
@@ -186,7 +186,7 @@ def training_arguments(recipe: Recipe, checkpoints: Path) -> TrainingArguments:
     return arguments
 
 
-def export_student(recipe: Recipe, corpus: Corpus, out: Path) -> None:
+def export_student(recipe: Recipe, corpus: TrainingData, out: Path) -> None:
     """out/model, from the last checkpoint."""
     export_checkpoint(out / "checkpoints" / f"checkpoint-{total_steps(recipe)}", out / "model")
     tokenizer = for_transformers(corpus.tokenizer, recipe.block_size, corpus.names)

@@ -16,7 +16,7 @@ from cdgen.errors import ModelError
 from cdgen.train.checkpoints import mark_complete, require_whole
 from cdgen.train.config import Recipe
 from cdgen.train.data.tokenizer import for_transformers
-from cdgen.train.data.training_data import Corpus
+from cdgen.train.data.training_data import TrainingData
 from cdgen.train.validation import validation_losses
 
 EXPORT_DTYPE = torch.bfloat16
@@ -81,7 +81,7 @@ class Exported:
     losses: dict[str, float]  # per source and "all", nats/token, of the exported weights
 
 
-def export_pair(recipe: Recipe, corpus: Corpus, out: Path) -> None:
+def export_pair(recipe: Recipe, corpus: TrainingData, out: Path) -> None:
     """Writes out/pair/{good,bad} and out/pair/README.md from a finished run.
 
     Raises ModelError when no checkpoint is far enough behind GOOD to be BAD.

@@ -88,13 +88,20 @@ def activation_numbers(shape: DecoderConfig) -> int:
     """Read and written per row and step: norms read the residual stream and what is added, write
     both it and the normed row; each product reads its input and writes its output; rotary reads and
     writes queries, keys and values; attention reads queries and writes as much."""
-    query, kv = shape.heads * shape.head_width, shape.kv_heads * shape.head_width
+    query, kv = (
+        shape.num_attention_heads * shape.head_dim,
+        shape.num_key_value_heads * shape.head_dim,
+    )
     qkv = query + 2 * kv
     gates = 2 if shape.activation == "silu" else 1
-    norms = 2 * 4 * shape.width
-    attention = (shape.width + qkv) + 2 * qkv + 2 * query + (query + shape.width)
-    mlp = (shape.width + gates * shape.inner_width) + (gates + 1) * shape.inner_width
-    return shape.layers * (norms + attention + mlp + shape.inner_width + shape.width)
+    norms = 2 * 4 * shape.hidden_size
+    attention = (shape.hidden_size + qkv) + 2 * qkv + 2 * query + (query + shape.hidden_size)
+    mlp = (shape.hidden_size + gates * shape.intermediate_size) + (
+        gates + 1
+    ) * shape.intermediate_size
+    return shape.num_hidden_layers * (
+        norms + attention + mlp + shape.intermediate_size + shape.hidden_size
+    )
 
 
 def step_bound(
@@ -113,14 +120,21 @@ def step_bound(
     models = [good] if bad is None else [good, bad]
     weights = sum(layer_parameters(m) for m in (models[:1] if shared_weights else models))
     products = 2 * slots * sum(map(layer_parameters, models))
-    scores = 4 * slots * context * sum(m.layers * m.heads * m.head_width for m in models)
+    scores = (
+        4
+        * slots
+        * context
+        * sum(m.num_hidden_layers * m.num_attention_heads * m.head_dim for m in models)
+    )
     cached = slots * sum(kv_bytes_per_token(m, kv_bytes) for m in models)
     logits = slots * good.vocab_size * dtype_bytes
-    head = good.vocab_size * good.width
+    head = good.vocab_size * good.hidden_size
     bad_head = Part(0, 0)
     if bad is not None:
         rows = min(slots * plausible, bad.vocab_size)
-        bad_head = Part(rows * bad.width * dtype_bytes, 2 * slots * plausible * bad.width)
+        bad_head = Part(
+            rows * bad.hidden_size * dtype_bytes, 2 * slots * plausible * bad.hidden_size
+        )
     return Bound(
         {
             "layer weights": Part(weights * dtype_bytes, products),

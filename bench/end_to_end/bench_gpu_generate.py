@@ -72,16 +72,16 @@ def settle(engine: SlotEngine, context: int) -> None:
 @torch.inference_mode()
 def check_graph(engine: SlotEngine, context: int) -> None:
     """Raises AssertionError unless a launch writes what its steps write one by one."""
-    engine.replay.prepare()
+    engine.runner.prepare()
     settle(engine, context)
     state = engine.slots.state.clone()
-    by_graph = [r.copy() for r in engine.replay.launch().result()]
+    by_graph = [r.copy() for r in engine.runner.launch().result()]
     engine.slots.state.copy_(state)
     engine.slots.alive.fill_(True)
-    graph, engine.replay.graph = engine.replay.graph, None
-    engine.replay.run()
-    engine.replay.graph = graph
-    one_by_one = engine.replay.records[0].cpu().numpy()
+    graph, engine.runner.graph = engine.runner.graph, None
+    engine.runner.run()
+    engine.runner.graph = graph
+    one_by_one = engine.runner.records[0].cpu().numpy()
     assert (by_graph[0] == one_by_one).all(), "the graph draws other tokens than its steps"
     assert (one_by_one[:, 0] == 1).all(), "a slot did not draw"
     check_places(engine, state)
@@ -97,23 +97,23 @@ def check_places(engine: SlotEngine, state: torch.Tensor) -> None:
             decoder.values.zero_()
         engine.slots.state.copy_(placed)
         engine.slots.alive.fill_(True)
-        engine.replay.run()
-        drawn.append(engine.replay.records[0].clone())
+        engine.runner.run()
+        drawn.append(engine.runner.records[0].clone())
     assert torch.equal(drawn[0][:, :, order], drawn[1]), "a slot's place changes what it draws"
 
 
 @torch.inference_mode()
 def step_us(engine: SlotEngine, context: int, launches: int = 25) -> float:
     """Of a launch, divided by its steps; contexts grow by those steps around `context`."""
-    steps = len(engine.replay.records[0])
+    steps = len(engine.runner.records[0])
     settle(engine, context - launches * steps // 2)
     for _ in range(3):
-        engine.replay.launch()
+        engine.runner.launch()
     begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     settle(engine, context - launches * steps // 2)
     begin.record()
     for _ in range(launches):
-        engine.replay.launch()
+        engine.runner.launch()
     end.record()
     end.synchronize()
     return 1e3 * begin.elapsed_time(end) / (launches * steps)
@@ -131,11 +131,11 @@ def step_parts(engine: SlotEngine, context: int) -> dict[str, float]:
     """Microseconds per step by part, and what lies between kernels."""
     from torch.profiler import ProfilerActivity, profile
 
-    steps = len(engine.replay.records[0])
+    steps = len(engine.runner.records[0])
     settle(engine, context)
-    engine.replay.launch().result()
+    engine.runner.launch().result()
     with profile(activities=[ProfilerActivity.CUDA]) as found:
-        engine.replay.launch().result()
+        engine.runner.launch().result()
     kernels = [e for e in found.events() if e.device_type == torch.autograd.DeviceType.CUDA]
     if not kernels:
         return {}  # the profiler may not be allowed to look

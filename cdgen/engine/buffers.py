@@ -8,7 +8,7 @@ import torch
 from cdgen.engine.sequences import FinishReason, Request, Sequence
 
 
-class Written:
+class SequenceBuffer:
     """What stands in every slot, on the host."""
 
     def __init__(self, slots: int, capacity: int) -> None:

@@ -19,7 +19,7 @@ class Records(NamedTuple):
     logprobs: np.ndarray  # [S, B] float64
 
 
-class Launch:
+class InFlightSteps:
     """Steps under way."""
 
     def __init__(self, host: list[torch.Tensor], event: torch.cuda.Event | None) -> None:
@@ -35,7 +35,7 @@ class Launch:
         return Records(*(tensor.numpy() for tensor in self.host))
 
 
-class Replay:
+class GraphRunner:
     """Launches S steps of the slots.
 
     On a GPU a launch returns at once, and up to `ahead` more may follow before its result is asked
@@ -63,7 +63,7 @@ class Replay:
         if self.on_gpu and self.graph is None:
             self.graph = self._capture()
 
-    def launch(self) -> Launch:
+    def launch(self) -> InFlightSteps:
         host = self.host[self.launches % len(self.host)]
         self.launches += 1
         if self.graph is None:
@@ -75,7 +75,7 @@ class Replay:
         event = torch.cuda.Event(blocking=True) if self.on_gpu else None
         if event is not None:
             event.record()
-        return Launch(host, event)
+        return InFlightSteps(host, event)
 
     def run(self) -> None:
         for events, logprobs in zip(*self.records, strict=True):

@@ -19,27 +19,38 @@ GRAPHS_BYTES = 256 << 20
 
 def layer_parameters(shape: DecoderConfig) -> int:
     """Of the matrices of all layers."""
-    attention = 2 * shape.width * shape.head_width * (shape.heads + shape.kv_heads)
+    attention = (
+        2
+        * shape.hidden_size
+        * shape.head_dim
+        * (shape.num_attention_heads + shape.num_key_value_heads)
+    )
     matrices = 3 if shape.activation == "silu" else 2  # gated or not
-    return shape.layers * (attention + matrices * shape.width * shape.inner_width)
+    return shape.num_hidden_layers * (
+        attention + matrices * shape.hidden_size * shape.intermediate_size
+    )
 
 
 def parameters(shape: DecoderConfig) -> int:
     """Matrices, embedding, head and the norms' weights; biases are left out, a thousandth."""
-    tables = (1 if shape.tied else 2) * shape.vocab_size * shape.width
-    return layer_parameters(shape) + tables + (2 * shape.layers + 1) * shape.width
+    tables = (1 if shape.tie_word_embeddings else 2) * shape.vocab_size * shape.hidden_size
+    return layer_parameters(shape) + tables + (2 * shape.num_hidden_layers + 1) * shape.hidden_size
 
 
 def kv_bytes_per_token(shape: DecoderConfig, kv_bytes: int) -> int:
-    return 2 * shape.layers * shape.kv_heads * shape.head_width * kv_bytes
+    return 2 * shape.num_hidden_layers * shape.num_key_value_heads * shape.head_dim * kv_bytes
 
 
 def _layer_numbers(shape: DecoderConfig) -> int:
     """Numbers per row that one layer's ops leave, as if all lived at once: the residual stream,
     what is added to it, two normed copies; queries, keys and values, turned queries, attended
     values; the MLP's inner rows, with the gate's."""
-    heads = (3 * shape.heads + 2 * shape.kv_heads) * shape.head_width
-    return 4 * shape.width + heads + (3 if shape.activation == "silu" else 2) * shape.inner_width
+    heads = (3 * shape.num_attention_heads + 2 * shape.num_key_value_heads) * shape.head_dim
+    return (
+        4 * shape.hidden_size
+        + heads
+        + (3 if shape.activation == "silu" else 2) * shape.intermediate_size
+    )
 
 
 def plan_memory(

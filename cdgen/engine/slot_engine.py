@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from cdgen.engine.buffers import Written, to_device
-from cdgen.engine.graph_runner import STEPS, Launch, Records, Replay
+from cdgen.engine.buffers import SequenceBuffer, to_device
+from cdgen.engine.graph_runner import STEPS, GraphRunner, InFlightSteps, Records
 from cdgen.engine.paired import Draw
 from cdgen.engine.sequences import FinishReason, Limits, Request, Sequence, StepReport
 from cdgen.engine.slots import Event, Slots
@@ -58,18 +58,18 @@ class SlotEngine:
         room = self.good.capacity - self.limits.max_new_tokens  # for a prompt
         self.slots = Slots(draw, self.limits, room, self.logprobs)
         ahead = int(on_gpu) if self.ahead is None else self.ahead
-        self.replay = Replay(self.slots, self.steps or (STEPS if on_gpu else 1), ahead)
+        self.runner = GraphRunner(self.slots, self.steps or (STEPS if on_gpu else 1), ahead)
         if self.prefills is None:
             self.prefills = on_gpu and room >= PREFILL_FROM
         self.rows: list[Request | None] = [None] * slots
         self.prepared = False
-        self.written = Written(slots, self.good.capacity)
+        self.written = SequenceBuffer(slots, self.good.capacity)
 
     @property
     def is_tiny(self) -> bool:
         """Whether a product of [slots, width] x [width, width] is too short to share: under a
         million multiply-adds, ten microseconds, waking a second thread costs more than it saves."""
-        return self.good.slots * self.good.config.width**2 < 1 << 20
+        return self.good.slots * self.good.config.hidden_size**2 < 1 << 20
 
     @torch.inference_mode()
     def generate(self, requests: Iterable[Request]) -> Iterator[Sequence]:
@@ -78,15 +78,15 @@ class SlotEngine:
         self.rows = [None] * self.good.slots
         self.slots.alive.zero_()  # an earlier call may have been left in the middle
         self.prepare()
-        launched: deque[Launch] = deque()
+        launched: deque[InFlightSteps] = deque()
         while True:
             self._refill(waiting)
             busy = any(self.rows)
             if busy:
-                launched.append(self.replay.launch())
+                launched.append(self.runner.launch())
             elif not launched:
                 break
-            if not busy or len(launched) > self.replay.ahead:
+            if not busy or len(launched) > self.runner.ahead:
                 finished += self._read(launched.popleft().result())
             # What the caller does with them takes time, which a GPU would otherwise be waited for.
             while finished and (
@@ -104,7 +104,7 @@ class SlotEngine:
             none = torch.zeros(PREFILL_ROWS, dtype=torch.int64)
             prompts = none[:, None].repeat(1, self.slots.prompts.shape[1] - 1)
             self._prefill(none, prompts, none, none)
-        self.replay.prepare()
+        self.runner.prepare()
         self.prepared = True
 
     # ---- admitting -----------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from cdgen.kernels.sampling_params import RowStatus, SampleOutput, SamplingParam
 
 
 @dataclass
-class GenericEngine:
+class WaveEngine:
     """GOOD and BAD as transformers models, in waves of at most `slots` rows."""
 
     good: Any

@@ -15,7 +15,7 @@ from cdgen.device import free_bytes, is_out_of_memory
 from cdgen.engine.memory import SLOT_MULTIPLE, largest_slots, plan_memory
 from cdgen.engine.sequences import Limits
 from cdgen.engine.slot_engine import PREFILL_FROM, PREFILL_ROWS, SlotEngine
-from cdgen.engine.wave_engine import GenericEngine
+from cdgen.engine.wave_engine import WaveEngine
 from cdgen.errors import ModelError
 from cdgen.kernels.sampling_params import SamplingParams
 from cdgen.models.decoder import Decoder, Dropout
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from cdgen.models.config import DecoderConfig
 
 CPU_SLOTS = 64  # beyond, a CPU gains nothing
-Engine = SlotEngine | GenericEngine
+Engine = SlotEngine | WaveEngine
 
 
 def make_engine(plan: Plan, pair: Pair) -> Engine:
@@ -68,7 +68,7 @@ def _engine(plan: Plan, pair: Pair) -> Engine:
     if plan.decoder == "transformers":
         good = load_causal_lm(pair.good.folder, dtype).to(device)
         bad = load_causal_lm(pair.bad.folder, dtype).to(device) if pair.bad else None
-        return GenericEngine(good, bad, plan.slots, *common)
+        return WaveEngine(good, bad, plan.slots, *common)
     good_decoder, bad_decoder = _decoders(plan, pair, device)
     engine = SlotEngine(good_decoder, bad_decoder, *common)
     engine.prepare()

@@ -22,7 +22,7 @@ from cdgen.progress import Progress
 if TYPE_CHECKING:
     from cdgen.engine.sequences import Sequence, StepReport
     from cdgen.engine.slot_engine import SlotEngine
-    from cdgen.engine.wave_engine import GenericEngine
+    from cdgen.engine.wave_engine import WaveEngine
 
 
 class Job:
@@ -48,7 +48,7 @@ class Job:
         bos = [] if pair.bos_token_id is None else [pair.bos_token_id]
         self.boundaries = {*pair.eos_token_ids, *bos}
 
-    def write(self, engine: SlotEngine | GenericEngine) -> None:
+    def write(self, engine: SlotEngine | WaveEngine) -> None:
         """Generates and commits every pending range. Raises Interrupted, StorageError."""
         engine.on_step = self._step
         started = self.progress.meter.started = time.monotonic()
@@ -59,7 +59,7 @@ class Job:
                 commit_range(self.out, self.plan, index, self._rows(engine, index))
         self.seconds = time.monotonic() - started
 
-    def _rows(self, engine: SlotEngine | GenericEngine, index: int) -> Iterator[Row]:
+    def _rows(self, engine: SlotEngine | WaveEngine, index: int) -> Iterator[Row]:
         from cdgen.engine.sequences import Request
 
         requests = (
@@ -92,7 +92,7 @@ class Job:
 
 
 @contextmanager
-def useful_threads(engine: SlotEngine | GenericEngine) -> Iterator[None]:
+def useful_threads(engine: SlotEngine | WaveEngine) -> Iterator[None]:
     """One thread for a tiny model of the lean decoder, whose bits do not depend on how many."""
     import torch
 

@@ -31,7 +31,7 @@ def rotary_tables(
 
     D is the rotary width: the pairs of a head beyond it turn by 0, which leaves them as they are.
     """
-    rope, width = config.rope, config.rotary_width
+    rope, width = config.rope, config.rotary_dim
     frequency = 1.0 / rope["rope_theta"] ** (torch.arange(0, width, 2).float() / width)
     if rope["rope_type"] == "linear":
         frequency = frequency / rope["factor"]
@@ -41,7 +41,7 @@ def rotary_tables(
         turns = rope["original_max_position_embeddings"] * frequency / (2 * math.pi)
         blend = ((turns - low) / (high - low)).clamp(0, 1)
         frequency = (1 - blend) * frequency / rope["factor"] + blend * frequency
-    frequency = F.pad(frequency, (0, (config.head_width - width) // 2))
+    frequency = F.pad(frequency, (0, (config.head_dim - width) // 2))
     angles = torch.arange(capacity).float()[:, None] * frequency
     return angles.cos(), angles.sin()
 
@@ -87,14 +87,20 @@ class Decoder:
         self.rows = len(self.blocks) * slots
         weights = load_weights(config, models, self.rows // len(models), device, dtype)
         self.layers, self.norm = weights.layers, weights.norm
-        self.embedding = weights.embedding.view(-1, config.width)  # [M * V, D]
+        self.embedding = weights.embedding.view(-1, config.hidden_size)  # [M * V, D]
         self.position_table = weights.positions  # [M * learned positions, D]
         if weights.positions is not None:
-            self.position_table = weights.positions.view(-1, config.width)
-        self._head = weights.head.view(len(models), config.vocab_size, config.width)
+            self.position_table = weights.positions.view(-1, config.hidden_size)
+        self._head = weights.head.view(len(models), config.vocab_size, config.hidden_size)
         self._to_logits: dict[int, Linear] = {}
         self.cos, self.sin = (table.to(device) for table in rotary_tables(config, capacity))
-        cache = (config.layers, self.rows, config.kv_heads, capacity, config.head_width)
+        cache = (
+            config.num_hidden_layers,
+            self.rows,
+            config.num_key_value_heads,
+            capacity,
+            config.head_dim,
+        )
         self.keys, self.values = (
             torch.zeros(cache, dtype=kv_dtype or dtype, device=device) for _ in range(2)
         )
@@ -110,14 +116,14 @@ class Decoder:
         sequence_ids: torch.Tensor,  # [B] int64, for dropout's noise
     ) -> torch.Tensor:  # [R, D], GOOD's rows first: the normed hidden state, ready for the head
         c = self.config
-        lengths, scale = positions + 1, c.head_width**-0.5
+        lengths, scale = positions + 1, c.head_dim**-0.5
         x = self.embed(tokens, positions)
         delta = None
         for i, layer in enumerate(self.layers):
             keys, values = self.keys[i], self.values[i]
             query = rotary_to_cache(
                 layer.qkv(layer.attention_norm(x, delta)), self.cos, self.sin, positions,
-                keys, values, query_norm=layer.query_norm, key_norm=layer.key_norm, eps=c.eps,
+                keys, values, query_norm=layer.query_norm, key_norm=layer.key_norm, eps=c.norm_eps,
             )  # fmt: skip
             dropout = None
             if d := self.dropout:

@@ -32,21 +32,21 @@ def lean_config(config: dict[str, Any], capacity: int) -> DecoderConfig | None:
         return None
     return DecoderConfig(
         architecture="gpt2",
-        layers=config.get("n_layer", 12),
-        width=width,
-        inner_width=config.get("n_inner") or 4 * width,
-        heads=heads,
-        kv_heads=heads,
-        head_width=width // heads,
+        num_hidden_layers=config.get("n_layer", 12),
+        hidden_size=width,
+        intermediate_size=config.get("n_inner") or 4 * width,
+        num_attention_heads=heads,
+        num_key_value_heads=heads,
+        head_dim=width // heads,
         vocab_size=config["vocab_size"],
-        tied=config.get("tie_word_embeddings", True),
-        eps=config.get("layer_norm_epsilon", 1e-5),
+        tie_word_embeddings=config.get("tie_word_embeddings", True),
+        norm_eps=config.get("layer_norm_epsilon", 1e-5),
         activation=GELU_KINDS[activation],
         qkv_bias=True,
         out_bias=True,
         mlp_bias=True,
         rope={"rope_type": "default", "rope_theta": 10000.0},  # of no width
-        rotary_width=0,
+        rotary_dim=0,
         learned_positions=positions,
     )
 
@@ -61,10 +61,10 @@ def with_prefix(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 def take_weights(c: DecoderConfig, tensors: CheckpointTensors) -> Weights:
     """Raises ModelError unless the checkpoint holds what `c` asks for, and nothing else."""
     tensors.models = [with_prefix(model) for model in tensors.models]
-    embedding = tensors.take("transformer.wte.weight", c.vocab_size, c.width)
-    positions = tensors.take("transformer.wpe.weight", c.learned_positions, c.width)
-    layers = [_layer(c, tensors, f"transformer.h.{index}") for index in range(c.layers)]
-    norm = tensors.layer_norm("transformer.ln_f", c.width, c.eps)
+    embedding = tensors.take("transformer.wte.weight", c.vocab_size, c.hidden_size)
+    positions = tensors.take("transformer.wpe.weight", c.learned_positions, c.hidden_size)
+    layers = [_layer(c, tensors, f"transformer.h.{index}") for index in range(c.num_hidden_layers)]
+    norm = tensors.layer_norm("transformer.ln_f", c.hidden_size, c.norm_eps)
     head = tensors.head("lm_head.weight", embedding, c)
     tensors.expect_empty("GPT-2", _NO_WEIGHTS)
     return Weights(embedding, positions, layers, norm, head)
@@ -73,18 +73,18 @@ def take_weights(c: DecoderConfig, tensors: CheckpointTensors) -> Weights:
 def _layer(c: DecoderConfig, tensors: CheckpointTensors, block: str) -> Layer:
     assert c.activation != "silu"
     return Layer(
-        attention_norm=tensors.layer_norm(f"{block}.ln_1", c.width, c.eps),
-        qkv=_conv1d(tensors, f"{block}.attn.c_attn", c.width, 3 * c.width),
+        attention_norm=tensors.layer_norm(f"{block}.ln_1", c.hidden_size, c.norm_eps),
+        qkv=_conv1d(tensors, f"{block}.attn.c_attn", c.hidden_size, 3 * c.hidden_size),
         query_norm=None,
         key_norm=None,
-        out=_conv1d(tensors, f"{block}.attn.c_proj", c.width, c.width),
-        mlp_norm=tensors.layer_norm(f"{block}.ln_2", c.width, c.eps),
+        out=_conv1d(tensors, f"{block}.attn.c_proj", c.hidden_size, c.hidden_size),
+        mlp_norm=tensors.layer_norm(f"{block}.ln_2", c.hidden_size, c.norm_eps),
         mlp=GeluMlp(
-            _conv1d(tensors, f"{block}.mlp.c_fc", c.width, c.inner_width),
-            _conv1d(tensors, f"{block}.mlp.c_proj", c.inner_width, c.width),
+            _conv1d(tensors, f"{block}.mlp.c_fc", c.hidden_size, c.intermediate_size),
+            _conv1d(tensors, f"{block}.mlp.c_proj", c.intermediate_size, c.hidden_size),
             c.activation,
         ),
-        parallel=False,
+        parallel_residual=False,
     )
 
 

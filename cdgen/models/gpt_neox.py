@@ -25,37 +25,39 @@ def lean_config(config: dict[str, Any], capacity: int) -> DecoderConfig | None:
     rope.setdefault("rope_theta", config.get("rotary_emb_base", 10000.0))
     rope.setdefault("rope_type", rope.get("type", "default"))
     partial = rope.setdefault("partial_rotary_factor", config.get("rotary_pct", 0.25))
-    rotary_width = int(width // heads * partial)
+    rotary_dim = int(width // heads * partial)
     if rope["rope_type"] not in _ROPE_TYPES or activation not in GELU_KINDS:
         return None
-    if width % heads or rotary_width % 2 or not 0 < partial <= 1:
+    if width % heads or rotary_dim % 2 or not 0 < partial <= 1:
         return None
     return DecoderConfig(
         architecture="gpt_neox",
-        layers=config["num_hidden_layers"],
-        width=width,
-        inner_width=config["intermediate_size"],
-        heads=heads,
-        kv_heads=heads,
-        head_width=width // heads,
+        num_hidden_layers=config["num_hidden_layers"],
+        hidden_size=width,
+        intermediate_size=config["intermediate_size"],
+        num_attention_heads=heads,
+        num_key_value_heads=heads,
+        head_dim=width // heads,
         vocab_size=config["vocab_size"],
-        tied=config.get("tie_word_embeddings", False),
-        eps=config.get("layer_norm_eps", 1e-5),
+        tie_word_embeddings=config.get("tie_word_embeddings", False),
+        norm_eps=config.get("layer_norm_eps", 1e-5),
         activation=GELU_KINDS[activation],
         qkv_bias=bias,
         out_bias=bias,
         mlp_bias=True,
         rope=rope,
-        rotary_width=rotary_width,
-        parallel=config.get("use_parallel_residual", True),
+        rotary_dim=rotary_dim,
+        parallel_residual=config.get("use_parallel_residual", True),
     )
 
 
 def take_weights(c: DecoderConfig, tensors: CheckpointTensors) -> Weights:
     """Raises ModelError unless the checkpoint holds what `c` asks for, and nothing else."""
-    embedding = tensors.take("gpt_neox.embed_in.weight", c.vocab_size, c.width)
-    layers = [_layer(c, tensors, f"gpt_neox.layers.{index}") for index in range(c.layers)]
-    norm = tensors.layer_norm("gpt_neox.final_layer_norm", c.width, c.eps)
+    embedding = tensors.take("gpt_neox.embed_in.weight", c.vocab_size, c.hidden_size)
+    layers = [
+        _layer(c, tensors, f"gpt_neox.layers.{index}") for index in range(c.num_hidden_layers)
+    ]
+    norm = tensors.layer_norm("gpt_neox.final_layer_norm", c.hidden_size, c.norm_eps)
     head = tensors.head("embed_out.weight", embedding, c)
     tensors.expect_empty("GPT-NeoX", _NO_WEIGHTS)
     return Weights(embedding, None, layers, norm, head)
@@ -65,25 +67,35 @@ def _layer(c: DecoderConfig, tensors: CheckpointTensors, block: str) -> Layer:
     assert c.activation != "silu"
     attention, mlp = f"{block}.attention", f"{block}.mlp"
     return Layer(
-        attention_norm=tensors.layer_norm(f"{block}.input_layernorm", c.width, c.eps),
+        attention_norm=tensors.layer_norm(f"{block}.input_layernorm", c.hidden_size, c.norm_eps),
         qkv=_qkv(c, tensors, f"{attention}.query_key_value"),
         query_norm=None,
         key_norm=None,
-        out=tensors.linear({f"{attention}.dense": c.width}, c.width, c.out_bias),
-        mlp_norm=tensors.layer_norm(f"{block}.post_attention_layernorm", c.width, c.eps),
+        out=tensors.linear({f"{attention}.dense": c.hidden_size}, c.hidden_size, c.out_bias),
+        mlp_norm=tensors.layer_norm(f"{block}.post_attention_layernorm", c.hidden_size, c.norm_eps),
         mlp=GeluMlp(
-            tensors.linear({f"{mlp}.dense_h_to_4h": c.inner_width}, c.width, c.mlp_bias),
-            tensors.linear({f"{mlp}.dense_4h_to_h": c.width}, c.inner_width, c.mlp_bias),
+            tensors.linear(
+                {f"{mlp}.dense_h_to_4h": c.intermediate_size}, c.hidden_size, c.mlp_bias
+            ),
+            tensors.linear(
+                {f"{mlp}.dense_4h_to_h": c.hidden_size}, c.intermediate_size, c.mlp_bias
+            ),
             c.activation,
         ),
-        parallel=c.parallel,
+        parallel_residual=c.parallel_residual,
     )
 
 
 def _qkv(c: DecoderConfig, tensors: CheckpointTensors, name: str) -> Linear:
     order = qkv_order(c).to(tensors.device)
-    weight = tensors.take(f"{name}.weight", 3 * c.width, c.width).index_select(-2, order)
-    bias = tensors.take(f"{name}.bias", 3 * c.width).index_select(-1, order) if c.qkv_bias else None
+    weight = tensors.take(f"{name}.weight", 3 * c.hidden_size, c.hidden_size).index_select(
+        -2, order
+    )
+    bias = (
+        tensors.take(f"{name}.bias", 3 * c.hidden_size).index_select(-1, order)
+        if c.qkv_bias
+        else None
+    )
     return linear(weight, bias, tensors.rows)
 
 
@@ -91,14 +103,12 @@ def qkv_order(c: DecoderConfig) -> torch.Tensor:  # [3 D] int64: rows of the fus
     """From head by head, each its query, key and value, to all queries, all keys, all values.
 
     The heads of queries and keys are rearranged as well. The checkpoint turns dimension i with
-    i + rotary_width / 2, the kernel i with i + head_width / 2; scores are sums over a head's
+    i + rotary_dim / 2, the kernel i with i + head_dim / 2; scores are sums over a head's
     dimensions, in whatever order these stand.
     """
-    rows = torch.arange(3 * c.width).view(c.heads, 3, c.head_width)
-    turned, half = c.rotary_width // 2, c.head_width // 2
-    low, high, kept = torch.arange(c.head_width).split(
-        [turned, turned, c.head_width - c.rotary_width]
-    )
+    rows = torch.arange(3 * c.hidden_size).view(c.num_attention_heads, 3, c.head_dim)
+    turned, half = c.rotary_dim // 2, c.head_dim // 2
+    low, high, kept = torch.arange(c.head_dim).split([turned, turned, c.head_dim - c.rotary_dim])
     head = torch.cat([low, kept[: half - turned], high, kept[half - turned :]])
     query, key, value = rows.unbind(1)
     return torch.cat([query[:, head], key[:, head], value]).flatten()

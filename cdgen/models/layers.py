@@ -68,7 +68,7 @@ class Layer:
     out: Linear  # [D, H * Dh]
     mlp_norm: Norm
     mlp: Linear
-    parallel: bool
+    parallel_residual: bool
 
     def after_attention(
         self,
@@ -76,6 +76,6 @@ class Layer:
         attended: torch.Tensor,  # [R, H * Dh]
     ) -> torch.Tensor:  # [R, D]: what the block still adds to x
         delta = self.out(attended)
-        if self.parallel:
+        if self.parallel_residual:
             return self.mlp(self.mlp_norm(x, None)).add_(delta)
         return self.mlp(self.mlp_norm(x, delta))

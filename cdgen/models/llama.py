@@ -24,25 +24,25 @@ def lean_config(config: dict[str, Any], capacity: int) -> DecoderConfig | None:
         return None
     if rope["rope_type"] not in _ROPE_TYPES or _window(config, capacity) < capacity:
         return None
-    head_width = config.get("head_dim") or width // heads
+    head_dim = config.get("head_dim") or width // heads
     return DecoderConfig(
         architecture="llama",
-        layers=config["num_hidden_layers"],
-        width=width,
-        inner_width=config["intermediate_size"],
-        heads=heads,
-        kv_heads=config.get("num_key_value_heads") or heads,
-        head_width=head_width,
+        num_hidden_layers=config["num_hidden_layers"],
+        hidden_size=width,
+        intermediate_size=config["intermediate_size"],
+        num_attention_heads=heads,
+        num_key_value_heads=config.get("num_key_value_heads") or heads,
+        head_dim=head_dim,
         vocab_size=config["vocab_size"],
-        tied=config.get("tie_word_embeddings", False),
-        eps=config.get("rms_norm_eps", 1e-6),
+        tie_word_embeddings=config.get("tie_word_embeddings", False),
+        norm_eps=config.get("rms_norm_eps", 1e-6),
         activation="silu",
         qkv_bias=attention_bias or kind == "qwen2",
         out_bias=attention_bias,
         mlp_bias=kind == "llama" and config.get("mlp_bias", False),
         rope=rope,
-        rotary_width=head_width,
-        head_norms=kind == "qwen3",
+        rotary_dim=head_dim,
+        qk_norm=kind == "qwen3",
     )
 
 
@@ -55,9 +55,9 @@ def _window(config: dict[str, Any], capacity: int) -> int:
 
 def take_weights(c: DecoderConfig, tensors: CheckpointTensors) -> Weights:
     """Raises ModelError unless the checkpoint holds what `c` asks for, and nothing else."""
-    embedding = tensors.take("model.embed_tokens.weight", c.vocab_size, c.width)
-    layers = [_layer(c, tensors, f"model.layers.{index}") for index in range(c.layers)]
-    norm = RmsNorm(tensors.take("model.norm.weight", c.width), c.eps)
+    embedding = tensors.take("model.embed_tokens.weight", c.vocab_size, c.hidden_size)
+    layers = [_layer(c, tensors, f"model.layers.{index}") for index in range(c.num_hidden_layers)]
+    norm = RmsNorm(tensors.take("model.norm.weight", c.hidden_size), c.norm_eps)
     head = tensors.head("lm_head.weight", embedding, c)
     tensors.expect_empty("Llama", ("rotary_emb.inv_freq",))
     return Weights(embedding, None, layers, norm, head)
@@ -65,23 +65,27 @@ def take_weights(c: DecoderConfig, tensors: CheckpointTensors) -> Weights:
 
 def _layer(c: DecoderConfig, tensors: CheckpointTensors, block: str) -> Layer:
     attention, mlp = f"{block}.self_attn", f"{block}.mlp"
-    query, key = c.heads * c.head_width, c.kv_heads * c.head_width
+    query, key = c.num_attention_heads * c.head_dim, c.num_key_value_heads * c.head_dim
     qkv = {f"{attention}.{n}_proj": rows for n, rows in zip("qkv", (query, key, key), strict=True)}
     norms = [
-        tensors.take(f"{attention}.{n}_norm.weight", c.head_width) if c.head_norms else None
+        tensors.take(f"{attention}.{n}_norm.weight", c.head_dim) if c.qk_norm else None
         for n in "qk"
     ]
-    gate_up = {f"{mlp}.{n}_proj": c.inner_width for n in ("gate", "up")}
+    gate_up = {f"{mlp}.{n}_proj": c.intermediate_size for n in ("gate", "up")}
     return Layer(
-        attention_norm=RmsNorm(tensors.take(f"{block}.input_layernorm.weight", c.width), c.eps),
-        qkv=tensors.linear(qkv, c.width, c.qkv_bias),
+        attention_norm=RmsNorm(
+            tensors.take(f"{block}.input_layernorm.weight", c.hidden_size), c.norm_eps
+        ),
+        qkv=tensors.linear(qkv, c.hidden_size, c.qkv_bias),
         query_norm=norms[0],
         key_norm=norms[1],
-        out=tensors.linear({f"{attention}.o_proj": c.width}, query, c.out_bias),
-        mlp_norm=RmsNorm(tensors.take(f"{block}.post_attention_layernorm.weight", c.width), c.eps),
-        mlp=GatedMlp(
-            tensors.linear(gate_up, c.width, c.mlp_bias),
-            tensors.linear({f"{mlp}.down_proj": c.width}, c.inner_width, c.mlp_bias),
+        out=tensors.linear({f"{attention}.o_proj": c.hidden_size}, query, c.out_bias),
+        mlp_norm=RmsNorm(
+            tensors.take(f"{block}.post_attention_layernorm.weight", c.hidden_size), c.norm_eps
         ),
-        parallel=False,
+        mlp=GatedMlp(
+            tensors.linear(gate_up, c.hidden_size, c.mlp_bias),
+            tensors.linear({f"{mlp}.down_proj": c.hidden_size}, c.intermediate_size, c.mlp_bias),
+        ),
+        parallel_residual=False,
     )

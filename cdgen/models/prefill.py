@@ -53,9 +53,13 @@ def _heads(
     length: int,  # P
 ) -> list[torch.Tensor]:  # [S, H | Hkv, P, Dh] each: queries as turned, keys and values as stored
     c = decoder.config
-    q, k, v = qkv.unflatten(1, (-1, c.head_width)).split([c.heads, c.kv_heads, c.kv_heads], dim=1)
+    q, k, v = qkv.unflatten(1, (-1, c.head_dim)).split(
+        [c.num_attention_heads, c.num_key_value_heads, c.num_key_value_heads], dim=1
+    )
     if layer.query_norm is not None and layer.key_norm is not None:
-        q, k = (_head_norm(x, w, c.eps) for x, w in ((q, layer.query_norm), (k, layer.key_norm)))
+        q, k = (
+            _head_norm(x, w, c.norm_eps) for x, w in ((q, layer.query_norm), (k, layer.key_norm))
+        )
     copies = len(qkv) // length
     cos, sin = (table[:length].repeat(copies, 1) for table in (decoder.cos, decoder.sin))
     stored = decoder.keys.dtype

@@ -31,7 +31,7 @@ def lean_config(config: dict[str, Any], capacity: int) -> DecoderConfig | None:
     model needs something that this decoder does not compute."""
     read = _CONFIGS.get(str(config.get("model_type")))
     shape = read(config, capacity) if read else None
-    if shape is None or shape.head_width % 2 or shape.head_width > _WIDEST_HEAD:
+    if shape is None or shape.head_dim % 2 or shape.head_dim > _WIDEST_HEAD:
         return None
     return shape
 

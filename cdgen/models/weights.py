@@ -68,10 +68,10 @@ class CheckpointTensors:
         return LayerNorm(self.take(f"{name}.weight", width), self.take(f"{name}.bias", width), eps)
 
     def head(self, name: str, embedding: torch.Tensor, config: DecoderConfig) -> torch.Tensor:
-        if config.tied:
+        if config.tie_word_embeddings:
             self.discard(name)  # some writers save the same tensor again
             return embedding
-        return self.take(name, config.vocab_size, config.width)
+        return self.take(name, config.vocab_size, config.hidden_size)
 
     def expect_empty(self, family: str, no_weights: tuple[str, ...]) -> None:
         """Raises ModelError on weights that the decoder would ignore; `no_weights`: endings of what

@@ -17,7 +17,7 @@ from torch.nn.functional import cross_entropy
 
 from cdgen.train.config import Recipe, Training
 from cdgen.train.data.tokenizer import PAD_ID
-from cdgen.train.data.training_data import Corpus, build_corpus
+from cdgen.train.data.training_data import TrainingData, build_corpus
 from cdgen.train.loop import train_recipe
 from cdgen.train.model import new_model
 
@@ -35,7 +35,7 @@ def rate(training: Training, step: int) -> float:
     return training.learning_rate * (1 + math.cos(math.pi * done)) / 2
 
 
-def batch(corpus: Corpus, step: int, blocks: int) -> torch.Tensor:
+def batch(corpus: TrainingData, step: int, blocks: int) -> torch.Tensor:
     """The whole batch of a step [blocks, block_size], as the mixture deals it."""
     rows = []
     for position in range(step * blocks, (step + 1) * blocks):
@@ -56,7 +56,7 @@ def adamw(model: nn.Module, training: Training) -> torch.optim.AdamW:
     )
 
 
-def plain_loop(recipe: Recipe, corpus: Corpus) -> tuple[list[float], nn.Module]:
+def plain_loop(recipe: Recipe, corpus: TrainingData) -> tuple[list[float], nn.Module]:
     """(loss of every step, the trained model)"""
     training = recipe.training
     model = new_model(recipe, SPECIALS)

@@ -41,7 +41,7 @@ from cdgen.train.data.words import count_words
 
 
 @dataclass(frozen=True)
-class Corpus:
+class TrainingData:
     tokenizer: Tokenizer
     names: SpecialNames
     train: list[np.ndarray]  # per stream of the mixture, [blocks, block_size] int32: one epoch
@@ -55,7 +55,7 @@ class Corpus:
         return special_ids(self.tokenizer, self.names)
 
 
-def build_corpus(recipe: Recipe, data_dir: Path, out: Path | None = None) -> Corpus:
+def build_corpus(recipe: Recipe, data_dir: Path, out: Path | None = None) -> TrainingData:
     """With `out`: token files in out/tokens, made or reused, and the prompts in out/prompts.jsonl.
 
     Raises UsageError for sources, shares, tokenizer or corpora that cannot be used.
@@ -76,7 +76,7 @@ def build_corpus(recipe: Recipe, data_dir: Path, out: Path | None = None) -> Cor
     if out:
         _write_prompts(real.facts["prompts"].encode(), out)
     blocks = list(streams.values())
-    return Corpus(tokenizer, names, blocks, mixture, real.arrays, texts, epoch_words)
+    return TrainingData(tokenizer, names, blocks, mixture, real.arrays, texts, epoch_words)
 
 
 def _key(recipe: Recipe, data_dir: Path) -> dict[str, Any]:

@@ -68,7 +68,7 @@ TABLE = [
 def test_a_table_of_smaller_layers(
     kv_heads: int, vocab: int, slots: int, context: int, bf16: int, fp8: int
 ) -> None:
-    good = shape(inner_width=2048, kv_heads=kv_heads, vocab_size=vocab)
+    good = shape(intermediate_size=2048, num_key_value_heads=kv_heads, vocab_size=vocab)
     for kv_bytes, expected in ((2, bf16), (1, fp8)):
         found = thousands_per_second(good, slots, context, kv_bytes=kv_bytes)
         assert abs(found - expected) <= 0.51  # the table's own rounding
@@ -76,7 +76,13 @@ def test_a_table_of_smaller_layers(
 
 def test_parts_by_hand() -> None:
     tiny = shape(
-        layers=2, width=8, inner_width=10, heads=2, kv_heads=1, head_width=4, vocab_size=100
+        num_hidden_layers=2,
+        hidden_size=8,
+        intermediate_size=10,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=4,
+        vocab_size=100,
     )
     weights = 2 * (2 * 8 * 4 * (2 + 1) + 3 * 8 * 10)
     # norms 64; qkv 8 + 16, rotary 32, attention 16, out 16; gate and up 8 + 20, swiglu 20 + 10,
@@ -125,7 +131,7 @@ def test_what_makes_a_step_cheaper() -> None:
         return step_bound(shape(), bad, 64, 100, **options).microseconds(BANDWIDTH, FLOPS)
 
     both = microseconds(shape())
-    assert microseconds(None) < microseconds(shape(layers=6)) < both
+    assert microseconds(None) < microseconds(shape(num_hidden_layers=6)) < both
     assert microseconds(shape(), kv_bytes=1) < both
     assert microseconds(shape(), shared_weights=True) < both
     assert microseconds(shape(), plausible=100) > both

@@ -101,7 +101,7 @@ def test_no_step_waits_for_the_device(on_meta: Callable[[str], SlotEngine], case
     """Neither could it be captured in a graph then."""
     engine = on_meta(case)
     with torch.inference_mode(), Waits() as waits:
-        engine.replay.run()
+        engine.runner.run()
     assert waits.found == []
 
 

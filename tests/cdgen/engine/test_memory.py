@@ -28,11 +28,11 @@ def shape(**changes: Any) -> Any:
 
 shapes = st.builds(
     shape,
-    layers=st.integers(1, 40),
-    width=st.integers(8, 4096),
-    inner_width=st.integers(8, 8192),
-    kv_heads=st.sampled_from([1, 3, 12]),
-    tied=st.booleans(),
+    num_hidden_layers=st.integers(1, 40),
+    hidden_size=st.integers(8, 4096),
+    intermediate_size=st.integers(8, 8192),
+    num_key_value_heads=st.sampled_from([1, 3, 12]),
+    tie_word_embeddings=st.booleans(),
     activation=st.sampled_from(["silu", "erf"]),
 )
 
@@ -53,7 +53,13 @@ def test_cache_of_the_papers_pair() -> None:
 
 def test_parts_by_hand() -> None:
     tiny = shape(
-        layers=2, width=8, inner_width=10, heads=2, kv_heads=1, head_width=4, vocab_size=100
+        num_hidden_layers=2,
+        hidden_size=8,
+        intermediate_size=10,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=4,
+        vocab_size=100,
     )
     weights = 2 * (2 * 8 * 4 * (2 + 1) + 3 * 8 * 10) + 2 * 100 * 8 + 5 * 8
     row = 4 * 8 + (3 * 2 + 2) * 4 + 3 * 10

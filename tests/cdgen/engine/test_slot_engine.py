@@ -18,7 +18,7 @@ from cdgen.checkpoints.checkpoint import open_checkpoint
 from cdgen.checkpoints.loading import load_causal_lm, load_tensors
 from cdgen.engine.sequences import Limits, Request, Sequence, StepReport
 from cdgen.engine.slot_engine import SlotEngine
-from cdgen.engine.wave_engine import GenericEngine
+from cdgen.engine.wave_engine import WaveEngine
 from cdgen.kernels import reference
 from cdgen.kernels.sampling_params import RowStatus, SamplingParams
 from cdgen.models.decoder import Decoder, Dropout
@@ -156,7 +156,7 @@ def test_generic_engine_writes_what_a_loop_without_a_cache_writes(
     params, requests = PARAMS[name], some_requests(20, 48)
     folders = (tiny_gpt2_pair.good, tiny_gpt2_pair.bad)
     good, bad = (load_causal_lm(folder, torch.float32) for folder in folders)
-    engine = GenericEngine(
+    engine = WaveEngine(
         good, bad if params.bad_weight else None, SLOTS, params, Limits(25, (1,), False),
         SEED, 48, logprobs=True,
     )  # fmt: skip
@@ -387,7 +387,7 @@ def test_generic_engine_quarantines_alone(tiny_gpt2_pair: Any) -> None:
     good, bad = (
         load_causal_lm(f, torch.float32) for f in (tiny_gpt2_pair.good, tiny_gpt2_pair.bad)
     )
-    engine = GenericEngine(good, bad, SLOTS, CD, STOPPING, SEED, 48)
+    engine = WaveEngine(good, bad, SLOTS, CD, STOPPING, SEED, 48)
     clean = by_id(engine.generate(UNIVERSE))
     with torch.no_grad():
         bad.get_input_embeddings().weight[POISON] = math.nan

@@ -35,7 +35,7 @@ class Scripted:
         self.good = self
         self.slots = self.rows = SLOTS
         self.models, self.capacity = 1, PROMPT + NEW
-        self.device, self.config = torch.device("cpu"), SimpleNamespace(width=8)
+        self.device, self.config = torch.device("cpu"), SimpleNamespace(hidden_size=8)
         self.prefilled: dict[int, int] = {}  # sequence -> tokens in the cache beforehand
         self.fed: dict[int, int] = {}  # sequence -> positions fed
 

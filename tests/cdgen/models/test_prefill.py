@@ -178,7 +178,11 @@ def test_prefill_is_feeding_one_by_one(name: str, kind: str, load: Load) -> None
         ids = IDS[ROWS] if kind in ("dropped", "paired") else None
         prefill(fast, ROWS, prompts(), LENGTHS, ids)
     others = [row for row in range(SLOTS) if row not in ROWS.tolist()]
-    assert fast.keys.view(shape.layers, -1, SLOTS, *fast.keys.shape[2:])[:, :, others].isnan().all()
+    assert (
+        fast.keys.view(shape.num_hidden_layers, -1, SLOTS, *fast.keys.shape[2:])[:, :, others]
+        .isnan()
+        .all()
+    )
     first = torch.tensor([5, 6, 7, 8])
     expected, greedy = continued(slow, first)
     logits, tokens = continued(fast, first)

@@ -22,7 +22,7 @@ from cdgen.train.data.packing import read_and_taught
 from cdgen.train.data.packing import training_data as module
 from cdgen.train.data.sources import corpus_texts, read_documents
 from cdgen.train.data.tokenizer import for_transformers, special_ids
-from cdgen.train.data.training_data import Corpus, build_corpus
+from cdgen.train.data.training_data import TrainingData, build_corpus
 
 (SOURCE,) = RECIPE["sources"]  # type: ignore[misc]
 WITH_PROMPTS = {**SOURCE, "prompts": 0.2}  # type: ignore[dict-item]
@@ -48,7 +48,7 @@ def encodings(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return calls
 
 
-def same(one: Corpus, other: Corpus) -> bool:
+def same(one: TrainingData, other: TrainingData) -> bool:
     return (
         all(np.array_equal(a, b) for a, b in zip(one.train, other.train, strict=True))
         and one.tokenizer.to_str() == other.tokenizer.to_str()
@@ -154,7 +154,7 @@ def test_added_and_reordered_sources_leave_the_parts_as_they_are(data: Path) -> 
         for sources in ([WITH_PROMPTS, more], [more, WITH_PROMPTS])
     )
 
-    def text(corpus: Corpus) -> str:
+    def text(corpus: TrainingData) -> str:
         tokens, _ = read_and_taught(torch.from_numpy(corpus.validation["toys"]))
         return corpus.tokenizer.decode(tokens.ravel().tolist())
 
