@@ -109,12 +109,12 @@ def cdgen(
     """The `cdgen` command with these arguments, through its real entry point."""
 
     def run(*arguments: object) -> Finished:
-        from cdgen.cli.app import app as cli
+        from cdgen.cli import app
 
         monkeypatch.setattr(sys, "argv", ["cdgen", *map(str, arguments)])
         capfd.readouterr()
         with pytest.raises(SystemExit) as ended:
-            cli.main()
+            app.main()
         out, err = capfd.readouterr()
         assert isinstance(ended.value.code, int)
         return Finished(ended.value.code, out, err)

@@ -107,7 +107,7 @@ if __name__ in ("__main__", "__mp_main__"):  # the program, and the workers that
     job, names, arguments = sys.argv[1], tuple(sys.argv[2].split(",")), sys.argv[3:]
     uninstall(names)
 if __name__ == "__main__":
-    sys.path += [str(ROOT / "tests" / folder) for folder in ("kernels", "eval", "train")]
+    sys.path += [str(ROOT / "tests" / folder) for folder in ("kernels", "cdgen", "eval", "train")]
     if job == "import":
         import_modules(arguments)
     else:

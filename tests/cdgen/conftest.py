@@ -126,8 +126,8 @@ def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
     for op in OPS:
         monkeypatch.setattr(f"cdgen.kernels.{op}.choose_backend", lambda *_: "triton")
-    for module in ("decoder", "decoder_parts", "gpt2", "gpt_neox"):
-        monkeypatch.setattr(f"cdgen.{module}.linear", of_a_gpu)
+    for module in ("decoder", "weights", "gpt2", "gpt_neox"):
+        monkeypatch.setattr(f"cdgen.models.{module}.linear", of_a_gpu)
     # Programs that find nothing to do, one after the other.
     monkeypatch.setattr("cdgen.kernels.gpu.sample_contrastive.HEAD_PROGRAMS", 1)
 

@@ -38,12 +38,12 @@ def test_finished_tasks_are_kept_and_the_exit_code_says_go_on(
 def test_the_command_line_turns_typers_return_value_into_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from cdgen.cli.app import app as cli
+    from cdgen.cli import app as command_line
 
     def interrupted() -> None:
         raise KeyboardInterrupt
 
-    app = cli.typer.Typer()
+    app = command_line.typer.Typer()
     app.command()(interrupted)
     monkeypatch.setattr(sys, "argv", ["cdgen"])
-    assert cli.run(lambda: app(standalone_mode=False)) == 75
+    assert command_line.run(lambda: app(standalone_mode=False)) == 75

@@ -6,10 +6,10 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from shapes import paper_shape
 
 from cdgen.bench.bounds.roofline import (
     STAGES,
@@ -28,15 +28,6 @@ DEMO = ROOT / "assets" / "demo-pair"
 BANDWIDTH, FLOPS = 4.3e12, 790e12
 
 
-def shape(**changes: Any) -> Any:
-    """12 layers of width 768; of a DecoderConfig, what the bound reads."""
-    base = {
-        "layers": 12, "width": 768, "inner_width": 3072, "heads": 12, "kv_heads": 12,
-        "head_width": 64, "vocab_size": 32000, "tied": False, "activation": "silu",
-    }  # fmt: skip
-    return SimpleNamespace(**(base | changes))
-
-
 def thousands_per_second(good: Any, slots: int, context: int, **options: Any) -> float:
     """Tokens, of GOOD and a BAD of the same shape whose head is a whole product."""
     bound = step_bound(good, good, slots, context, plausible=good.vocab_size, **options)
@@ -47,7 +38,7 @@ def thousands_per_second(good: Any, slots: int, context: int, **options: Any) ->
     ("slots", "kv_bytes", "expected"), [(1024, 2, 223), (1024, 1, 386), (128, 2, 191)]
 )
 def test_the_papers_pair(slots: int, kv_bytes: int, expected: float) -> None:
-    found = thousands_per_second(shape(), slots, 220, kv_bytes=kv_bytes)
+    found = thousands_per_second(paper_shape(), slots, 220, kv_bytes=kv_bytes)
     assert round(found) == expected
 
 
@@ -68,14 +59,14 @@ TABLE = [
 def test_a_table_of_smaller_layers(
     kv_heads: int, vocab: int, slots: int, context: int, bf16: int, fp8: int
 ) -> None:
-    good = shape(intermediate_size=2048, num_key_value_heads=kv_heads, vocab_size=vocab)
+    good = paper_shape(intermediate_size=2048, num_key_value_heads=kv_heads, vocab_size=vocab)
     for kv_bytes, expected in ((2, bf16), (1, fp8)):
         found = thousands_per_second(good, slots, context, kv_bytes=kv_bytes)
         assert abs(found - expected) <= 0.51  # the table's own rounding
 
 
 def test_parts_by_hand() -> None:
-    tiny = shape(
+    tiny = paper_shape(
         num_hidden_layers=2,
         hidden_size=8,
         intermediate_size=10,
@@ -101,7 +92,7 @@ def test_parts_by_hand() -> None:
 
 
 def test_a_mlp_without_a_gate_has_two_matrices() -> None:
-    plain, gated = (step_bound(shape(activation=a), None, 16, 8) for a in ("tanh", "silu"))
+    plain, gated = (step_bound(paper_shape(activation=a), None, 16, 8) for a in ("tanh", "silu"))
     one = 12 * 768 * 3072
     difference = gated.parts["layer weights"].bytes - plain.parts["layer weights"].bytes
     assert difference == 2 * one
@@ -111,7 +102,7 @@ def test_a_mlp_without_a_gate_has_two_matrices() -> None:
 
 
 def test_every_part_is_in_one_stage() -> None:
-    parts = step_bound(shape(), shape(), 64, 100).parts
+    parts = step_bound(paper_shape(), paper_shape(), 64, 100).parts
     staged = [name for names in STAGES.values() for name in names]
     assert sorted(staged) == sorted(parts)
 
@@ -128,17 +119,20 @@ def test_a_stage_takes_the_larger_of_bytes_and_flops() -> None:
 
 def test_what_makes_a_step_cheaper() -> None:
     def microseconds(bad: Any, **options: Any) -> float:
-        return step_bound(shape(), bad, 64, 100, **options).microseconds(BANDWIDTH, FLOPS)
+        return step_bound(paper_shape(), bad, 64, 100, **options).microseconds(BANDWIDTH, FLOPS)
 
-    both = microseconds(shape())
-    assert microseconds(None) < microseconds(shape(num_hidden_layers=6)) < both
-    assert microseconds(shape(), kv_bytes=1) < both
-    assert microseconds(shape(), shared_weights=True) < both
-    assert microseconds(shape(), plausible=100) > both
+    both = microseconds(paper_shape())
+    assert microseconds(None) < microseconds(paper_shape(num_hidden_layers=6)) < both
+    assert microseconds(paper_shape(), kv_bytes=1) < both
+    assert microseconds(paper_shape(), shared_weights=True) < both
+    assert microseconds(paper_shape(), plausible=100) > both
 
 
 def test_without_bad_nothing_of_it_is_counted() -> None:
-    alone, both = step_bound(shape(), None, 64, 100), step_bound(shape(), shape(), 64, 100)
+    alone, both = (
+        step_bound(paper_shape(), None, 64, 100),
+        step_bound(paper_shape(), paper_shape(), 64, 100),
+    )
     assert alone.parts["BAD's head"] == Part(0, 0)
     for name in ("layer weights", "activations", "KV reads", "KV writes"):
         assert 2 * alone.parts[name].bytes == both.parts[name].bytes

@@ -412,9 +412,9 @@ def test_generic_models_load_without_a_progress_bar(generate: Command, tiny_gpt2
 
 def test_help_imports_neither_torch_nor_transformers() -> None:
     program = (
-        "import sys; from cdgen import cli\n"
+        "import sys; from cdgen.cli import app\n"
         "sys.argv = ['cdgen', 'generate', '--help']\n"
-        "try: cli.main()\n"
+        "try: app.main()\n"
         "finally: print(*({'torch', 'transformers', 'numpy'} & set(sys.modules)), file=sys.stderr)"
     )
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)

@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers, trainers
 
+from cdgen.corpus import documents, prompts
 from cdgen.corpus.documents import hash_source, read_documents
 from cdgen.corpus.prompts import (
     open_table,
@@ -24,7 +25,6 @@ from cdgen.corpus.prompts import (
     splits_at_spaces,
     tokenize_heads,
 )
-from cdgen.corpus.ranges import documents, prompts
 from cdgen.errors import PlanMismatch, StorageError, UsageError
 
 TEXT = [

@@ -20,6 +20,9 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models
 
 from cdgen import packages
+from cdgen.corpus import files as row_files
+from cdgen.corpus import folder as out_folder
+from cdgen.corpus import ranges as corpus
 from cdgen.corpus.files import columns_of, read_rows, require_writer
 from cdgen.corpus.finalize import finalize
 from cdgen.corpus.folder import (
@@ -39,11 +42,8 @@ from cdgen.corpus.ranges import (
     read_manifest,
     read_range,
 )
-from cdgen.corpus.ranges import files as row_files
-from cdgen.corpus.ranges import folder as out_folder
-from cdgen.corpus.ranges import ranges as corpus
 from cdgen.corpus.reader import corpus_rows, rows_so_far
-from cdgen.corpus.rows import Row, render_text
+from cdgen.corpus.rows import NOTHING, Row, render_text
 from cdgen.corpus.shard import Shard
 from cdgen.corpus.status import beat, status
 from cdgen.corpus.verify import verify
@@ -260,7 +260,7 @@ def test_too_little_space_for_one_range(out: Path) -> None:
 
 def test_status_counts_ranges_and_workers(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = begin(out)
-    assert status(out).counts == corpus.NOTHING
+    assert status(out).counts == NOTHING
     assert status(out).eta_seconds is None
     fill_some = [commit_range(out, made, index, make_rows(made, index)) for index in (0, 1)]
     monkeypatch.setattr(time, "time", lambda: 1000.0)

@@ -21,10 +21,10 @@ from torch.utils._pytree import tree_leaves
 
 from cdgen.checkpoints.checkpoint import open_checkpoint
 from cdgen.checkpoints.loading import load_tensors
+from cdgen.engine import slot_engine as engine_module
 from cdgen.engine.paired import Draw
 from cdgen.engine.sequences import Limits, Request, Sequence
 from cdgen.engine.slot_engine import SlotEngine
-from cdgen.engine.slot_engine import slot_engine as engine_module
 from cdgen.kernels.sampling_params import SamplingParams
 from cdgen.models.decoder import Decoder, Dropout
 from cdgen.models.registry import lean_config
@@ -156,12 +156,12 @@ def small_prefill(monkeypatch: pytest.MonkeyPatch) -> None:
         self.prefills = True
         make(self)
 
-    def prefill(self: Decoder, *_: Any) -> None:
-        if self.slots > 32:
+    def prefill(decoder: Decoder, *_: Any) -> None:
+        if decoder.slots > 32:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 GiB")
 
     monkeypatch.setattr(SlotEngine, "__post_init__", construct)
-    monkeypatch.setattr(Decoder, "prefill", prefill)
+    monkeypatch.setattr("cdgen.engine.slot_engine.prefill", prefill)
 
 
 def test_slots_whose_prompts_do_not_fit_are_halved(

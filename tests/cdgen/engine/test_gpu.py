@@ -93,7 +93,7 @@ def test_graphs_write_what_their_steps_write_one_by_one(
     """To the bit: also with a host that is not behind, and other steps per graph."""
     expected = by_id(engine(case, "cuda", dtype=dtype).generate(REQUESTS))
     eager = engine(case, "cuda", dtype=dtype)
-    eager.replay.prepare = lambda: None  # type: ignore[method-assign]
+    eager.runner.prepare = lambda: None  # type: ignore[method-assign]
     assert by_id(eager.generate(REQUESTS)) == expected
     other = engine(case, "cuda", dtype=dtype)
     other = SlotEngine(

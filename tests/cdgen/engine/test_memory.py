@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from shapes import paper_shape
 
 from cdgen.engine.memory import GRAPHS_BYTES, largest_slots, parameters, plan_memory
 from cdgen.errors import ModelError
@@ -18,16 +18,8 @@ from cdgen.models.registry import lean_config
 DEMO = Path(__file__).resolve().parents[3] / "assets" / "demo-pair" / "good"
 
 
-def shape(**changes: Any) -> Any:
-    base = {
-        "layers": 12, "width": 768, "inner_width": 3072, "heads": 12, "kv_heads": 12,
-        "head_width": 64, "vocab_size": 32000, "tied": False, "activation": "silu",
-    }  # fmt: skip
-    return SimpleNamespace(**(base | changes))
-
-
 shapes = st.builds(
-    shape,
+    paper_shape,
     num_hidden_layers=st.integers(1, 40),
     hidden_size=st.integers(8, 4096),
     intermediate_size=st.integers(8, 8192),
@@ -45,14 +37,16 @@ def test_parameters_of_a_checkpoint() -> None:
 
 def test_cache_of_the_papers_pair() -> None:
     """36 KiB per token and model in bf16: 31.7 GB for 1024 slots of 420 tokens."""
-    plan = plan_memory(shape(), shape(), 1024, 420, 2, 2, 32000)
+    plan = plan_memory(paper_shape(), paper_shape(), 1024, 420, 2, 2, 32000)
     assert plan["kv"] == 1024 * 420 * 2 * 36 * 1024
     assert round(plan["kv"] / 1e9, 1) == 31.7
-    assert plan_memory(shape(), shape(), 1024, 420, 2, 1, 32000)["kv"] == plan["kv"] // 2
+    assert (
+        plan_memory(paper_shape(), paper_shape(), 1024, 420, 2, 1, 32000)["kv"] == plan["kv"] // 2
+    )
 
 
 def test_parts_by_hand() -> None:
-    tiny = shape(
+    tiny = paper_shape(
         num_hidden_layers=2,
         hidden_size=8,
         intermediate_size=10,
@@ -74,8 +68,8 @@ def test_parts_by_hand() -> None:
 
 def test_dropout_shares_the_weights_and_nothing_else() -> None:
     pair, dropped, alone = (
-        plan_memory(shape(), bad, 64, 100, 2, 2, 32000, shared_weights=shared)
-        for bad, shared in ((shape(), False), (shape(), True), (None, False))
+        plan_memory(paper_shape(), bad, 64, 100, 2, 2, 32000, shared_weights=shared)
+        for bad, shared in ((paper_shape(), False), (paper_shape(), True), (None, False))
     )
     assert dropped["weights"] == alone["weights"] == pair["weights"] // 2
     assert {k: v for k, v in dropped.items() if k != "weights"} == {
@@ -124,15 +118,19 @@ def test_the_largest_that_fits(
 def test_fp8_and_dropout_leave_room_for_more_slots() -> None:
     def slots(bad: Any = None, **options: Any) -> int:
         kv_bytes = options.pop("kv_bytes", 2)
-        return largest_slots(8 * 2**30, shape(), bad, 256, 2, kv_bytes, 32000, **options)
+        return largest_slots(8 * 2**30, paper_shape(), bad, 256, 2, kv_bytes, 32000, **options)
 
-    assert slots(shape()) < slots(shape(), shared_weights=True) < slots(shape(), kv_bytes=1)
-    assert slots(shape()) < slots()
-    assert slots(shape(), prefill_tokens=50_000) < slots(shape())
+    assert (
+        slots(paper_shape())
+        < slots(paper_shape(), shared_weights=True)
+        < slots(paper_shape(), kv_bytes=1)
+    )
+    assert slots(paper_shape()) < slots()
+    assert slots(paper_shape(), prefill_tokens=50_000) < slots(paper_shape())
 
 
 def test_too_little_memory_is_an_error_with_the_numbers() -> None:
     # 16 slots x 420 tokens x 72 KiB are 0.46 GiB; 2 x 162 M weights of 2 bytes 0.605 GiB.
     message = r"16 slots x 420 tokens need 1\.3\d GiB \(weights 0\.61, kv 0\.46, .*0\.90 GiB are"
     with pytest.raises(ModelError, match=message):
-        largest_slots(2**30, shape(), shape(), 420, 2, 2, 32000)
+        largest_slots(2**30, paper_shape(), paper_shape(), 420, 2, 2, 32000)

@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cdgen.engine import slot_engine
 from cdgen.engine.sequences import Limits, Request, Sequence, StepReport
 from cdgen.engine.slot_engine import SlotEngine
 from cdgen.kernels.sampling_params import RowStatus, SampleOutput, SamplingParams
@@ -23,6 +24,14 @@ EOS, BROKEN = 1, 2  # scripted: the token EOS; a draw that fails
 def scripted(sequence_id: int, position: int, seed: int) -> int:
     """What the script draws there: any token, EOS and BROKEN among them."""
     return hash((sequence_id, position, seed)) % VOCAB
+
+
+@pytest.fixture(autouse=True, scope="module")
+def scripted_prefill() -> Iterator[None]:
+    """Prompts go to the script as well, in place of its decoder's cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(slot_engine, "prefill", lambda script, *inputs: script.prefill(*inputs))
+        yield
 
 
 class Scripted:

@@ -16,9 +16,9 @@ from scipy.stats import spearmanr
 from cdgen.errors import UsageError
 from cdgen.eval.scoring.spans import SpanEncoder, Spans, spans_of
 from cdgen.eval.summary import MODES, Summary
+from cdgen.eval.tasks import choices
 from cdgen.eval.tasks.choices import Choices, credits_of
 from cdgen.eval.tasks.items import Item, task_named
-from cdgen.eval.tasks.task_list import choices
 
 DEFAULT, BABYLM, PAPER = (MODES[name] for name in ("default", "babylm2025", "paper"))
 Scores = list[tuple[str, list[float]]]  # of each item: its sub-task, and its candidates' scores

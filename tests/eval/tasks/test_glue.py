@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, Trainer
 
 from cdgen.errors import ModelError, UsageError
+from cdgen.eval.tasks import glue
 from cdgen.eval.tasks.glue import (
     GLUE_TASKS,
     GlueOutcome,
@@ -26,7 +27,6 @@ from cdgen.eval.tasks.glue import (
     f1,
     fine_tune,
 )
-from cdgen.eval.tasks.task_list import glue
 
 EOS = "</s>"
 NAMES = ("Tom", "Lily", "Ben", "Sue", "Max")

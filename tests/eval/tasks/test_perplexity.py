@@ -19,8 +19,9 @@ from cdgen.errors import UsageError
 from cdgen.eval.scoring.scorer import Scorer
 from cdgen.eval.scoring.spans import SpanEncoder
 from cdgen.eval.summary import LOWER_IS_BETTER, MODES, Summary
+from cdgen.eval.tasks import perplexity
 from cdgen.eval.tasks.perplexity import Perplexity
-from cdgen.eval.tasks.task_list import Prepared, context_length, longest_text, perplexity, prepare
+from cdgen.eval.tasks.task_list import Prepared, context_length, longest_text, prepare
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

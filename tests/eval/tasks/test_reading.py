@@ -21,6 +21,7 @@ from cdgen.errors import UsageError
 from cdgen.eval.scoring.scorer import Scorer
 from cdgen.eval.scoring.spans import SpanEncoder, Spans
 from cdgen.eval.summary import MODES
+from cdgen.eval.tasks import reading
 from cdgen.eval.tasks.reading import (
     EYE_TRACKING,
     SELF_PACED,
@@ -29,7 +30,6 @@ from cdgen.eval.tasks.reading import (
     read_rows,
     surprisals,
 )
-from cdgen.eval.tasks.task_list import reading
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

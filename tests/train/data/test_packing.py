@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
+from cdgen.train.data import packing as data
 from cdgen.train.data.packing import (
     Document,
     encode,
@@ -18,7 +19,6 @@ from cdgen.train.data.packing import (
     read_and_taught,
     training_blocks,
 )
-from cdgen.train.data.packing import packing as data
 from cdgen.train.data.tokenizer import (
     SpecialIds,
     special_ids,

@@ -17,9 +17,9 @@ from cdgen.errors import UsageError
 from cdgen.generation.config import GenerateConfig
 from cdgen.generation.run import generate
 from cdgen.train.config import Recipe
+from cdgen.train.data import training_data as module
 from cdgen.train.data.holdout import split_documents
 from cdgen.train.data.packing import read_and_taught
-from cdgen.train.data.packing import training_data as module
 from cdgen.train.data.sources import corpus_texts, read_documents
 from cdgen.train.data.tokenizer import for_transformers, special_ids
 from cdgen.train.data.training_data import TrainingData, build_corpus
