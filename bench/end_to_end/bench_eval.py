@@ -1,14 +1,14 @@
-"""Evaluation as a user runs it: `cdgen eval` as a whole process against a plain scorer, in one run.
+"""`cdgen eval` as a whole process against a plain scorer, in one run.
 
     python -m cdgen.bench.end_to_end.bench_eval --model MODEL --data DATA --out OUT/cpu-eval.json
     python -m cdgen.bench.end_to_end.bench_eval --model MODEL --data DATA --paper-size --device cuda
 
-MODEL is a small checkpoint, DATA a folder with blimp_filtered, supplement_filtered and, where it is
-there, entity_tracking. The plain scorer is what one writes first and what the BabyLM 2025 pipeline
-does: batches of 64 in file order, padded, one forward pass per member of a pair, a full
-log-softmax. It is timed on every STRIDE-th item, and its time for all of them extrapolated.
-With --paper-size a random Llama of the paper's base shape (162M parameters) with MODEL's tokenizer
-is timed instead, on all zero-shot tasks in DATA and against nothing.
+MODEL is a small checkpoint; DATA is a folder with blimp_filtered, supplement_filtered and,
+optionally, entity_tracking. The plain scorer does what the BabyLM 2025 pipeline does: padded
+batches of 64 in file order, one forward pass per member of a pair, a full log-softmax. It is timed
+on every STRIDE-th item, and its time for all items is extrapolated. With --paper-size, a random
+Llama of the paper's base shape (162M parameters) with MODEL's tokenizer is timed instead, on all
+zero-shot tasks in DATA and without a baseline.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ from cdgen.bench.timing.environment import write_result
 
 BATCH = 64
 PAIRS = ("blimp_filtered", "supplement_filtered")
-# Of the plain scorer: enough items for its rate, few enough for patience.
+# The plain scorer takes every n-th item: enough for its rate, in a few minutes.
 STRIDE = {"pairs": 8, "entity_tracking": 40}
 
 
 def run_cdgen(
     models: list[Path], data: Path, tasks: tuple[str, ...], device: str = "cpu"
 ) -> dict[str, Any]:
-    """Seconds from start to exit, peak memory, and the first model's scores, of one process; all
-    zero-shot tasks if none is named."""
+    """Run one process and return its seconds from start to exit, its peak memory and the first
+    model's scores. If `tasks` is empty, it runs all zero-shot tasks."""
     with tempfile.TemporaryDirectory() as scratch:
         out = Path(scratch) / "out"
         command = [
@@ -67,7 +67,7 @@ def run_cdgen(
 
 
 def candidates(data: Path, task: str) -> Iterator[list[tuple[str, int]]]:
-    """The candidates of each item, with the character from which on each counts."""
+    """Yield the candidates of each item, each with the index of the first character that counts."""
     for path in sorted((data / task).glob("*.jsonl")):
         for row in map(json.loads, path.open()):
             if "options" in row:
@@ -92,7 +92,7 @@ def plain_scores(model: Any, tokenizer: Any, texts: list[tuple[str, int]]) -> to
 def run_plain(
     model_folder: Path, data: Path, tasks: tuple[str, ...], stride: int
 ) -> dict[str, Any]:
-    """Its seconds for every `stride`-th item, without start-up; times `stride` for all."""
+    """Time the plain scorer on every `stride`-th item, without start-up, and extrapolate to all."""
     model = AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.float32).eval()
     tokenizer = AutoTokenizer.from_pretrained(model_folder, padding_side="right")
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
@@ -129,7 +129,7 @@ def measure(model: Path, data: Path, repeats: int) -> dict[str, Any]:
     groups = {"pairs": PAIRS, "entity_tracking": ("entity_tracking",)}
     here = {name: g for name, g in groups.items() if all((data / task).is_dir() for task in g)}
     found: dict[str, Any] = {}
-    # First, while this process is small: a child's peak memory begins with its parent's.
+    # This comes first, while this process is small: a child's peak memory starts at its parent's.
     if (data / "blimp_fast").is_dir():
         found["checkpoints"] = measure_checkpoints(model, data)
     runs = {n: [run_cdgen([model], data, g) for _ in range(repeats)] for n, g in here.items()}
@@ -146,7 +146,7 @@ def measure(model: Path, data: Path, repeats: int) -> dict[str, Any]:
 
 
 def measure_checkpoints(model: Path, data: Path) -> dict[str, Any]:
-    """One process with one checkpoint, and with eight: what each more costs, in time and memory."""
+    """Run a process with one checkpoint and one with eight, to price each further checkpoint."""
     with tempfile.TemporaryDirectory() as scratch:
         copies = [Path(shutil.copytree(model, Path(scratch) / f"chck_{i}M")) for i in range(1, 9)]
         runs = {str(count): run_cdgen(copies[:count], data, ("blimp_fast",)) for count in (1, 8)}

@@ -1,4 +1,4 @@
-"""Start-up times as a user meets them: `cdgen --help`, and a whole run that writes one token.
+"""Start-up times of whole processes: `cdgen --help`, and a run that writes one token.
 
 python -m cdgen.bench.end_to_end.bench_startup --out bench/results/cpu-startup.json
 """
@@ -25,7 +25,7 @@ def seconds(command: list[str]) -> float:
 
 
 def one_token(out: Path) -> list[str]:
-    """A corpus of one token: start-up, the pair, the prompts, one step, commit and finalize."""
+    """Return the command for a corpus of one token: start-up, pair, prompts, one step, commit."""
     prompts = out.parent / "prompts.txt"
     prompts.write_text("Once upon a time\n")
     pair = ASSETS / "demo-pair"
@@ -39,7 +39,7 @@ def one_token(out: Path) -> list[str]:
 
 def measure(repeats: int) -> dict[str, Any]:
     help_command = [sys.executable, "-m", "cdgen", "--help"]
-    seconds(help_command)  # the file cache is warm for all that is counted
+    seconds(help_command)  # warms the file cache
     helps = [seconds(help_command) for _ in range(repeats)]
     firsts = []
     with tempfile.TemporaryDirectory() as scratch:

@@ -4,11 +4,11 @@
     python -m cdgen.bench.end_to_end.bench_train --paper-size --out OUT/gpu-train.json  # on a GPU
 
 --paper-size is the base model of Ulm et al. 2025 (12 layers, width 768; 113M parameters without the
-embeddings) at 256 blocks of 1,024 tokens. Text is random words: speed does not depend on what they
-say. The first third of the steps is warm-up (compilation, caches) and not counted.
+embeddings) at 256 blocks of 1,024 tokens. The text is random words, because speed does not depend
+on their meaning. The first third of the steps is warm-up (compilation, caches) and not counted.
 
-FLOPs of a token: 6 per parameter of a matrix product, the head's included, and 12 L D T / 2 for
-causal attention over T tokens (Chowdhery et al. 2022, appendix B, with the mask's half).
+FLOPs of a token: 6 per parameter of a matrix product, the head included, and 12 L D T / 2 for
+causal attention over T tokens (Chowdhery et al. 2022, appendix B, halved by the mask).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ import yaml
 
 from cdgen.bench.timing.environment import write_result
 
-# Dense bf16 tensor-core peak of an H100 or H200 SXM, by NVIDIA's data sheet.
+# Dense bf16 tensor-core peak of an H100 or H200 SXM, according to NVIDIA's data sheet.
 PEAK = {"cuda": 989e12}
 
 SMALL: dict[str, Any] = {
@@ -60,7 +60,7 @@ def recipe(shape: dict[str, Any], on_gpu: bool) -> dict[str, Any]:
 
 
 def write_words(path: Path, words: int) -> None:
-    """Documents of 200 words that no one says: a vocabulary of 60,000 by Zipf's law."""
+    """Write documents of 200 random words, from a vocabulary of 60,000 under Zipf's law."""
     rng = random.Random(0)
     lexicon = ["".join(rng.choices("abcdefghijklmnopqrstuvwxyz", k=7)) for _ in range(60_000)]
     weights = [1 / (rank + 10) for rank in range(len(lexicon))]

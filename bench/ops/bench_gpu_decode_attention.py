@@ -1,10 +1,11 @@
-"""Decode attention on the GPU over batch sizes and contexts, one model and two in one launch: time,
-and bytes of cache per second as a share of a large copy's, beside the same with the cache in fp8
-and torch's scaled dot products.
+"""Decode attention on the GPU over batch sizes and contexts, one model and two in one launch.
+
+It reports the time and the rate of reading the cache as a share of copy bandwidth, beside the same
+with an fp8 cache and beside torch's scaled_dot_product_attention.
 
     python -m cdgen.bench.ops.bench_gpu_decode_attention --out DIR/gpu-decode-attention.json
 
-What is timed are the very CUDA graphs whose output has just been compared with the reference's.
+The timed CUDA graphs are the ones whose output was just compared with the reference's.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ ERROR = 2.0**-8
 @dataclass(frozen=True)
 class Setting:
     sequences: int
-    models: int  # their rows are stacked
+    models: int  # whose rows are stacked
     kv_heads: int
     context: int
     spread: bool = False  # lengths from context / 8 to 15 context / 8, as in slots that refill
@@ -95,8 +96,8 @@ def make_inputs(setting: Setting, seed: int, device: str) -> Inputs:
 
 
 def check(results: list[torch.Tensor], inputs: list[Inputs], chunk: int = 128) -> None:
-    """Raises AssertionError unless every row's output is the reference's within `ERROR` of its
-    length, the Euclidean one."""
+    """Raise AssertionError unless every row of the output is within ERROR of the reference,
+    relative to the Euclidean norm of the row."""
     for i, (out, of) in enumerate(zip(results, inputs, strict=False)):
         lengths = of.lengths.repeat(len(out) // len(of.lengths))
         for start in range(0, len(out), chunk):
@@ -122,7 +123,7 @@ def in_fp8(x: Inputs) -> Inputs:
 
 
 def prepare_fp8(inputs: list[Inputs], sets: int) -> dict[str, Prepared]:
-    """Checked like the bf16 contender; none on a GPU that cannot convert e4m3."""
+    """Prepare and check the kernel with an fp8 cache; return nothing if the GPU has no e4m3."""
     if torch.cuda.get_device_capability() < (8, 9):
         return {}
     rounded = [in_fp8(x) for x in inputs]
@@ -132,9 +133,9 @@ def prepare_fp8(inputs: list[Inputs], sets: int) -> dict[str, Prepared]:
 
 
 def baselines(setting: Setting, inputs: list[Inputs]) -> dict[str, Call | str]:
-    """What the Triton kernel is compared with; a string says why one is left out."""
+    """Return the baselines by name; a string instead of a call says why one is left out."""
     if setting.spread:
-        return {"torch sdpa": "without a mask it attends to whole rows"}
+        return {"torch sdpa": "it has no per-row lengths without a mask"}
 
     def torch_sdpa(i: int) -> torch.Tensor:
         x, grouped = inputs[i], setting.kv_heads < HEADS
@@ -196,7 +197,7 @@ HEADINGS = ("sequences", "models", "kv heads", "context", "lengths", *COLUMNS, "
 
 
 def summary(found: dict[str, Any]) -> tuple[object, ...]:
-    """A row of the table under `HEADINGS`."""
+    """Return a row of the table, in the order of `HEADINGS`."""
     names = ("sequences", "models", "kv_heads", "mean_context", "lengths")
     fp8 = found.get("fp8_percent_of_copy_bandwidth", "-")
     return *(found[name] for name in names), *cells(found), fp8

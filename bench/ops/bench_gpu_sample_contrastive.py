@@ -1,11 +1,11 @@
 """One contrastive draw on the GPU over batch and vocabulary sizes: the Triton kernels against the
-eager reference, PyTorch as a user would write it, `torch.compile` of that, and FlashInfer's
-sampler, which has one model's logits to read instead of two.
+eager reference, plain PyTorch, `torch.compile` of it, and FlashInfer's sampler, which reads the
+logits of one model instead of two.
 
     python -m cdgen.bench.ops.bench_gpu_sample_contrastive --out DIR/gpu-sample-contrastive.json
 
-What is timed are the very CUDA graphs whose draws have just been compared with the reference's, row
-for row, on the same inputs. A baseline that cannot run is skipped with its reason.
+The timed CUDA graphs are the ones whose draws were just compared with the reference's, row by row,
+on the same inputs. A baseline that cannot run is skipped, and the result gives the reason.
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ from cdgen.bench.timing.gpu_timing import (
 )
 from cdgen.kernels.sampling_params import SampleOutput
 
-# Peak memory of the eager contenders, whose graphs live side by side. On the CPU the reference
-# holds 63 bytes per logit and `pytorch` 37; the GPU's sort keeps a second copy of keys and indices.
+# Peak memory of the eager contenders, whose graphs exist at the same time. On the CPU the reference
+# needs 63 bytes per logit and `pytorch` 37; the GPU's sort keeps a second copy of keys and indices.
 EAGER_BYTES_PER_LOGIT = 160
-BASELINES_S = 240.0  # after so long only the Triton kernels are timed: all of it has eight minutes
+BASELINES_S = 240.0  # from then on only the Triton kernels are timed: the whole run has 8 minutes
 
 
 def baselines(setting: Setting, inputs: Inputs, free_bytes: int) -> dict[str, Call | str]:
-    """What the Triton kernels are compared with; a string says why one is left out."""
+    """Return the baselines by name; a string instead of a call says why one is left out."""
     params = setting.params
 
     def in_fp32(good: torch.Tensor, bad: torch.Tensor) -> torch.Tensor:
@@ -69,7 +69,7 @@ def baselines(setting: Setting, inputs: Inputs, free_bytes: int) -> dict[str, Ca
     }
     main = (setting.rows, setting.vocab) in MAIN and setting.dtype is torch.bfloat16
     if main and not (setting.heads or setting.flat) and setting.alpha:
-        torch.compiler.reset()  # past eight variants of a function it would no longer compile
+        torch.compiler.reset()  # it stops compiling after eight variants of one function
         found["torch.compile"] = on_sets(torch.compile(in_fp32))
     if setting.rows * setting.vocab * EAGER_BYTES_PER_LOGIT > free_bytes:
         found |= {name: "skipped: memory" for name in ("reference", "pytorch", "torch.compile")}
@@ -77,8 +77,8 @@ def baselines(setting: Setting, inputs: Inputs, free_bytes: int) -> dict[str, Ca
 
 
 def flashinfer(setting: Setting, inputs: Inputs) -> Call | str:
-    """Its sampler on GOOD's logits alone, with the same truncation and without plausibility, which
-    it does not have. It takes fp32, made beforehand."""
+    """Return FlashInfer's sampler on GOOD's logits alone, with the same truncation. It has no
+    plausibility mask, and it takes fp32, which is converted beforehand."""
     try:
         from flashinfer.sampling import sampling_from_logits, top_k_top_p_sampling_from_logits
     except ImportError as error:
@@ -91,7 +91,7 @@ def flashinfer(setting: Setting, inputs: Inputs) -> Call | str:
 
 
 def traffic(setting: Setting, drawn: SampleOutput) -> int:
-    """Bytes that one draw must move."""
+    """Return the least number of bytes that one draw must move."""
     from cdgen.kernels.gpu.sample_contrastive import sample_contrastive_bytes
 
     return sample_contrastive_bytes(
@@ -152,7 +152,7 @@ HEADINGS = ("setting", "plausible", *COLUMNS)
 
 
 def summary(found: dict[str, Any]) -> tuple[object, ...]:
-    """A row of the table under `HEADINGS`."""
+    """Return a row of the table, in the order of `HEADINGS`."""
     return found["setting"], found["mean_plausible"], *cells(found)
 
 

@@ -1,12 +1,12 @@
 """One draw for 64 rows of 16384 logits on the CPU: the native kernel against the eager reference,
-against PyTorch as a user would write it, and against `good.amax(-1)`, which only reads GOOD once.
+against plain PyTorch, and against `good.amax(-1)`, which does nothing but read GOOD once.
 
     pytest bench/ops/bench_sample_contrastive.py --benchmark-enable
     python -m cdgen.bench.ops.bench_sample_contrastive --out OUT/cpu-sample-contrastive.json
 
-The first prints a table per setting. The second takes the contenders in turn, round after round, so
-that whatever else the machine does weighs on all of them, and writes medians and ratios. Either
-times a setting only after the kernel has drawn the reference's very tokens on the same inputs.
+The first command prints a table per setting. The second times the contenders in turn, round after
+round, so that other load on the machine affects all of them, and writes medians and ratios. Both
+time a setting only after the kernel has drawn the reference's tokens on the same inputs.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ SAMPLE_S = 2e-3  # one timed sample repeats a call until it takes about this lon
 
 @dataclass(frozen=True)
 class Inputs:
-    """Random logits whose peaks are as sharp as a trained model's."""
+    """Random logits that are as peaked as a trained model's."""
 
     good: torch.Tensor  # [B, V] float32
     bad: torch.Tensor  # [B, V] = hidden @ head.T
@@ -58,8 +58,8 @@ class Inputs:
 
 
 def make_inputs() -> Inputs:
-    """GOOD resembles BAD; both grow until GOOD's mean plausible set has 15 tokens, as in trained
-    models (5 to 30). Raises RuntimeError outside that range."""
+    """Make logits in which GOOD resembles BAD, scaled until GOOD's mean plausible set has about 15
+    tokens (trained models have 5 to 30). Raises RuntimeError if the result is outside of it."""
     generator = torch.Generator().manual_seed(0)
     hidden = torch.randn(ROWS, WIDTH, generator=generator)
     head = torch.randn(VOCAB, WIDTH, generator=generator) / WIDTH**0.5
@@ -78,7 +78,7 @@ def make_inputs() -> Inputs:
 
 
 def pytorch(good: torch.Tensor, bad: torch.Tensor, params: SamplingParams) -> torch.Tensor:  # [B]
-    """The same law from library calls, with PyTorch's own random numbers."""
+    """Draw from the same distribution with library calls and PyTorch's own random numbers."""
     good_logp, bad_logp = good.log_softmax(-1), bad.log_softmax(-1)
     masked = good_logp < good_logp.amax(-1, keepdim=True) + params.log_alpha
     score = (good_logp - params.bad_weight * bad_logp).masked_fill(masked, float("-inf"))
@@ -107,8 +107,11 @@ def contenders(inputs: Inputs, params: SamplingParams) -> dict[str, Callable[[],
 
 
 def check(calls: dict[str, Callable[[], Any]]) -> SampleOutput:
-    """The reference's draws. Raises AssertionError unless the native kernel draws the same, and
-    both forms of BAD's head do but for one row (sums of products round in another order)."""
+    """Return the reference's draws.
+
+    Raises AssertionError unless the native kernel draws the same, and both forms of BAD's head
+    differ in at most one row (their sums round in another order).
+    """
     expected = calls["reference"]()
     out = calls["native"]()
     for field in ("tokens", "status", "plausible", "kept"):

@@ -1,5 +1,5 @@
-"""What the GPU sampler is measured on: the sweep, inputs as sharp as a trained model's, and the
-check that draws are the reference's."""
+"""Workload of the GPU sampler's benchmark: the sweep, inputs as peaked as a trained model's, and
+the check that every draw is the reference's."""
 
 from __future__ import annotations
 
@@ -19,16 +19,17 @@ TRUNCATIONS: dict[str, dict[str, Any]] = {
     "top-k 200": {"top_k": 200},
     "top-p 0.95": {"top_p": 0.95},
 }
-MAIN = ((1024, 50257), (256, 32000))  # where more is compared than in the sweep
+MAIN = ((1024, 50257), (256, 32000))  # compared with more baselines and variants than the rest
 WIDTH = 768  # of BAD's head
 SEED = 17
 
-# How far apart, relative to their magnitude (or 1), the keys of two different tokens may be: the
-# logarithms of two backends, and with a head two orders of summation, round differently.
+# Greatest difference, relative to their magnitude (or 1), between the keys of two tokens that may
+# be taken for each other: logarithms of two backends, and sums of a head in two orders, round
+# differently.
 KEY_TOLERANCE = 2e-5
-KEPT_SLACK = 1  # where top-p cuts follows from rounded masses
+KEPT_SLACK = 1  # top-p cuts by rounded masses, so `kept` may differ by one
 
-CHUNK = 2**26  # logits that the reference takes at a time when it checks
+CHUNK = 2**26  # logits that one call of the reference checks
 
 
 @dataclass(frozen=True)
@@ -38,8 +39,8 @@ class Setting:
     truncation: str
     dtype: torch.dtype = torch.bfloat16
     alpha: float = 0.1
-    flat: bool = False  # all of a row's logits of GOOD are equal
-    heads: bool = False  # BAD's logits are to be computed
+    flat: bool = False  # GOOD's logits of a row are all equal
+    heads: bool = False  # BAD is given by its hidden states and its head
 
     @property
     def params(self) -> SamplingParams:
@@ -47,7 +48,7 @@ class Setting:
 
     @property
     def set_bytes(self) -> int:
-        """Of one input set."""
+        """Bytes of one input set."""
         bad = WIDTH * (self.rows + self.vocab) if self.heads else self.rows * self.vocab
         return (self.rows * self.vocab + bad) * self.dtype.itemsize
 
@@ -59,7 +60,7 @@ class Setting:
 
 
 def sweep() -> list[Setting]:
-    """The main points with all their variants first: they are not for skipping."""
+    """Return all settings, the main points with their variants first, in case time runs out."""
     base = [Setting(*shape, truncation) for shape in MAIN for truncation in TRUNCATIONS]
     variants: list[dict[str, Any]] = [{"dtype": torch.float32}, {"alpha": 0.0}, {"flat": True}]
     main = base + [replace(setting, **variant) for variant in variants for setting in base]
@@ -70,7 +71,7 @@ def sweep() -> list[Setting]:
 
 @dataclass(frozen=True)
 class Inputs:
-    """Sets of inputs that share nothing in memory but the coordinates of the draws."""
+    """Input sets that share no memory except the coordinates of the draws."""
 
     good: list[torch.Tensor]  # [B, V] of each set
     bad: list[torch.Tensor]  # [B, V]; none with heads
@@ -86,8 +87,8 @@ def mean_plausible(good: torch.Tensor) -> float:  # [B, V] float32, at alpha 0.1
 
 
 def spread_of_logits(vocab: int, generator: torch.Generator) -> float:
-    """The standard deviation at which normal logits have 15 plausible tokens, as trained models
-    have 5 to 30. Raises RuntimeError outside that range."""
+    """Return the standard deviation at which normal logits have about 15 plausible tokens (trained
+    models have 5 to 30). Raises RuntimeError if the result is outside that range."""
     sample, spread = torch.randn(64, vocab, generator=generator, device=generator.device), 1.0
     while mean_plausible(spread * sample) > 15:
         spread *= 1.05
@@ -97,7 +98,7 @@ def spread_of_logits(vocab: int, generator: torch.Generator) -> float:
 
 
 def make_inputs(setting: Setting, sets: int, device: str) -> Inputs:
-    """GOOD and BAD resemble each other: their logits correlate by a half."""
+    """Make `sets` input sets in which the logits of GOOD and BAD have a correlation of one half."""
     rows, vocab = setting.rows, setting.vocab
     generator = torch.Generator(device).manual_seed(SEED)
 
@@ -130,7 +131,7 @@ def draw(
     backend: str,
     rows: slice = slice(None),
 ) -> SampleOutput:
-    """The draws of some rows of input set i."""
+    """Draw for some rows of input set i."""
     where: dict[str, Any] = {
         "seed": SEED,
         "sequence_ids": inputs.sequence_ids[rows],
@@ -151,7 +152,7 @@ def keys(
     i: int,
     row: int,
     tokens: torch.Tensor,  # ids
-) -> torch.Tensor:  # float64: what the draw maximises, of each token
+) -> torch.Tensor:  # float64: score plus noise, which the draw maximises
     if inputs.hidden:
         bad = inputs.head[i][tokens].double() @ inputs.hidden[i][row].double()
     else:
@@ -165,7 +166,7 @@ def keys(
 def all_but_tie(
     inputs: Inputs, params: SamplingParams, i: int, row: int, pair: torch.Tensor
 ) -> bool:
-    """Whether the keys of two tokens are as close as rounding makes them."""
+    """Return whether the keys of two tokens differ by no more than rounding can explain."""
     if pair.min() < 0:
         return False
     ours, best = keys(inputs, params, i, row, pair).tolist()
@@ -173,8 +174,8 @@ def all_but_tie(
 
 
 def check(results: list[SampleOutput], inputs: Inputs, params: SamplingParams) -> None:
-    """Raises AssertionError unless the draws of every input set are the reference's: status and
-    plausible equal, kept within `KEPT_SLACK`, tokens equal but where their keys all but tie."""
+    """Raise AssertionError unless the draws of every input set are the reference's: equal status
+    and plausible, kept within KEPT_SLACK, and equal tokens unless their keys all but tie."""
     step = max(1, CHUNK // inputs.good[0].shape[1])
     for i, whole in enumerate(results):
         for start in range(0, len(whole.tokens), step):

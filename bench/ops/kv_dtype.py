@@ -1,12 +1,12 @@
-"""What rounding the KV cache to bf16 or fp8 does to a checkpoint's distributions, on a text.
+"""Measure how a KV cache in bf16 or fp8 changes a checkpoint's distributions on a text.
 
     python -m cdgen.bench.ops.kv_dtype --model DIR [--model DIR ...] --text FILE \\
         --out bench/results/cpu-kv-dtype.json
 
-Teacher-forced, weights and arithmetic in fp32: keys after rotary and values are rounded as the
-cache rounds them (`reference.stored`) before any query reads them, so each position sees what it
-would in generation. Reported per dtype, over all positions: KL from the distribution with an fp32
-cache, in nats, and how often the plausible set at alpha 0.1 is another one.
+The text is teacher-forced, with weights and arithmetic in fp32. Keys after rotary and values are
+rounded as the cache rounds them (`reference.stored`) before any query reads them, so each position
+sees the same cache as in generation. For each dtype the result gives, over all positions, the KL in
+nats from the distribution with an fp32 cache, and how often the plausible set at alpha 0.1 changes.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from cdgen.kernels import reference
 
 DTYPES = (torch.bfloat16, torch.float8_e4m3fn)
 ALPHA = 0.1
-LEAST_NORMAL = 2.0**-6  # of e4m3; below it, the step stays 2^-9
+LEAST_NORMAL = 2.0**-6  # smallest normal e4m3 number; below it, the step stays 2^-9
 
 
 class RoundedCache(DynamicCache):
-    """Hands out keys and values as a cache of that dtype returns them."""
+    """A cache that returns keys and values rounded to `dtype`."""
 
     def __init__(self, dtype: torch.dtype) -> None:
         super().__init__()
@@ -48,7 +48,7 @@ class RoundedCache(DynamicCache):
 def windows(
     tokenizer: Any, text: str, count: int, context: int
 ) -> torch.Tensor:  # [count, context]
-    """The beginning of a text's documents, end to end, in rows that each start with BOS."""
+    """Return the first documents of a text, end to end, in rows that each start with BOS."""
     row = context - 1
     ids: list[int] = []
     for document in read_documents(text):
@@ -72,7 +72,8 @@ def plausible(log_p: torch.Tensor) -> torch.Tensor:  # [N, T, V] bool
 
 
 def magnitudes(caches: list[DynamicCache]) -> dict[str, Any]:
-    """Of all layers' keys and values: the largest, and the share that is subnormal in e4m3."""
+    """Return, over the keys and the values of all layers, the largest magnitude, the share that is
+    subnormal in e4m3, and the least root mean square of a layer."""
     found = {}
     for name in ("keys", "values"):
         sizes = [getattr(layer, name).abs() for cache in caches for layer in cache.layers]
@@ -88,8 +89,8 @@ def magnitudes(caches: list[DynamicCache]) -> dict[str, Any]:
 def compared(
     model: Any, rows: Iterator[torch.Tensor], caches: list[DynamicCache]
 ) -> dict[torch.dtype, tuple[list[torch.Tensor], list[torch.Tensor], list[torch.Tensor]]]:
-    """By dtype: KL, whether the plausible set changed, and what the next token's loss grew by, a
-    tensor per row. Appends the fp32 caches to `caches`."""
+    """Return by dtype, one tensor per row: KL, whether the plausible set changed, and the increase
+    of the next token's loss. Appends the fp32 caches to `caches`."""
     found: dict[torch.dtype, tuple[list, list, list]] = {dtype: ([], [], []) for dtype in DTYPES}
     for row in rows:
         caches.append(DynamicCache())

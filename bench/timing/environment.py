@@ -1,4 +1,4 @@
-"""What a measurement must carry to mean something: spread, machine, versions, commit, command."""
+"""The record around every measurement: spread, machine, versions, commit and command."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def microseconds(
 
 
 def median_ratio(slow: list[float], fast: list[float]) -> float:
-    """The median of the ratios of the rounds that both took part in."""
+    """Return the median ratio over the rounds in which both were timed."""
     return round(statistics.median(s / f for s, f in zip(slow, fast, strict=False)), 2)
 
 
@@ -39,7 +39,7 @@ def processor() -> str:
 
 
 def commit() -> str:
-    """HEAD, with a + where the working tree differs from it."""
+    """Return the short hash of HEAD, followed by + if the working tree differs from it."""
 
     def git(*args: str) -> str:
         run = subprocess.run(["git", *args], capture_output=True, text=True, check=True)
@@ -49,7 +49,7 @@ def commit() -> str:
         changed = git("status", "--porcelain", "--", ":/", ":!/bench/results")
         return git("rev-parse", "--short", "HEAD") + ("+" if changed else "")
     except (FileNotFoundError, subprocess.CalledProcessError):
-        return "(no repository)"  # a copy of the files alone
+        return "(no repository)"  # the files were copied without .git
 
 
 def installed(package: str) -> str:
@@ -67,7 +67,7 @@ def instruction_set() -> str:
 
 
 def gpu() -> dict[str, Any]:
-    """The GPU that tensors on device "cuda" live on."""
+    """Describe the GPU that device "cuda" means."""
     found = torch.cuda.get_device_properties(torch.cuda.current_device())
     query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
     try:
@@ -87,8 +87,14 @@ def gpu() -> dict[str, Any]:
     }
 
 
+def _program() -> str:
+    """Return the dotted name of the module that runs as a program."""
+    spec = sys.modules["__main__"].__spec__
+    return spec.name if spec else Path(sys.argv[0]).stem
+
+
 def _shortened(argument: str) -> str:
-    """Where a folder lies on this machine is nobody's business."""
+    """Return the name alone of an absolute path: results do not record where folders lie."""
     return Path(argument).name if Path(argument).is_absolute() else argument
 
 
@@ -105,20 +111,13 @@ def environment() -> dict[str, Any]:
             **{name: installed(name) for name in ("cdgen", "torch", "transformers", "numpy")},
         },
         "commit": commit(),
-        "command": " ".join(
-            [
-                "python",
-                "-m",
-                f"cdgen.bench.{Path(sys.argv[0]).stem}",
-                *map(_shortened, sys.argv[1:]),
-            ]
-        ),
+        "command": " ".join(["python", "-m", _program(), *map(_shortened, sys.argv[1:])]),
         "date": datetime.now(UTC).date().isoformat(),
     }
 
 
 def write_result(name: str, result: dict[str, Any], out: Path | None) -> None:
-    """Prints the result and, where asked, writes it with its environment as JSON."""
+    """Print the result with its environment as JSON, and write the same to `out` if given."""
     document = {"benchmark": name, "environment": environment(), "result": result}
     text = json.dumps(document, indent=2)
     print(text)

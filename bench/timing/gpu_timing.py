@@ -1,13 +1,14 @@
-"""Times calls on the GPU in turn, round after round: from CUDA graphs, with a cold L2.
+"""Timing on the GPU: contenders take turns round after round, from CUDA graphs, with a cold L2.
 
-A contender is a function of the number of an input set. One graph holds a call per set, and before
-a replay four times the L2 is read, so every call finds its inputs in device memory, as a decode
-step does after its attention has streamed gigabytes of cache. Reading leaves the L2 clean; clearing
-a buffer would leave it full of lines whose write-back is billed to what is timed. A sample is one
-replay divided by its calls. Launch gaps between the kernels of a graph count; the host does not.
+A contender is a function that takes the index of an input set. One graph holds one call per set.
+Before each replay a buffer of four times the L2 is read, so every call finds its inputs in device
+memory, as a decode step does after attention has streamed gigabytes of cache. Reading leaves the L2
+clean; writing would leave dirty lines whose write-back would count against the timed call. A sample
+is the time of one replay divided by its calls. Gaps between the kernels of a graph count; the time
+of the host does not.
 
-What waits for the device cannot be captured. The host launches it between two events instead, and
-its result says so.
+A call that waits for the device cannot be captured. The host launches it between two events
+instead, and the result says so.
 """
 
 from __future__ import annotations
@@ -25,39 +26,38 @@ import torch
 
 from cdgen.bench.timing.environment import median_ratio, microseconds, write_result
 
-Call = Callable[[int], Any]  # takes the number of an input set
+Call = Callable[[int], Any]  # takes the index of an input set
 
-SAMPLE_S = (
-    1e-3  # about how long one sample takes at least, so that its own launch is a few per mille
-)
+SAMPLE_S = 1e-3  # shortest sample, in seconds: its own launch is then a few thousandths of it
 ROUNDS = 50
-FEWEST_ROUNDS = 4  # however slow a contender is
-BUDGET_S = 0.2  # after so many seconds of samples a contender sits out
+FEWEST_ROUNDS = 4  # also for the slowest contender
+BUDGET_S = 0.2  # a contender with this many seconds of samples is not timed again
 MOST_SETS = 16
 
 
 def require_cuda() -> None:
-    """Exits with 2 on a machine where nothing can be timed."""
+    """Exit with code 2 on a machine without a CUDA device."""
     if not torch.cuda.is_available():
         print(f"{Path(sys.argv[0]).stem}: needs a CUDA device; there is none here", file=sys.stderr)
         raise SystemExit(2)
 
 
 def percent_of(bandwidth: float, nbytes: int, us: float) -> float:
-    """What moving `nbytes` in `us` microseconds is of a bandwidth in bytes per second."""
+    """Return the rate of moving `nbytes` in `us` microseconds as a percentage of `bandwidth`, which
+    is in bytes per second."""
     return round(100 * nbytes / (us * 1e-6) / bandwidth, 1)
 
 
 def sets_that_fit(set_bytes: int, most_bytes: int = 6 * 2**30) -> int:
-    """How many input sets to make: as many as a graph may want, within `most_bytes`."""
+    """Return the number of input sets to make: MOST_SETS, or as many as fit into `most_bytes`."""
     return max(1, min(MOST_SETS, most_bytes // max(1, set_bytes)))
 
 
 @dataclass
 class Prepared:
-    """A contender that is ready to be timed, and what its calls returned.
+    """A contender that is ready to be timed, with the results of its last launch.
 
-    `results[i]`, a tensor or a dataclass of tensors, is what the last launch made of input set i.
+    `results[i]` is the result for input set i: a tensor or a dataclass of tensors.
     """
 
     how: Literal["graph", "events"]
@@ -66,18 +66,20 @@ class Prepared:
 
 
 class L2:
+    """The GPU's L2 cache, which can be filled with data that no contender reads."""
+
     def __init__(self) -> None:
         size = torch.cuda.get_device_properties(torch.cuda.current_device()).L2_cache_size
-        self.stranger = torch.ones(size, dtype=torch.int32, device="cuda")  # four times the L2
+        self.filler = torch.ones(size, dtype=torch.int32, device="cuda")  # four times the L2
 
     def chill(self) -> None:
-        """Fills the cache with what no contender reads. Twice the L2 would do; four times leaves
-        the host time to get ahead, so that what is timed after it does not wait for its launch."""
-        self.stranger.amax()
+        """Evict every contender's data. Reading twice the L2 would do; reading four times gives the
+        host time to get ahead, so that the timed call does not wait for its launch."""
+        self.filler.amax()
 
 
 def elapsed_s(launch: Callable[[], object]) -> float:
-    """Seconds on the device between two events around `launch`."""
+    """Return the seconds on the device between two events around `launch`."""
     before, after = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     before.record()
     launch()
@@ -87,17 +89,19 @@ def elapsed_s(launch: Callable[[], object]) -> float:
 
 
 def calls_per_sample(call_s: float, sets: int) -> int:
-    """Enough for a sample, one per input set at most: a second one would find it in the L2."""
+    """Return the number of calls that make a sample of SAMPLE_S. Each input set is used at most
+    once, because a second call would find it in the L2."""
     return max(1, min(sets, math.ceil(SAMPLE_S / call_s)))
 
 
 def prepare(call: Call, sets: int) -> Prepared:
-    """Warms `call` up (compilation, handles), captures it and replays it once.
+    """Warm `call` up (compilation, library handles), capture it and replay it once.
 
-    What a call raises, `torch.OutOfMemoryError` included, goes to the caller."""
+    Raises whatever the call raises, `torch.OutOfMemoryError` included.
+    """
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):  # as capturing asks for
+    with torch.cuda.stream(stream):  # capture requires a warm-up on a side stream
         call(0)
         call_s = statistics.median(elapsed_s(lambda: call(0)) for _ in range(3))
         waits = waits_for_device(call)
@@ -109,7 +113,7 @@ def prepare(call: Call, sets: int) -> Prepared:
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         results = [call(i) for i in range(count)]
-    poison(results)  # capturing ran nothing: what is there may be the warm-up's
+    poison(results)  # capture ran nothing, so the memory may still hold the warm-up's results
     graph.replay()
     torch.cuda.synchronize()
     return Prepared("graph", results, graph.replay)
@@ -118,7 +122,8 @@ def prepare(call: Call, sets: int) -> Prepared:
 def prepare_baselines(
     calls: dict[str, Call | str], sets: int
 ) -> tuple[dict[str, Prepared], dict[str, str]]:
-    """Those that run, and of the others why not: a baseline that fails stops nothing."""
+    """Return the baselines that run, and for each of the others the reason. A baseline that fails
+    does not end the benchmark."""
     prepared: dict[str, Prepared] = {}
     skipped: dict[str, str] = {}
     for name, call in calls.items():
@@ -135,14 +140,17 @@ def prepare_baselines(
 
 
 def poison(results: list[Any]) -> None:
-    """Overwrites every result with NaN, -77 or 177, so that what is not written again shows."""
+    """Overwrite every result with NaN, -77 or 177, so that a check fails if it is not rewritten."""
     for result in results:
         for x in [result] if isinstance(result, torch.Tensor) else vars(result).values():
             x.fill_(float("nan") if x.is_floating_point() else -77 if x.dtype.is_signed else 177)
 
 
 def waits_for_device(call: Call) -> bool:
-    """Found out beforehand, because a capture that fails leaves the process unfit for another."""
+    """Return whether `call` synchronises with the device.
+
+    This must be known before the capture: a capture that fails leaves CUDA unable to capture again.
+    """
     torch.cuda.set_sync_debug_mode("error")
     try:
         call(0)
@@ -166,7 +174,7 @@ def _launched_by_host(call: Call, count: int) -> Prepared:
 
 
 def sampler(prepared: Prepared, l2: L2) -> Callable[[], float]:
-    """One sample per call of it: seconds per call of the contender."""
+    """Return a function that takes one sample: the seconds of one call of the contender."""
 
     def sample() -> float:
         l2.chill()
@@ -181,9 +189,10 @@ def in_turn(
     rounds: int = ROUNDS,
     budget_s: float = BUDGET_S,
 ) -> dict[str, list[float]]:
-    """Samples by contender, who take turns, so that a GPU that grows hot grows hot for all.
+    """Return the samples of each contender. They take turns, so that a GPU that heats up slows all
+    of them alike.
 
-    Who has used up `budget_s` sits out, but not before `FEWEST_ROUNDS`.
+    A contender that has used `budget_s` seconds is not timed again, but never before FEWEST_ROUNDS.
     """
     samples: dict[str, list[float]] = {name: [] for name in samplers}
     for _ in range(rounds):
@@ -195,7 +204,7 @@ def in_turn(
 
 
 def time_in_turn(contenders: dict[str, Prepared], l2: L2) -> dict[str, list[float]]:
-    """Seconds per call: samples by contender."""
+    """Return the samples of each contender, in seconds per call."""
     return in_turn(
         {name: sampler(prepared, l2) for name, prepared in contenders.items()},
         {name: len(prepared.results) for name, prepared in contenders.items()},
@@ -203,7 +212,7 @@ def time_in_turn(contenders: dict[str, Prepared], l2: L2) -> dict[str, list[floa
 
 
 def timings(contenders: dict[str, Prepared], samples: dict[str, list[float]]) -> dict[str, Any]:
-    """What a result says of each contender: microseconds, and how they were taken."""
+    """Return each contender's microseconds and how they were measured, as a result records them."""
     return {
         name: {
             **microseconds(samples[name]),
@@ -218,11 +227,11 @@ def timings(contenders: dict[str, Prepared], samples: dict[str, list[float]]) ->
 def outcome(
     contenders: dict[str, Prepared],  # "triton" among them
     skipped: dict[str, str],
-    nbytes: int,  # that one call must move
+    nbytes: int,  # the least that one call must move
     bandwidth: float,
     l2: L2,
 ) -> dict[str, Any]:
-    """Times the contenders in turn; what every GPU result holds."""
+    """Time the contenders in turn and return the fields that every GPU result has."""
     samples = time_in_turn(contenders, l2)
     us, others = timings(contenders, samples), [name for name in contenders if name != "triton"]
     return {
@@ -238,7 +247,7 @@ COLUMNS = ("MB", "us", "p20", "p80", "% copy", "times slower")
 
 
 def cells(found: dict[str, Any]) -> tuple[object, ...]:
-    """An outcome under `COLUMNS`."""
+    """Return the cells of an outcome, in the order of `COLUMNS`."""
     us, megabytes = found["us"]["triton"], round(found["bytes"] / 1e6, 2)
     others = ", ".join(f"{name} {ratio}" for name, ratio in found["over_triton"].items())
     percent = found["percent_of_copy_bandwidth"]
@@ -261,8 +270,8 @@ def command_line(
 
 
 def copy_bandwidth(nbytes: int = 2 * 2**30) -> float:
-    """Bytes per second, read and written both counted, of a large copy on the device: the ceiling
-    that percentages refer to."""
+    """Return the bytes per second of a large copy on the device, reads and writes both counted. It
+    is the ceiling to which percentages refer."""
     source = torch.randint(2**31 - 1, (nbytes // 4,), dtype=torch.int32, device="cuda")
     target = torch.empty_like(source)
     for _ in range(3):
@@ -272,7 +281,7 @@ def copy_bandwidth(nbytes: int = 2 * 2**30) -> float:
 
 
 def table(rows: Iterable[tuple[object, ...]]) -> str:
-    """Columns padded to their widest cell."""
+    """Return the rows as text, each column padded to its widest cell."""
     cells = [[str(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     return "\n".join(
