@@ -18,7 +18,7 @@ import os
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -150,9 +150,9 @@ def _compile_afresh(cache: str) -> None:
     os.environ["TRITON_CACHE_DIR"] = cache
 
 
-def inspect_all() -> list[Variant]:
-    """Every variant of every op, for every capability, by one process per core."""
-    jobs = [(op, c) for op in OPS for c in CAPABILITIES if c >= LEAST_CAPABILITY.get(op, 0)]
+def inspect_all(capabilities: Sequence[int] = CAPABILITIES) -> list[Variant]:
+    """Compile every variant of every op for these capabilities, with one process per core."""
+    jobs = [(op, c) for op in OPS for c in capabilities if c >= LEAST_CAPABILITY.get(op, 0)]
     with (
         tempfile.TemporaryDirectory() as cache,
         ProcessPoolExecutor(

@@ -72,6 +72,7 @@ def test_a_checkpoint_reloads_in_plain_transformers(whole: Path) -> None:
     assert np.average(losses, weights=weights) == pytest.approx(noted["tinystories"], rel=1e-6)
 
 
+@pytest.mark.thorough  # test_kill.py does the same with a smaller model
 def test_killed_and_resumed_it_ends_with_the_same_weights(
     whole: Path, data_folder: Path, tmp_path: Path
 ) -> None:

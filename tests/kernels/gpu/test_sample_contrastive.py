@@ -12,6 +12,7 @@ import pytest
 import torch
 import triton
 import triton.language as tl
+from grids import thinned
 from hypothesis import HealthCheck, given, settings
 from sampling_cases import (
     DTYPES,
@@ -94,9 +95,9 @@ def check_against(
         assert_same_draws(out, expected, good, bad, params, noise, tolerance(params))
 
 
-@pytest.mark.parametrize("name", PARAMETERS)
-@pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: str(dtype).removeprefix("torch."))
-@pytest.mark.parametrize("vocab", SMALL_VOCABULARIES)
+@pytest.mark.parametrize(
+    "vocab, dtype, name", thinned(SMALL_VOCABULARIES, DTYPES, PARAMETERS.keys())
+)
 def test_same_draws_as_the_reference_and_the_native_kernel(
     vocab: int, dtype: torch.dtype, name: str, device: str, assert_same_draws: Callable[..., None]
 ) -> None:
@@ -163,8 +164,9 @@ SIZES: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("sizes", SIZES)
-@pytest.mark.parametrize("name", ["cd", "cd-cold", "greedy", "all-three", "top-p", "top-k"])
+@pytest.mark.parametrize(
+    "name, sizes", thinned(["cd", "cd-cold", "greedy", "all-three", "top-p", "top-k"], SIZES.keys())
+)
 def test_sizes_change_no_bit(
     name: str, sizes: str, device: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -350,8 +352,7 @@ def test_positions_may_be_int32(device: str) -> None:
 # Memory, neighbours and place.
 
 
-@pytest.mark.parametrize("params", [CD, DENSE], ids=["cd", "dense"])
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype, params", thinned(DTYPES, {"cd": CD, "dense": DENSE}, keep_every=2))
 def test_rows_may_lie_any_distance_apart(
     dtype: torch.dtype, params: SamplingParams, device: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -395,10 +396,15 @@ def test_order_and_batch_change_no_bit(
 # Rows that cannot be sampled.
 
 
-@pytest.mark.parametrize("capacity", [512, 2], ids=["lists", "dense"])
-@pytest.mark.parametrize("params", [CD, DENSE, VANILLA], ids=["cd", "dense", "vanilla"])
-@pytest.mark.parametrize("value", [math.nan, -math.nan, INF, -INF])
-@pytest.mark.parametrize("side", ["good", "bad"])
+@pytest.mark.parametrize(
+    "side, value, params, capacity",
+    thinned(
+        ["good", "bad"],
+        {"nan": math.nan, "-nan": -math.nan, "inf": INF, "-inf": -INF},
+        {"cd": CD, "dense": DENSE, "vanilla": VANILLA},
+        {"lists": 512, "dense": 2},
+    ),
+)
 def test_a_value_that_is_not_finite_is_reported_for_its_row_alone(
     side: str,
     value: float,

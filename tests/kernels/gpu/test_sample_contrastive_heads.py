@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from grids import thinned
 from head_cases import KEY_TOLERANCE, PARAMETERS, VOCAB, noise, problem
 
 from cdgen.kernels import reference
@@ -48,23 +49,21 @@ def columns(out: SampleOutput, rows: Any = slice(None)) -> list[list[int]]:
     return [x[rows].tolist() for x in (out.tokens, out.status, out.plausible, out.kept)]
 
 
-@CAPACITIES
-@pytest.mark.parametrize("name", PARAMETERS)
+HEADS = {
+    "1-float32-bias": (1, torch.float32, True),
+    "33-float32": (33, torch.float32, False),
+    "33-bfloat16-bias": (33, torch.bfloat16, True),
+    "64-float16": (64, torch.float16, False),
+    "200-float16-bias": (200, torch.float16, True),
+    "200-bfloat16": (200, torch.bfloat16, False),
+}
+
+
 @pytest.mark.parametrize(
-    ("width", "dtype", "with_bias"),
-    [
-        (1, torch.float32, True),
-        (33, torch.float32, False),
-        (33, torch.bfloat16, True),
-        (64, torch.float16, False),
-        (200, torch.float16, True),
-        (200, torch.bfloat16, False),
-    ],
+    "kind, name, capacity", thinned(HEADS, PARAMETERS.keys(), {"lists": 1024, "dense": 4})
 )
 def test_same_draws_as_the_reference_and_the_native_kernel(
-    width: int,
-    dtype: torch.dtype,
-    with_bias: bool,
+    kind: tuple[int, torch.dtype, bool],  # width of the head, its dtype, whether it has a bias
     name: str,
     capacity: int,
     device: str,
@@ -72,6 +71,7 @@ def test_same_draws_as_the_reference_and_the_native_kernel(
     assert_same_draws: Callable[..., None],
 ) -> None:
     monkeypatch.setattr(gpu, "CAPACITY", capacity)
+    width, dtype, with_bias = kind
     good, hidden, head, bias = problem(width, dtype, ROWS)
     params, bad_bias = PARAMETERS[name], bias if with_bias else None
     out = draw(good, hidden, head, params, device, bad_bias=bad_bias)
