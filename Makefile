@@ -2,35 +2,43 @@
 
 VENV := .venv
 PYTHON := $(VENV)/bin/python
+RUNTIME := $(VENV)/.runtime
 READY := $(VENV)/.ready
 PIP := $(PYTHON) -m pip --disable-pip-version-check --quiet
 SOURCES := cdgen kernels train eval bench tests
 NATIVE := $(wildcard kernels/cpu/*.cpp kernels/cpu/*.h)
+PYTEST := $(PYTHON) -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
-# With a GPU the kernels need no build: where no .venv was set up, the machine's own Python takes the
-# checkout as it is.
+# The kernels need no build on a GPU: without a .venv, these targets use the machine's own Python on
+# the checkout as it is, with what PYTHONPATH already names (wheels brought along, say) kept.
 ifeq ($(wildcard $(READY)),)
 GPU_PYTHON := python3
-test-gpu bench-gpu bench-gpu-generate bench-gpu-eval: export PYTHONPATH := $(CURDIR)/build/package
+test-gpu% bench-gpu%: export PYTHONPATH := $(CURDIR)/build/package$(if $(PYTHONPATH),:$(PYTHONPATH))
 else
 GPU_PYTHON := $(PYTHON)
 endif
 NEEDS_GPU = @$(GPU_PYTHON) -c "import sys, torch; torch.cuda.is_available() or \
 	sys.exit('make $@: needs a CUDA device; there is none here')"
-GPU_TESTS := $(GPU_PYTHON) -m pytest -q -o addopts="--import-mode=importlib --strict-markers"
+GPU_TESTS := $(GPU_PYTHON) -m pytest -q --thorough -o addopts="--import-mode=importlib --strict-markers"
 SANITIZED := tests/kernels/gpu -k "sizes_change_no_bit or whole_numbers or any_distance_apart or \
 	every_length or neighbours_and_room or norm_of_stacked or test_gelu or rotary_of_stacked or swiglu_of"
 OUT ?= bench/results
 
-.PHONY: demo test check format package types bench bench-eval bench-train wheel test-gpu bench-gpu \
-	bench-gpu-generate bench-gpu-eval kernels-table
+.PHONY: demo test test-thorough check format package types bench bench-eval bench-train wheel \
+	test-gpu test-gpu-engine test-gpu-kernels test-gpu-sanitizers \
+	bench-gpu bench-gpu-generate bench-gpu-ops bench-gpu-sampler bench-gpu-train bench-gpu-eval kernels-table
 
-demo: $(READY)
+demo: $(RUNTIME)
 	$(PYTHON) -m cdgen.cli.demo out/demo
 
-# A file of tests stays on one of the two processes: its fixtures are made once.
+# A test file stays on one of the two processes, so its fixtures are made once. The longest files
+# come first, and the many short ones fill the gaps.
 test: $(READY)
-	$(PYTHON) -m pytest -q -n 2 --dist loadfile
+	$(PYTEST) tests/kernels/gpu tests/bench tests
+
+# Every case, all data and all GPU generations; about 12 minutes on two cores.
+test-thorough: $(READY)
+	$(PYTEST) --thorough tests/train/test_smoke.py tests/kernels/gpu tests/bench tests
 
 check: $(READY) types
 	$(VENV)/bin/ruff check $(SOURCES)
@@ -38,7 +46,7 @@ check: $(READY) types
 	$(VENV)/bin/clang-format --dry-run --Werror $(NATIVE)
 	$(PYTHON) -m pytest -q tests/test_layering.py
 
-# The checkout's folders as the package that the wheel makes of them, for who follows files.
+# Lay the checkout out as the installed package, for mypy and for machines without a build.
 package:
 	rm -rf build/package && mkdir -p build/package/cdgen
 	ln -s $(CURDIR)/cdgen/* build/package/cdgen/
@@ -59,7 +67,7 @@ bench: $(READY)
 	GOMP_SPINCOUNT=1000 $(PYTHON) -m cdgen.bench.end_to_end.bench_generate --out bench/results/cpu-generate.json
 	$(PYTHON) -m cdgen.bench.end_to_end.bench_startup --out bench/results/cpu-startup.json
 
-# Likewise: make bench-eval MODEL=checkpoint DATA=folder, with blimp_filtered, supplement_filtered and
+# make bench-eval MODEL=checkpoint DATA=folder, with blimp_filtered, supplement_filtered and
 # entity_tracking in the folder.
 bench-eval: $(READY)
 	GOMP_SPINCOUNT=1000 $(PYTHON) -m cdgen.bench.end_to_end.bench_eval --model $(MODEL) --data $(DATA) \
@@ -68,31 +76,49 @@ bench-eval: $(READY)
 bench-train: $(READY)
 	$(PYTHON) -m cdgen.bench.end_to_end.bench_train --out bench/results/cpu-train.json
 
-# On a machine with a GPU: the kernels compiled and checked, then under compute-sanitizer, which sees
-# each tensor's bounds only where PyTorch does not keep freed memory for itself.
-test-gpu: package
+# On a machine with a GPU. Each part is a target of its own, so that one failure does not stop the
+# others and each fits into ten minutes.
+test-gpu: test-gpu-engine test-gpu-kernels test-gpu-sanitizers
+
+test-gpu-engine: package
+	$(NEEDS_GPU)
+	$(GPU_TESTS) -m gpu tests/eval/scoring/test_scorer.py tests/cdgen/models/test_prefill.py \
+		tests/cdgen/engine/test_gpu.py
+
+test-gpu-kernels: package
 	$(NEEDS_GPU)
 	$(GPU_TESTS) -n 8 tests/kernels/gpu tests/bench/timing/test_gpu_timing.py
-	$(GPU_TESTS) -m gpu tests/eval/scoring/test_scorer.py tests/cdgen/models/test_prefill.py tests/cdgen/engine/test_gpu.py
-	PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool memcheck --error-exitcode 1 \
-		--require-cuda-init no $(GPU_TESTS) $(SANITIZED)
-	compute-sanitizer --tool racecheck --error-exitcode 1 --require-cuda-init no \
-		$(GPU_TESTS) $(SANITIZED)
 
-# Likewise: make bench-gpu OUT=folder
-bench-gpu: package bench-gpu-generate
+# compute-sanitizer sees the bounds of each tensor only if PyTorch does not keep freed memory.
+test-gpu-sanitizers: package
 	$(NEEDS_GPU)
-	$(GPU_PYTHON) -m cdgen.bench.ops.bench_gpu_sample_contrastive --out $(OUT)/gpu-sample-contrastive.json
-	$(GPU_PYTHON) -m cdgen.bench.ops.bench_gpu_decode_attention --out $(OUT)/gpu-decode-attention.json
-	$(GPU_PYTHON) -m cdgen.bench.ops.bench_gpu_decoder_ops --out $(OUT)/gpu-decoder-ops.json
-	$(GPU_PYTHON) -m cdgen.bench.end_to_end.bench_train --paper-size --out $(OUT)/gpu-train.json
+	PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool memcheck --error-exitcode 1 \
+		--report-api-errors no --require-cuda-init no $(GPU_TESTS) $(SANITIZED)
+	compute-sanitizer --tool racecheck --error-exitcode 1 --report-api-errors no \
+		--require-cuda-init no $(GPU_TESTS) $(SANITIZED)
+
+# On a machine with a GPU: make bench-gpu OUT=folder, or one part of it.
+bench-gpu: bench-gpu-generate bench-gpu-ops bench-gpu-sampler bench-gpu-train
 
 bench-gpu-generate: package
 	$(NEEDS_GPU)
 	$(GPU_PYTHON) -m cdgen.bench.end_to_end.bench_gpu_generate --out $(OUT)/gpu-generate.json
 
-# A model of the paper's size on all zero-shot tasks: make bench-gpu-eval MODEL=checkpoint DATA=folder,
-# MODEL giving the tokenizer.
+bench-gpu-ops: package
+	$(NEEDS_GPU)
+	$(GPU_PYTHON) -m cdgen.bench.ops.bench_gpu_decode_attention --out $(OUT)/gpu-decode-attention.json
+	$(GPU_PYTHON) -m cdgen.bench.ops.bench_gpu_decoder_ops --out $(OUT)/gpu-decoder-ops.json
+
+bench-gpu-sampler: package
+	$(NEEDS_GPU)
+	$(GPU_PYTHON) -m cdgen.bench.ops.bench_gpu_sample_contrastive --out $(OUT)/gpu-sample-contrastive.json
+
+bench-gpu-train: package
+	$(NEEDS_GPU)
+	$(GPU_PYTHON) -m cdgen.bench.end_to_end.bench_train --paper-size --out $(OUT)/gpu-train.json
+
+# A model of the paper's size on all zero-shot tasks: make bench-gpu-eval MODEL=checkpoint DATA=folder.
+# MODEL gives the tokenizer.
 bench-gpu-eval: package
 	$(NEEDS_GPU)
 	$(GPU_PYTHON) -m cdgen.bench.end_to_end.bench_eval --model $(MODEL) --data $(DATA) --paper-size \
@@ -105,10 +131,14 @@ kernels-table: $(READY)
 wheel: $(READY)
 	$(PIP) wheel --no-deps --no-build-isolation -w dist .
 
-# Set-up: once, and again when the pins, the build or the C++ change. The build tools come from the
-# same pins, so nothing is built against versions that nobody tried.
-$(READY): constraints.txt pyproject.toml CMakeLists.txt $(NATIVE)
+# Set-up, repeated when the pins, the build or the C++ change. The demo needs the runtime only; the
+# development tools come with the first other target. The build tools are pinned as well.
+$(RUNTIME): constraints.txt pyproject.toml CMakeLists.txt $(NATIVE)
 	test -x $(PYTHON) || python3 -m venv $(VENV)
 	$(PIP) install -c constraints.txt scikit-build-core nanobind cmake ninja setuptools
+	$(PIP) install -c constraints.txt --no-build-isolation -e .
+	touch $@
+
+$(READY): $(RUNTIME)
 	$(PIP) install -c constraints.txt --no-build-isolation -e '.[dev]'
 	touch $@

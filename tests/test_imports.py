@@ -128,13 +128,13 @@ def modules(*patterns: str) -> list[str]:
 
 
 def gpu_tests() -> list[str]:
-    """The test files that `make test-gpu` names, those marked `gpu`, and their conftest.py."""
-    named = re.findall(r"tests/[\w/]+(?:\.py)?", (ROOT / "Makefile").read_text())
+    """Return the test files that `make test-gpu` names or marks `gpu`, and their conftest.py."""
+    _, targets = (ROOT / "Makefile").read_text().split("\ntest-gpu:")
+    named = re.findall(r"tests/[\w/]+(?:\.py)?", targets)
     files = {
         file
         for path in (ROOT / name for name in named)
         for file in ([path] if path.suffix else path.glob("test_*.py"))
-        if file.name != "test_layering.py"
     }
     marked = {p for p in ROOT.glob("tests/**/test_*.py") if "pytest.mark.gpu" in p.read_text()}
     files = {file for file in files | marked if file.exists()}

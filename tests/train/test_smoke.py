@@ -19,8 +19,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPE = ROOT / "recipes/smoke.yaml"
-# 75 to 95 s on one core that is free.
-pytestmark = pytest.mark.timeout(1200)
+# 75 to 95 s for each run on one core that is free; the tests of train/ cover its parts in seconds.
+pytestmark = [pytest.mark.timeout(1200), pytest.mark.thorough]
 
 
 def start(data: Path, out: Path) -> subprocess.Popen[bytes]:
@@ -72,7 +72,6 @@ def test_a_checkpoint_reloads_in_plain_transformers(whole: Path) -> None:
     assert np.average(losses, weights=weights) == pytest.approx(noted["tinystories"], rel=1e-6)
 
 
-@pytest.mark.thorough  # test_kill.py does the same with a smaller model
 def test_killed_and_resumed_it_ends_with_the_same_weights(
     whole: Path, data_folder: Path, tmp_path: Path
 ) -> None:

@@ -22,9 +22,13 @@ Published = Callable[[Path], dict[str, bytes]]
 PATIENCE = 120.0  # seconds
 
 
-@pytest.fixture
-def start(tiny_pair: Any, prompts: Path) -> Callable[..., subprocess.Popen[str]]:
-    """`cdgen generate` of 5 x 40 sequences in 13 ranges as a process of its own."""
+@pytest.fixture(scope="module")
+def start(
+    tiny_pair: Any, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., subprocess.Popen[str]]:
+    """Start `cdgen generate` for 5 x 40 sequences in 13 ranges as a process of its own."""
+    prompts = tmp_path_factory.mktemp("prompts") / "prompts.txt"
+    prompts.write_text("w3\nw10 w11\nw17 w18 w19\nw24 w25 w26 w27\nw31 w32 w33 w34 w35\n")
 
     def run(out: Path, *more: object) -> subprocess.Popen[str]:
         flags = ["--good", tiny_pair.good, "--bad", tiny_pair.bad, "--prompts", prompts]
@@ -40,11 +44,14 @@ def start(tiny_pair: Any, prompts: Path) -> Callable[..., subprocess.Popen[str]]
     return run
 
 
-@pytest.fixture
-def by_one(start: Callable[..., Any], tmp_path: Path, published: Published) -> dict[str, bytes]:
-    process = start(tmp_path / "one", "--workers", 1)
+@pytest.fixture(scope="module")
+def by_one(
+    start: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory, published: Published
+) -> dict[str, bytes]:
+    out = tmp_path_factory.mktemp("workers") / "one"
+    process = start(out, "--workers", 1)
     assert process.wait() == 0, process.stderr.read()
-    return published(tmp_path / "one")
+    return published(out)
 
 
 def test_two_workers_write_the_bytes_of_one(
