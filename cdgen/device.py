@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from cdgen.errors import Interrupted, UsageError
+from cdgen.errors import Interrupted, UsageError, one_line
 
 FP8 = "float8_e4m3fn"
 
@@ -53,6 +53,11 @@ def device_kind(device: str, lean: bool) -> str:
         return f"cuda {torch.cuda.get_device_name()}"
     kind = f"cpu {torch.backends.cpu.get_cpu_capability()}"
     return kind if lean else f"{kind}, {torch.get_num_threads()} threads"
+
+
+def device_type(kind: str) -> str:
+    """Return cpu or cuda, given what `device_kind` returned."""
+    return kind.split()[0]
 
 
 def backend_name(device: str) -> str:
@@ -105,7 +110,7 @@ def device_faults() -> Iterator[None]:
         if not is_of_device and not any(name in str(error) for name in _FAILED):
             raise
         raise Interrupted(
-            f"{what}: {' '.join(str(error).split())[:200]}; committed ranges are kept, the one at"
+            f"{what}: {one_line(error, 200)}; committed ranges are kept, the one at"
             " hand is not. Run the same command again to go on; where memory stays short, begin"
             " another --out with fewer --slots."
         ) from error

@@ -88,20 +88,13 @@ def activation_numbers(shape: DecoderConfig) -> int:
     """Read and written per row and step: norms read the residual stream and what is added, write
     both it and the normed row; each product reads its input and writes its output; rotary reads and
     writes queries, keys and values; attention reads queries and writes as much."""
-    query, kv = (
-        shape.num_attention_heads * shape.head_dim,
-        shape.num_key_value_heads * shape.head_dim,
-    )
-    qkv = query + 2 * kv
+    hidden, inner, query = shape.hidden_size, shape.intermediate_size, shape.query_size
+    qkv = query + 2 * shape.kv_size
     gates = 2 if shape.activation == "silu" else 1
-    norms = 2 * 4 * shape.hidden_size
-    attention = (shape.hidden_size + qkv) + 2 * qkv + 2 * query + (query + shape.hidden_size)
-    mlp = (shape.hidden_size + gates * shape.intermediate_size) + (
-        gates + 1
-    ) * shape.intermediate_size
-    return shape.num_hidden_layers * (
-        norms + attention + mlp + shape.intermediate_size + shape.hidden_size
-    )
+    norms = 2 * 4 * hidden
+    attention = (hidden + qkv) + 2 * qkv + 2 * query + (query + hidden)
+    mlp = (hidden + gates * inner) + (gates + 1) * inner
+    return shape.num_hidden_layers * (norms + attention + mlp + inner + hidden)
 
 
 def step_bound(
@@ -120,21 +113,16 @@ def step_bound(
     models = [good] if bad is None else [good, bad]
     weights = sum(layer_parameters(m) for m in (models[:1] if shared_weights else models))
     products = 2 * slots * sum(map(layer_parameters, models))
-    scores = (
-        4
-        * slots
-        * context
-        * sum(m.num_hidden_layers * m.num_attention_heads * m.head_dim for m in models)
-    )
+    keys = slots * context
+    scores = 4 * keys * sum(m.num_hidden_layers * m.query_size for m in models)
     cached = slots * sum(kv_bytes_per_token(m, kv_bytes) for m in models)
     logits = slots * good.vocab_size * dtype_bytes
     head = good.vocab_size * good.hidden_size
     bad_head = Part(0, 0)
     if bad is not None:
         rows = min(slots * plausible, bad.vocab_size)
-        bad_head = Part(
-            rows * bad.hidden_size * dtype_bytes, 2 * slots * plausible * bad.hidden_size
-        )
+        hidden = bad.hidden_size
+        bad_head = Part(rows * hidden * dtype_bytes, 2 * slots * plausible * hidden)
     return Bound(
         {
             "layer weights": Part(weights * dtype_bytes, products),

@@ -21,6 +21,7 @@ from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM, LogitsProc
 
 from cdgen.bench.timing.environment import write_result
 from cdgen.engine.sequences import Limits, Request, Sequence
+from cdgen.engine.settings import EngineSettings
 from cdgen.engine.slot_engine import SlotEngine
 from cdgen.kernels import reference
 from cdgen.kernels.sampling_params import SamplingParams
@@ -103,7 +104,9 @@ def make_engine(good: Any, bad: Any) -> SlotEngine:
         return Decoder(config, [model.state_dict()], ROWS, PROMPT + NEW)
 
     limits = Limits(max_new_tokens=NEW, eos_token_ids=(), stop_on_eos=False)
-    return SlotEngine(decoder(good), decoder(bad), PARAMS, limits, seed=0, vocab_size=VOCAB)
+    return SlotEngine(
+        decoder(good), decoder(bad), EngineSettings(PARAMS, limits, seed=0, vocab_size=VOCAB)
+    )
 
 
 def run_engine(engine: SlotEngine, prompts: torch.Tensor) -> tuple[float, list[Sequence]]:

@@ -62,10 +62,10 @@ PARTS = {
 def settle(engine: SlotEngine, context: int) -> None:
     """All slots alive at one context, whose mean is that of a corpus under way."""
     slots = engine.slots
-    slots.state[0].random_(0, 1000)
-    slots.state[1].fill_(context - 1)
-    slots.state[2].copy_(torch.arange(slots.state.shape[1]))
-    slots.state[3].fill_(PROMPT)
+    slots.tokens.random_(0, 1000)
+    slots.positions.fill_(context - 1)
+    slots.sequence_ids.copy_(torch.arange(len(slots.alive)))
+    slots.prompt_tokens.fill_(PROMPT)
     slots.alive.fill_(True)
 
 

@@ -12,6 +12,7 @@ import torch
 
 from cdgen.bench.end_to_end.bench_generate import PARAMS, Contrast
 from cdgen.engine.sequences import Limits, Request
+from cdgen.engine.settings import EngineSettings
 from cdgen.engine.slot_engine import SlotEngine
 from cdgen.kernels.sampling_params import SamplingParams
 from cdgen.models.decoder import Decoder, Dropout
@@ -56,7 +57,9 @@ def make_engine(
     )  # fmt: skip
     limits = Limits(new, tuple(range(stops)), stops > 0)
     params = VANILLA if kind == "vanilla" else PARAMS
-    return SlotEngine(decoder, None, params, limits, 0, shape.vocab_size, prefills=prefills)
+    return SlotEngine(
+        decoder, None, EngineSettings(params, limits, 0, shape.vocab_size), prefills=prefills
+    )
 
 
 def requests(vocabulary: int) -> Iterator[Request]:

@@ -9,6 +9,7 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from cdgen.device import device_type
 from cdgen.errors import PlanMismatch, StorageError
 from cdgen.storage import (
     record_checksum,
@@ -105,6 +106,11 @@ class Plan(FrozenModel):
     def fields(self) -> dict[str, Any]:
         """The plan in JSON's own types."""
         return self.model_dump(mode="json")
+
+    @property
+    def device_type(self) -> str:
+        """cpu or cuda"""
+        return device_type(self.device)
 
     @property
     def num_ranges(self) -> int:

@@ -8,12 +8,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from cdgen.corpus.plan import FrozenModel
+from cdgen.finish_reason import FINISH_REASONS
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
-
-
-FINISH_REASONS = ("eos", "length", "quarantined")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +40,10 @@ class Counts(FrozenModel):
     finish_reasons: dict[str, int]
 
     def __add__(self, other: Counts) -> Counts:
-        reasons = {r: self.finish_reasons[r] + other.finish_reasons[r] for r in FINISH_REASONS}
+        reasons: dict[str, int] = {
+            reason: self.finish_reasons[reason] + other.finish_reasons[reason]
+            for reason in FINISH_REASONS
+        }
         names = ("rows", "tokens", "new_tokens", "words", "text_bytes")
         sums = {name: getattr(self, name) + getattr(other, name) for name in names}
         return Counts(**sums, finish_reasons=reasons)
@@ -54,7 +55,7 @@ NOTHING = Counts(
     new_tokens=0,
     words=0,
     text_bytes=0,
-    finish_reasons=dict.fromkeys(FINISH_REASONS, 0),
+    finish_reasons={reason: 0 for reason in FINISH_REASONS},
 )
 
 

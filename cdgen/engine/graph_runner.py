@@ -1,4 +1,4 @@
-"""Several steps of the slots at once: one after the other on a CPU, one CUDA graph on a GPU."""
+"""Several steps of the slots in one launch: in a loop on a CPU, as one CUDA graph on a GPU."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ import torch
 
 from cdgen.engine.slots import Slots
 
-STEPS = 4  # per graph on a GPU: a slot that ends waits for 6 steps on average, in 400 or so
+STEPS = 4  # per graph on a GPU: a slot that ends waits for 6 steps on average, of 400 or so
 
 
 class Records(NamedTuple):
-    """What S steps did, on the host."""
+    """The outcome of S steps, on the host."""
 
     events: np.ndarray  # [S, 3, B] int32, as `Slots.step` writes them
     logprobs: np.ndarray  # [S, B] float64
 
 
 class InFlightSteps:
-    """Steps under way."""
+    """Steps that were launched and may still be running."""
 
     def __init__(self, host: list[torch.Tensor], event: torch.cuda.Event | None) -> None:
         self.host, self.event = host, event
@@ -29,7 +29,8 @@ class InFlightSteps:
         return self.event is None or self.event.query()
 
     def result(self) -> Records:
-        """Waits for it. On a GPU valid until the launch after the next."""
+        """Wait for the steps and return their records, which stay valid on a GPU until the launch
+        after the next."""
         if self.event is not None:
             self.event.synchronize()
         return Records(*(tensor.numpy() for tensor in self.host))
@@ -38,8 +39,8 @@ class InFlightSteps:
 class GraphRunner:
     """Launches S steps of the slots.
 
-    On a GPU a launch returns at once, and up to `ahead` more may follow before its result is asked
-    for; records travel through pinned memory, `ahead` + 1 sets of it in turn.
+    On a GPU a launch returns at once, and up to `ahead` more may follow before its result is read.
+    Records travel through pinned memory; `ahead` + 1 sets of it are used in turn.
     """
 
     def __init__(self, slots: Slots, steps: int, ahead: int) -> None:
@@ -58,8 +59,8 @@ class GraphRunner:
 
     @torch.inference_mode()
     def prepare(self) -> None:
-        """On a GPU, captures the graph. To be called while no slot holds anything: it runs the
-        steps, and they write into the caches."""
+        """Capture the graph on a GPU. All slots must be empty: the steps run and write into the
+        caches."""
         if self.on_gpu and self.graph is None:
             self.graph = self._capture()
 
@@ -70,8 +71,8 @@ class GraphRunner:
             self.run()
         else:
             self.graph.replay()
-        for there, here in zip(self.records, host, strict=True):
-            here.copy_(there, non_blocking=True)
+        for source, target in zip(self.records, host, strict=True):
+            target.copy_(source, non_blocking=True)
         event = torch.cuda.Event(blocking=True) if self.on_gpu else None
         if event is not None:
             event.record()
@@ -82,13 +83,13 @@ class GraphRunner:
             self.slots.step(events, logprobs)
 
     def _capture(self) -> torch.cuda.CUDAGraph:
-        """After a run of its own, which compiles the kernels and sets the libraries up: a capture
-        cannot hold that."""
-        aside = torch.cuda.Stream()
-        aside.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(aside):
+        """Run the steps once on a side stream, which compiles the kernels and initialises the
+        libraries (a capture cannot hold either), then capture them."""
+        side_stream = torch.cuda.Stream()
+        side_stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side_stream):
             self.run()
-        torch.cuda.current_stream().wait_stream(aside)
+        torch.cuda.current_stream().wait_stream(side_stream)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
             self.run()

@@ -1,7 +1,8 @@
-"""What a run keeps in device memory, part by part, and how many slots fit. Imports no torch."""
+"""The device memory of a run, part by part, and the slots that fit into it. Imports no torch."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cdgen.errors import ModelError
@@ -11,102 +12,96 @@ if TYPE_CHECKING:
 
 SLOT_MULTIPLE = 16  # row counts at which a matrix product gives each row the same bits
 MOST_SLOTS = 4096
-USABLE_SHARE = 0.9  # of the free memory: the allocator rounds, and other processes come and go
-# What the CUDA libraries' workspaces and the captured graphs take beside their tensors: an
-# allowance, not measured.
+USABLE_SHARE = 0.9  # of the free memory: the allocator rounds up, and other processes come and go
+# An allowance for the CUDA libraries' workspaces and the captured graphs beside their tensors. It
+# was not measured.
 GRAPHS_BYTES = 256 << 20
 
 
+@dataclass(frozen=True)
+class MemoryNeeds:
+    """All that decides the memory of a run except the number of slots."""
+
+    good: DecoderConfig
+    bad: DecoderConfig | None
+    capacity: int  # tokens that a slot has room for
+    dtype_bytes: int  # of a weight or an activation
+    kv_bytes: int  # of a number in the KV caches
+    shared_weights: bool = False  # BAD is GOOD under dropout
+    prefill_tokens: int = 0  # prompt tokens that go through the layers at once
+
+    @property
+    def models(self) -> list[DecoderConfig]:
+        return [self.good] if self.bad is None else [self.good, self.bad]
+
+
 def layer_parameters(shape: DecoderConfig) -> int:
-    """Of the matrices of all layers."""
-    attention = (
-        2
-        * shape.hidden_size
-        * shape.head_dim
-        * (shape.num_attention_heads + shape.num_key_value_heads)
-    )
-    matrices = 3 if shape.activation == "silu" else 2  # gated or not
-    return shape.num_hidden_layers * (
-        attention + matrices * shape.hidden_size * shape.intermediate_size
-    )
+    """Count the numbers in the matrices of all layers."""
+    attention = 2 * shape.hidden_size * (shape.query_size + shape.kv_size)
+    matrices = 3 if shape.activation == "silu" else 2  # with a gate or without
+    mlp = matrices * shape.hidden_size * shape.intermediate_size
+    return shape.num_hidden_layers * (attention + mlp)
 
 
 def parameters(shape: DecoderConfig) -> int:
-    """Matrices, embedding, head and the norms' weights; biases are left out, a thousandth."""
+    """Count the numbers in matrices, embedding, head and norms. Biases, a thousandth of them, are
+    left out."""
     tables = (1 if shape.tie_word_embeddings else 2) * shape.vocab_size * shape.hidden_size
-    return layer_parameters(shape) + tables + (2 * shape.num_hidden_layers + 1) * shape.hidden_size
+    norms = (2 * shape.num_hidden_layers + 1) * shape.hidden_size
+    return layer_parameters(shape) + tables + norms
 
 
 def kv_bytes_per_token(shape: DecoderConfig, kv_bytes: int) -> int:
-    return 2 * shape.num_hidden_layers * shape.num_key_value_heads * shape.head_dim * kv_bytes
+    return 2 * shape.num_hidden_layers * shape.kv_size * kv_bytes
 
 
 def _layer_numbers(shape: DecoderConfig) -> int:
-    """Numbers per row that one layer's ops leave, as if all lived at once: the residual stream,
-    what is added to it, two normed copies; queries, keys and values, turned queries, attended
-    values; the MLP's inner rows, with the gate's."""
-    heads = (3 * shape.num_attention_heads + 2 * shape.num_key_value_heads) * shape.head_dim
-    return (
-        4 * shape.hidden_size
-        + heads
-        + (3 if shape.activation == "silu" else 2) * shape.intermediate_size
-    )
+    """Count the numbers per row that the ops of one layer produce, as if all lived at once: the
+    residual stream, the summand added to it, and two normed copies; queries, keys and values,
+    rotated queries, attention output; the inner rows of the MLP, with those of its gate."""
+    heads = 3 * shape.query_size + 2 * shape.kv_size
+    inner = (3 if shape.activation == "silu" else 2) * shape.intermediate_size
+    return 4 * shape.hidden_size + heads + inner
 
 
-def plan_memory(
-    good: DecoderConfig,
-    bad: DecoderConfig | None,
-    slots: int,
-    capacity: int,  # tokens that a slot has room for
-    dtype_bytes: int,
-    kv_bytes: int,  # of a number in the KV caches
-    vocab_size: int,  # columns of the logits
-    *,
-    shared_weights: bool = False,  # BAD is GOOD under dropout
-    prefill_tokens: int = 0,  # of prompts that go through the layers at once
-) -> dict[str, int]:
-    """Bytes by part."""
-    models = [good] if bad is None else [good, bad]
-    owners = models[:1] if shared_weights else models
-    rows = slots + prefill_tokens  # a graph keeps its memory to itself
-    scratch = 4 if bad is not None else 0  # fp32 rows that the sampler finishes: BAD's logits
+def plan_memory(needs: MemoryNeeds, slots: int) -> dict[str, int]:
+    """Return the bytes of each part of a run with that many slots."""
+    models = needs.models
+    owners = models[:1] if needs.shared_weights else models
+    rows = slots + needs.prefill_tokens  # a graph does not share its memory with the prefill
+    # fp32 scratch for BAD's logits in rows that overflow the sampler's lists
+    scratch_bytes = 4 if needs.bad is not None else 0
     return {
-        "weights": dtype_bytes * sum(parameters(m) for m in owners),
-        "kv": slots * capacity * sum(kv_bytes_per_token(m, kv_bytes) for m in models),
-        "logits": slots * vocab_size * (dtype_bytes + scratch),
-        "activations": rows * dtype_bytes * sum(map(_layer_numbers, models)),
+        "weights": needs.dtype_bytes * sum(map(parameters, owners)),
+        "kv": slots * needs.capacity * sum(kv_bytes_per_token(m, needs.kv_bytes) for m in models),
+        "logits": slots * needs.good.vocab_size * (needs.dtype_bytes + scratch_bytes),
+        "activations": rows * needs.dtype_bytes * sum(map(_layer_numbers, models)),
         "graphs": GRAPHS_BYTES,
     }
 
 
-def largest_slots(
-    free_bytes: int,  # before any weight is loaded
-    good: DecoderConfig,
-    bad: DecoderConfig | None,
-    capacity: int,
-    dtype_bytes: int,
-    kv_bytes: int,
-    vocab_size: int,
-    *,
-    shared_weights: bool = False,
-    prefill_tokens: int = 0,
-) -> int:
-    """The most slots, a multiple of 16 up to 4096, whose plan fits into 90 % of the free memory.
-    Raises ModelError where 16 do not fit."""
+def largest_slots(needs: MemoryNeeds, free_bytes: int) -> int:
+    """Return the most slots, a multiple of 16 up to 4096, that fit into 90 % of `free_bytes`, the
+    memory that is free before any weight is loaded.
 
-    def plan(slots: int) -> dict[str, int]:
-        return plan_memory(
-            good, bad, slots, capacity, dtype_bytes, kv_bytes, vocab_size,
-            shared_weights=shared_weights, prefill_tokens=prefill_tokens,
-        )  # fmt: skip
-
+    Raises ModelError if 16 slots do not fit.
+    """
     usable = int(USABLE_SHARE * free_bytes)
     for slots in range(MOST_SLOTS, 0, -SLOT_MULTIPLE):
-        if sum(plan(slots).values()) <= usable:
+        if sum(plan_memory(needs, slots).values()) <= usable:
             return slots
-    least = plan(SLOT_MULTIPLE)
-    parts = ", ".join(f"{name} {size / 2**30:.2f}" for name, size in least.items())
+    least = describe_parts(plan_memory(needs, SLOT_MULTIPLE))
     raise ModelError(
-        f"{SLOT_MULTIPLE} slots x {capacity} tokens need {sum(least.values()) / 2**30:.2f} GiB"
-        f" ({parts}), {usable / 2**30:.2f} GiB are usable: give fewer --max-new-tokens"
+        f"{SLOT_MULTIPLE} slots x {needs.capacity} tokens need {least}, {gib(usable)} are usable:"
+        " give fewer --max-new-tokens"
     )
+
+
+def describe_parts(parts: dict[str, int]) -> str:
+    """Return the sum and the parts of a memory plan as text, in GiB."""
+    each = ", ".join(f"{name} {size / 2**30:.2f}" for name, size in parts.items())
+    return f"{gib(sum(parts.values()))} ({each})"
+
+
+def gib(size: int) -> str:
+    return f"{size / 2**30:.2f} GiB"

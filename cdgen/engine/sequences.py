@@ -1,16 +1,15 @@
-"""What every engine is given and gives back: requests, limits, sequences."""
+"""Requests that go into an engine, and sequences that come out."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
-FinishReason = Literal["eos", "length", "quarantined"]
+from cdgen.finish_reason import FinishReason
 
 
 @dataclass(frozen=True)
 class Request:
-    """One sequence to write: its id in the plan and its prompt's token ids (at least one)."""
+    """One sequence to write: its id in the plan and the token ids of its prompt (at least one)."""
 
     sequence_id: int
     prompt: list[int]
@@ -18,7 +17,8 @@ class Request:
 
 @dataclass(frozen=True)
 class Limits:
-    """When a sequence ends; end-of-text tokens are drawn and kept, and end it only on request."""
+    """The conditions that end a sequence. End-of-text tokens are drawn and kept; they end the
+    sequence only if `stop_on_eos`."""
 
     max_new_tokens: int
     eos_token_ids: tuple[int, ...]
@@ -32,13 +32,13 @@ class Limits:
 
 @dataclass
 class Sequence:
-    """A sequence being written, or finished."""
+    """A sequence that is being written or is finished."""
 
     sequence_id: int
     tokens: list[int]
     prompt_tokens: int
     finish_reason: FinishReason | None = None
-    plausible: int = 0  # sum over the drawn tokens of the plausible set's size
+    plausible: int = 0  # size of the plausible set, summed over the drawn tokens
     good_logprob: float | None = None  # nats, summed over the continuation
 
     @property
@@ -48,7 +48,7 @@ class Sequence:
 
 @dataclass(frozen=True)
 class StepReport:
-    """What one step did, for progress."""
+    """The counts of one step, for progress."""
 
-    drawn: int
-    plausible: int
+    drawn: int  # tokens
+    plausible: int  # size of the plausible set, summed over them

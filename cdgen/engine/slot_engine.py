@@ -1,9 +1,9 @@
 """The slot engine: a fixed number of rows in lockstep, each refilled as soon as it finishes.
 
-The device steps (slots.py, graph_runner.py); the host hands out requests and puts the drawn tokens
-together. On a GPU it does so one launch behind, so that the device never waits for it. A
-sequence's tokens depend on (seed, sequence id, prompt) alone: not on its slot, its neighbours, or
-when it was admitted.
+The device steps (slots.py, graph_runner.py); the host hands out requests and collects the drawn
+tokens (buffers.py). On a GPU the host works one launch behind, so that the device never waits for
+it. The tokens of a sequence depend on (seed, sequence id, prompt) only: not on its slot, on its
+neighbours, or on when it was admitted.
 """
 
 from __future__ import annotations
@@ -17,10 +17,11 @@ import torch
 
 from cdgen.engine.buffers import SequenceBuffer, to_device
 from cdgen.engine.graph_runner import STEPS, GraphRunner, InFlightSteps, Records
-from cdgen.engine.paired import Draw
-from cdgen.engine.sequences import FinishReason, Limits, Request, Sequence, StepReport
-from cdgen.engine.slots import Event, Slots
-from cdgen.kernels.sampling_params import SamplingParams
+from cdgen.engine.paired import PairedModels
+from cdgen.engine.sequences import Request, Sequence, StepReport
+from cdgen.engine.settings import EngineSettings
+from cdgen.engine.slots import Event, Slots, padded_prompts
+from cdgen.finish_reason import FinishReason
 from cdgen.models.decoder import Decoder
 from cdgen.models.prefill import prefill
 
@@ -29,54 +30,59 @@ _REASONS: dict[int, FinishReason] = {
     Event.LENGTH: "length",
     Event.QUARANTINED: "quarantined",
 }
-# Prompts go through the models together from this length on, and always as many of them: so their
-# bits do not depend on how many slots happened to be free. Shorter ones ride the ordinary steps: a
-# batch costs about 470 launches (12 layers), and slots that wait for it to fill up stand empty.
+# Prompts of PREFILL_FROM tokens and more go through the models in batches on a GPU, always of
+# PREFILL_ROWS, so that their bits do not depend on how many slots happened to be free. Shorter ones
+# ride the ordinary steps: a batch costs about 470 launches (12 layers), and slots stand empty while
+# they wait for it to fill up.
 PREFILL_FROM, PREFILL_ROWS = 64, 64
+
+
+def uses_prefill(prompt_capacity: int, device_type: str) -> bool:
+    """Return whether prompts of up to `prompt_capacity` tokens are prefilled in batches."""
+    return device_type == "cuda" and prompt_capacity >= PREFILL_FROM
 
 
 @dataclass
 class SlotEngine:
-    """GOOD and BAD decoders of `slots` rows each; BAD None where bad_weight is 0, or where both are
-    stacked in one decoder. `steps` at a time, with `ahead` launches that the host has not read."""
+    """GOOD and BAD decoders that step together.
+
+    `bad` is None if there is no BAD, or if both models are stacked in one decoder.
+    """
 
     good: Decoder
     bad: Decoder | None
-    params: SamplingParams
-    limits: Limits
-    seed: int
-    vocab_size: int
-    logprobs: bool = False
+    settings: EngineSettings
     on_step: Callable[[StepReport], None] = field(default=lambda report: None)
-    steps: int | None = None  # None: 1 on a CPU, STEPS on a GPU
-    ahead: int | None = None  # None: 0 on a CPU, 1 on a GPU
-    prefills: bool | None = None  # prompts in batches, beforehand; None: long ones on a GPU
+    steps: int | None = None  # per launch; None: 1 on a CPU, STEPS on a GPU
+    ahead: int | None = None  # launches that the host has not read; None: 0 on a CPU, 1 on a GPU
+    prefills: bool | None = None  # prompts in batches of their own; None: as `uses_prefill` says
 
     def __post_init__(self) -> None:
-        on_gpu, slots = self.good.device.type == "cuda", self.good.slots
-        draw = Draw(self.good, self.bad, self.params, self.seed, self.vocab_size)
-        room = self.good.capacity - self.limits.max_new_tokens  # for a prompt
-        self.slots = Slots(draw, self.limits, room, self.logprobs)
+        device_type = self.good.device.type
+        on_gpu = device_type == "cuda"
+        prompt_capacity = self.good.capacity - self.settings.limits.max_new_tokens
+        models = PairedModels(self.good, self.bad, self.settings)
+        self.slots = Slots(models, prompt_capacity)
         ahead = int(on_gpu) if self.ahead is None else self.ahead
         self.runner = GraphRunner(self.slots, self.steps or (STEPS if on_gpu else 1), ahead)
         if self.prefills is None:
-            self.prefills = on_gpu and room >= PREFILL_FROM
-        self.rows: list[Request | None] = [None] * slots
+            self.prefills = uses_prefill(prompt_capacity, device_type)
+        self.rows: list[Request | None] = [None] * self.good.slots
         self.prepared = False
-        self.written = SequenceBuffer(slots, self.good.capacity)
+        self.buffer = SequenceBuffer(self.good.slots, self.good.capacity)
 
     @property
     def is_tiny(self) -> bool:
-        """Whether a product of [slots, width] x [width, width] is too short to share: under a
+        """Whether a product of [slots, D] x [D, D] is too small to share between threads: below a
         million multiply-adds, ten microseconds, waking a second thread costs more than it saves."""
         return self.good.slots * self.good.config.hidden_size**2 < 1 << 20
 
     @torch.inference_mode()
     def generate(self, requests: Iterable[Request]) -> Iterator[Sequence]:
-        """Sequences in the order in which they finish. One call at a time."""
+        """Yield sequences in the order in which they finish. Only one call may run at a time."""
         waiting, finished = iter(requests), deque[Sequence]()
         self.rows = [None] * self.good.slots
-        self.slots.alive.zero_()  # an earlier call may have been left in the middle
+        self.slots.clear()  # an earlier call may have been abandoned half-way
         self.prepare()
         launched: deque[InFlightSteps] = deque()
         while True:
@@ -88,7 +94,7 @@ class SlotEngine:
                 break
             if not busy or len(launched) > self.runner.ahead:
                 finished += self._read(launched.popleft().result())
-            # What the caller does with them takes time, which a GPU would otherwise be waited for.
+            # The caller needs time for each sequence. Hand them over while the GPU is busy.
             while finished and (
                 not launched or len(finished) > len(self.rows) or not launched[0].is_done()
             ):
@@ -96,83 +102,70 @@ class SlotEngine:
         yield from finished
 
     def prepare(self) -> None:
-        """Once: all that a run allocates and compiles beyond the decoders, so that what does not
-        fit is known. To be called while no slot holds a sequence."""
+        """Allocate and compile, once, all that a run needs beyond the decoders, so that a lack of
+        memory shows before the run. No slot may hold a sequence."""
         if self.prepared:
             return
         if self.prefills:
-            none = torch.zeros(PREFILL_ROWS, dtype=torch.int64)
-            prompts = none[:, None].repeat(1, self.slots.prompts.shape[1] - 1)
-            self._prefill(none, prompts, none, none)
+            self._prefill([0] * PREFILL_ROWS, [Request(0, [0])] * PREFILL_ROWS)
         self.runner.prepare()
         self.prepared = True
 
     # ---- admitting -----------------------------------------------------------------------------
 
     def _refill(self, waiting: Iterator[Request]) -> None:
-        """Puts the next requests into the slots that are free; where prompts go through the models
-        in batches, once a batch is full or nothing else is left to do."""
+        """Put the next requests into the free slots. If prompts are prefilled, wait until a batch
+        is full or nothing else is left to do."""
         wanted = min(PREFILL_ROWS, len(self.rows)) if self.prefills else 1
         if self.rows.count(None) < wanted:
             return
-        admitted = []
+        rows, requests = [], []
         for row, current in enumerate(self.rows):
             if current is None:
                 if (request := next(waiting, None)) is None:
                     break
                 self.rows[row] = request
-                self.written.start(row, request.prompt)
-                admitted.append((row, request))
-        if admitted:
-            self._admit(admitted)
-
-    def _admit(self, admitted: list[tuple[int, Request]]) -> None:
-        slots, device = self.slots, self.good.device
-        rows = torch.tensor([row for row, _ in admitted])
-        ids = torch.tensor([request.sequence_id for _, request in admitted])
-        lengths = torch.tensor([len(request.prompt) for _, request in admitted])
-        prompts = torch.zeros(len(rows), slots.prompts.shape[1], dtype=torch.int64)
-        for prompt, (_, request) in zip(prompts, admitted, strict=True):
-            prompt[: len(request.prompt)] = torch.tensor(request.prompt)
-        # A prompt that is put into the cache beforehand leaves its last token to feed.
-        positions = lengths - 1 if self.prefills else torch.zeros_like(lengths)
-        tokens = prompts.gather(1, positions[:, None])[:, 0]
-        there = to_device(rows, device)
-        slots.state[:, there] = to_device(torch.stack([tokens, positions, ids, lengths]), device)
-        slots.prompts[there] = to_device(prompts, device)
-        slots.alive.index_fill_(0, there, True)  # setting an item would wait for the GPU
-        if self.prefills and prompts.shape[1] > 1:
-            self._prefill(rows, prompts[:, :-1], lengths - 1, ids)
+                self.buffer.start(row, request.prompt)
+                rows.append(row)
+                requests.append(request)
+        if requests:
+            self.slots.admit(rows, requests, prefilled=bool(self.prefills))
+            if self.prefills:
+                self._prefill(rows, requests)
 
     @torch.inference_mode()
-    def _prefill(
-        self,
-        rows: torch.Tensor,  # [N] int64: slots
-        prompts: torch.Tensor,  # [N, P] int64
-        lengths: torch.Tensor,  # [N] int64, up to P
-        ids: torch.Tensor,  # [N] int64
-    ) -> None:
-        """In batches of one shape; what is missing is made up by repeating the last row."""
+    def _prefill(self, rows: list[int], requests: list[Request]) -> None:
+        """Write all prompt tokens but the last into the caches, in batches of one shape; a batch
+        that is not full repeats its last row."""
+        prompts = padded_prompts(requests, self.slots.prompts.shape[1])[:, :-1]
+        if prompts.shape[1] == 0:
+            return
+        inputs = (
+            torch.tensor(rows),
+            prompts,
+            torch.tensor([len(request.prompt) - 1 for request in requests]),
+            torch.tensor([request.sequence_id for request in requests]),
+        )
         decoders = (self.good, self.bad) if self.bad else (self.good,)
         for start in range(0, len(rows), PREFILL_ROWS):
             batch = torch.arange(start, start + PREFILL_ROWS).clamp(max=len(rows) - 1)
-            inputs = (rows[batch], prompts[batch], lengths[batch], ids[batch])
             for decoder in decoders:
-                prefill(decoder, *(to_device(x, self.good.device) for x in inputs))
+                prefill(decoder, *(to_device(x[batch], decoder.device) for x in inputs))
 
     # ---- reading -------------------------------------------------------------------------------
 
     def _read(self, records: Records) -> list[Sequence]:
-        """The sequences that ended in these steps; their slots are free."""
+        """Collect the drawn tokens; return the sequences that ended and free their slots."""
         finished = []
         for (event, token, plausible), logprob in zip(*records, strict=True):
             drawn = np.flatnonzero((event != Event.NOTHING) & (event != Event.QUARANTINED))
-            self.written.append(drawn, token[drawn], plausible[drawn], logprob[drawn])
+            self.buffer.append(drawn, token[drawn], plausible[drawn], logprob[drawn])
             for row in np.flatnonzero(event > Event.DRAWN).tolist():
                 request = self.rows[row]
                 assert request is not None
                 reason = _REASONS[event[row]]
-                finished.append(self.written.sequence(row, request, reason, self.logprobs))
+                logprobs = self.settings.logprobs
+                finished.append(self.buffer.sequence(row, request, reason, logprobs))
                 self.rows[row] = None
             self.on_step(StepReport(len(drawn), int(plausible[drawn].sum())))
         return finished

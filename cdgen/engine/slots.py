@@ -1,73 +1,109 @@
 """The state of the running batch and one step of it, as tensor operations of fixed shape.
 
-A slot holds a sequence: the token to feed next, its position, the prompt, whether it is alive. One
-step feeds every slot to GOOD and BAD, draws, and decides what comes next: the prompt's next token,
-the drawn one, or nothing. No value travels to the host, so that on a GPU a step, or several, are
-one CUDA graph. A slot that is not alive repeats token 0 at position 0; nobody reads what it draws.
+A slot holds a sequence: the token to feed next, its position, the prompt, and whether it is alive.
+A step feeds every slot to GOOD and BAD, draws, and decides what the slot feeds next: the prompt's
+next token, the drawn one, or nothing. No value travels to the host, so on a GPU one step, or
+several, are one CUDA graph. A slot that is not alive repeats token 0 at position 0, and its draws
+are ignored.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import IntEnum
 
 import torch
 
-from cdgen.engine.paired import Draw, log_probs
-from cdgen.engine.sequences import Limits
+from cdgen.engine.buffers import to_device
+from cdgen.engine.paired import PairedModels, log_probs
+from cdgen.engine.sequences import Request
 from cdgen.kernels.sampling_params import RowStatus, SampleOutput
 
 
 class Event(IntEnum):
-    """What a step did to a slot."""
+    """The outcome of a step for one slot."""
 
-    NOTHING = 0  # it is empty, or the prompt is not used up
+    NOTHING = 0  # the slot is empty, or its prompt is not used up
     DRAWN = 1
-    EOS = 2  # drawn, and the last
-    LENGTH = 3  # likewise
+    EOS = 2  # drawn, and it ends the sequence
+    LENGTH = 3  # drawn, and the sequence has reached its limit
     QUARANTINED = 4  # could not be drawn
 
 
 class Slots:
     """B slots on the decoders' device."""
 
-    def __init__(self, draw: Draw, limits: Limits, prompt_capacity: int, logprobs: bool) -> None:
-        self.draw, self.limits = draw, limits
-        slots, device = draw.good.slots, draw.good.device
-        # Token to feed, its position, sequence id, tokens of the prompt.
+    def __init__(self, models: PairedModels, prompt_capacity: int) -> None:
+        self.models, self.settings = models, models.settings
+        slots, device = models.good.slots, models.good.device
+        # One tensor, so that one copy admits a sequence. Its rows, [B] each: the token to feed
+        # next, its position, the sequence id, the length of the prompt.
         self.state = torch.zeros(4, slots, dtype=torch.int64, device=device)
+        self.tokens, self.positions, self.sequence_ids, self.prompt_tokens = self.state.unbind()
         self.prompts = torch.zeros(slots, prompt_capacity, dtype=torch.int64, device=device)
-        self.alive = torch.zeros(slots, dtype=torch.bool, device=device)
-        self.stops = torch.tensor(limits.stops, dtype=torch.int64, device=device)
-        self.logprobs = logprobs
+        self.alive = torch.zeros(slots, dtype=torch.bool, device=device)  # [B]
+        self.stops = torch.tensor(self.settings.limits.stops, dtype=torch.int64, device=device)
+
+    def admit(
+        self,
+        rows: Sequence[int],  # N slots
+        requests: Sequence[Request],  # N
+        prefilled: bool,
+    ) -> None:
+        """Put requests into slots. If their prompts are `prefilled`, all tokens but the last are in
+        the caches, and the last one is fed next; else feeding starts at the first."""
+        prompts = padded_prompts(requests, self.prompts.shape[1])
+        lengths = torch.tensor([len(request.prompt) for request in requests])
+        ids = torch.tensor([request.sequence_id for request in requests])
+        positions = lengths - 1 if prefilled else torch.zeros_like(lengths)
+        tokens = prompts.gather(1, positions[:, None])[:, 0]
+        device = self.alive.device
+        target = to_device(torch.tensor(rows), device)
+        self.state[:, target] = to_device(torch.stack([tokens, positions, ids, lengths]), device)
+        self.prompts[target] = to_device(prompts, device)
+        self.alive.index_fill_(0, target, True)  # assigning a Python bool would wait for the GPU
+
+    def clear(self) -> None:
+        """Empty every slot."""
+        self.alive.zero_()
 
     def step(
         self,
         record: torch.Tensor,  # [3, B] int32, written: Event, token, size of the plausible set
-        logprob: torch.Tensor,  # [B] float64, written where `logprobs`: GOOD's of the token, nats
+        logprob: torch.Tensor,  # [B] float64, written if `logprobs`: GOOD's of the token, nats
     ) -> None:
-        tokens, positions, ids, prompt_tokens = self.state
-        hidden, bad_hidden = self.draw.hidden(tokens, positions, ids)
-        logits = self.draw.good.logits(hidden)
-        following = positions + 1
-        out = self.draw.sample(logits, bad_hidden, ids, following)
-        drawing = self.alive & (following >= prompt_tokens)
-        event = self._event(out, following - prompt_tokens + 1).masked_fill(~drawing, Event.NOTHING)
+        """Feed one token per slot, draw, and write what happened."""
+        hidden, bad_hidden = self.models.hidden(self.tokens, self.positions, self.sequence_ids)
+        logits = self.models.good.logits(hidden)
+        following = self.positions + 1
+        out = self.models.sample(logits, bad_hidden, self.sequence_ids, following)
+        drawing = self.alive & (following >= self.prompt_tokens)
+        event = self._event(out, following - self.prompt_tokens + 1)
+        event = event.masked_fill(~drawing, Event.NOTHING)
         record[0], record[1], record[2] = event, out.tokens, out.plausible
-        if self.logprobs:
-            logprob.copy_(log_probs(logits, out.tokens, self.draw.vocab_size))
+        if self.settings.logprobs:
+            logprob.copy_(log_probs(logits, out.tokens, self.settings.vocab_size))
         self.alive &= event <= Event.DRAWN
         last = self.prompts.shape[1] - 1
         from_prompt = self.prompts.gather(1, following.clamp(max=last)[:, None])[:, 0]
-        self.state[0] = torch.where(drawing, out.tokens, from_prompt) * self.alive
-        self.state[1] = following * self.alive
+        self.tokens.copy_(torch.where(drawing, out.tokens, from_prompt) * self.alive)
+        self.positions.copy_(following * self.alive)
 
     def _event(
         self,
         out: SampleOutput,
-        new_tokens: torch.Tensor,  # [B] of each continuation, this draw counted
+        new_tokens: torch.Tensor,  # [B]: length of each continuation, this draw included
     ) -> torch.Tensor:  # [B] int64
         is_stop = (out.tokens[:, None] == self.stops).any(1)
         event = torch.full_like(new_tokens, Event.DRAWN)
-        event.masked_fill_(new_tokens >= self.limits.max_new_tokens, Event.LENGTH)
+        event.masked_fill_(new_tokens >= self.settings.limits.max_new_tokens, Event.LENGTH)
         event.masked_fill_(is_stop, Event.EOS)
         return event.masked_fill_(out.status != RowStatus.OK, Event.QUARANTINED)
+
+
+def padded_prompts(requests: Sequence[Request], capacity: int) -> torch.Tensor:  # [N, P] int64
+    """Return the prompts as rows of `capacity` tokens, filled up with zeros."""
+    prompts = torch.zeros(len(requests), capacity, dtype=torch.int64)
+    for row, request in zip(prompts, requests, strict=True):
+        row[: len(request.prompt)] = torch.tensor(request.prompt)
+    return prompts

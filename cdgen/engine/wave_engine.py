@@ -1,8 +1,8 @@
-"""Any causal LM of transformers: the same sampler and the same promise, without the lean decoder.
+"""The wave engine: any causal model of transformers, with the same sampler and guarantees.
 
-A wave is a group of sequences with prompts of equal length that begin together, so that no row is
-padded. Who is in a wave depends on the range alone, and a range is generated whole or not at all:
-its bytes are the same however the run was interrupted or divided.
+A wave is a group of sequences that have prompts of equal length and begin together, so no row is
+padded. The members of a wave depend on the range only, and a range is generated whole or not at
+all: its bytes are the same however the run was interrupted or divided.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ from typing import Any
 import torch
 
 from cdgen.engine.paired import log_probs
-from cdgen.engine.sequences import Limits, Request, Sequence, StepReport
+from cdgen.engine.sequences import Request, Sequence, StepReport
+from cdgen.engine.settings import EngineSettings
 from cdgen.kernels.sample_contrastive import sample_contrastive
-from cdgen.kernels.sampling_params import RowStatus, SampleOutput, SamplingParams
+from cdgen.kernels.sampling_params import RowStatus, SampleOutput
 
 
 @dataclass
@@ -27,17 +28,13 @@ class WaveEngine:
     good: Any
     bad: Any | None
     slots: int
-    params: SamplingParams
-    limits: Limits
-    seed: int
-    vocab_size: int
-    logprobs: bool = False
+    settings: EngineSettings
     on_step: Callable[[StepReport], None] = field(default=lambda report: None)
     is_tiny = False
 
     @torch.inference_mode()
     def generate(self, requests: Iterable[Request]) -> Iterator[Sequence]:
-        """The sequences of one range, wave by wave."""
+        """Yield the sequences of one range, wave by wave."""
         ordered = sorted(requests, key=lambda r: (len(r.prompt), r.sequence_id))
         for _, equal in groupby(ordered, key=lambda r: len(r.prompt)):
             rows = [Sequence(r.sequence_id, list(r.prompt), len(r.prompt)) for r in equal]
@@ -45,34 +42,44 @@ class WaveEngine:
                 yield from self._run(rows[first : first + self.slots])
 
     def _run(self, wave: list[Sequence]) -> list[Sequence]:
-        device = self.good.device
+        device, settings = self.good.device, self.settings
         ids = torch.tensor([sequence.sequence_id for sequence in wave], device=device)
         inputs = torch.tensor([sequence.tokens for sequence in wave], device=device)  # [B, T]
         position = inputs.shape[1]
-        good_cache = bad_cache = None
+        good_cache = bad_cache = bad_logits = None
         while not all(sequence.finish_reason for sequence in wave):
             logits, good_cache = _advance(self.good, inputs, good_cache)
-            bad_logits = None
             if self.bad is not None:
                 bad_logits, bad_cache = _advance(self.bad, inputs, bad_cache)
             out = sample_contrastive(
-                logits, bad_logits, self.params, seed=self.seed, sequence_ids=ids,
-                positions=torch.full_like(ids, position), vocab_size=self.vocab_size,
-            )  # fmt: skip
-            logprob = log_probs(logits, out.tokens, self.vocab_size) if self.logprobs else None
+                logits,
+                bad_logits,
+                settings.params,
+                seed=settings.seed,
+                sequence_ids=ids,
+                positions=torch.full_like(ids, position),
+                vocab_size=settings.vocab_size,
+            )
+            logprob = None
+            if settings.logprobs:
+                logprob = log_probs(logits, out.tokens, settings.vocab_size)
             self.on_step(self._take(wave, out, logprob))
-            # A finished row goes on with what it draws, unread: the wave's shape never changes.
+            # A finished row continues with its own draws, which are ignored: the shape of the wave
+            # never changes.
             inputs = out.tokens.clamp(min=0)[:, None]
             position += 1
         return wave
 
     def _take(
-        self, wave: list[Sequence], out: SampleOutput, logprob: torch.Tensor | None
+        self,
+        wave: list[Sequence],
+        out: SampleOutput,
+        logprob: torch.Tensor | None,  # [B] float64
     ) -> StepReport:
-        """Hands every sequence that goes on the token of its row."""
+        """Append the drawn tokens to the unfinished sequences, and end those that are complete."""
         tokens, status, plausible = out.tokens.tolist(), out.status.tolist(), out.plausible.tolist()
         logprobs = [0.0] * len(wave) if logprob is None else logprob.tolist()
-        drawn = of_all = 0
+        limits, drawn, plausible_sum = self.settings.limits, 0, 0
         for row, sequence in enumerate(wave):
             if sequence.finish_reason:
                 continue
@@ -81,20 +88,20 @@ class WaveEngine:
                 continue
             sequence.tokens.append(tokens[row])
             sequence.plausible += plausible[row]
-            if self.logprobs:
+            if self.settings.logprobs:
                 sequence.good_logprob = (sequence.good_logprob or 0.0) + logprobs[row]
-            if tokens[row] in self.limits.stops:
+            if tokens[row] in limits.stops:
                 sequence.finish_reason = "eos"
-            elif sequence.new_tokens >= self.limits.max_new_tokens:
+            elif sequence.new_tokens >= limits.max_new_tokens:
                 sequence.finish_reason = "length"
-            drawn, of_all = drawn + 1, of_all + plausible[row]
-        return StepReport(drawn, of_all)
+            drawn, plausible_sum = drawn + 1, plausible_sum + plausible[row]
+        return StepReport(drawn, plausible_sum)
 
 
 def _advance(
     model: Any,
     inputs: torch.Tensor,  # [B, T] int64
     cache: Any | None,
-) -> tuple[torch.Tensor, Any]:  # logits of the last position [B, V], the grown cache
+) -> tuple[torch.Tensor, Any]:  # logits of the last position [B, V], the extended cache
     out = model(input_ids=inputs, past_key_values=cache, use_cache=True)
     return out.logits[:, -1], out.past_key_values

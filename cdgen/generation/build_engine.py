@@ -1,9 +1,8 @@
-"""From a plan and a pair to an engine that is ready to run, on the device and within its memory."""
+"""From a plan and a pair to an engine that is ready to run, within the device's memory."""
 
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -12,33 +11,44 @@ from cdgen.checkpoints.loading import load_causal_lm, load_tensors
 from cdgen.checkpoints.pair import Pair
 from cdgen.corpus.plan import Plan
 from cdgen.device import free_bytes, is_out_of_memory
-from cdgen.engine.memory import SLOT_MULTIPLE, largest_slots, plan_memory
+from cdgen.engine.memory import (
+    SLOT_MULTIPLE,
+    MemoryNeeds,
+    describe_parts,
+    gib,
+    largest_slots,
+    plan_memory,
+)
 from cdgen.engine.sequences import Limits
-from cdgen.engine.slot_engine import PREFILL_FROM, PREFILL_ROWS, SlotEngine
+from cdgen.engine.settings import EngineSettings
+from cdgen.engine.slot_engine import PREFILL_ROWS, SlotEngine, uses_prefill
 from cdgen.engine.wave_engine import WaveEngine
-from cdgen.errors import ModelError
+from cdgen.errors import ModelError, one_line
 from cdgen.kernels.sampling_params import SamplingParams
+from cdgen.models.config import DecoderConfig
 from cdgen.models.decoder import Decoder, Dropout
 from cdgen.models.registry import lean_config
 
-if TYPE_CHECKING:
-    from cdgen.models.config import DecoderConfig
-
-CPU_SLOTS = 64  # beyond, a CPU gains nothing
+CPU_SLOTS = 64  # a CPU gains nothing from more
 Engine = SlotEngine | WaveEngine
 
 
 def make_engine(plan: Plan, pair: Pair) -> Engine:
-    """The engine that the plan names, its models loaded. Raises ModelError: they do not load, or
-    not into the device's memory."""
-    return fitting_engine(plan, pair, shrinks=False)[1]
+    """Build the engine that the plan names and load its models.
+
+    Raises ModelError if they do not load, or do not fit into the device's memory.
+    """
+    return fitting_engine(plan, pair, may_shrink=False)[1]
 
 
 def fitting_engine(
-    plan: Plan, pair: Pair, shrinks: bool, ranges_too: bool = False
+    plan: Plan, pair: Pair, may_shrink: bool, ranges_too: bool = False
 ) -> tuple[Plan, Engine]:
-    """`make_engine`; where the device turns out too small and the plan may change (`shrinks`), with
-    half the slots, and says so. Ranges shrink along where nobody gave their size (`ranges_too`)."""
+    """Build the engine like `make_engine`; if the device turns out too small, halve the slots.
+
+    That needs `may_shrink`, and is reported on stderr. With `ranges_too` (the user gave no range
+    size) the ranges shrink in proportion.
+    """
     while True:
         try:
             return plan, _engine(plan, pair)
@@ -46,11 +56,11 @@ def fitting_engine(
             if not is_out_of_memory(error):
                 raise
             half = plan.slots // 2 // SLOT_MULTIPLE * SLOT_MULTIPLE
-            if not shrinks or not half:
+            if not may_shrink or not half:
                 raise ModelError(
                     f"{plan.slots} slots do not fit into the device's memory"
-                    f" ({' '.join(str(error).split())[:200]}): give fewer --slots or"
-                    " --max-new-tokens, or end what else uses it"
+                    f" ({one_line(error, 200)}): give fewer --slots or --max-new-tokens, or end"
+                    " the other processes that use it"
                 ) from error
         print(f"{plan.slots} slots do not fit into the device: trying {half}", file=sys.stderr)
         torch.cuda.empty_cache()
@@ -61,36 +71,45 @@ def fitting_engine(
 
 
 def _engine(plan: Plan, pair: Pair) -> Engine:
-    params = SamplingParams(**plan.sampling.model_dump())
-    limits = Limits(plan.max_new_tokens, plan.eos_token_ids, plan.on_eos == "stop")
-    common = (params, limits, plan.seed, plan.vocab_size, plan.logprobs)
-    device, dtype = torch.device(plan.device.split()[0]), getattr(torch, plan.dtype)
+    settings = EngineSettings(
+        SamplingParams(**plan.sampling.model_dump()),
+        Limits(plan.max_new_tokens, plan.eos_token_ids, plan.on_eos == "stop"),
+        plan.seed,
+        plan.vocab_size,
+        plan.logprobs,
+    )
+    device = torch.device(plan.device_type)
     if plan.decoder == "transformers":
+        dtype = getattr(torch, plan.dtype)
         good = load_causal_lm(pair.good.folder, dtype).to(device)
         bad = load_causal_lm(pair.bad.folder, dtype).to(device) if pair.bad else None
-        return WaveEngine(good, bad, plan.slots, *common)
-    good_decoder, bad_decoder = _decoders(plan, pair, device)
-    engine = SlotEngine(good_decoder, bad_decoder, *common)
+        return WaveEngine(good, bad, plan.slots, settings)
+    engine = SlotEngine(*_decoders(plan, pair, device), settings)
     engine.prepare()
     return engine
 
 
 def _decoders(plan: Plan, pair: Pair, device: torch.device) -> tuple[Decoder, Decoder | None]:
-    """GOOD and BAD; on a GPU in one decoder where they have one shape: half the launches."""
+    """Load GOOD and BAD. On a GPU, two models of one shape share a decoder: half the launches."""
     capacity = plan.prompts.prompt_tokens + plan.max_new_tokens
     shapes = shapes_of(pair, capacity)
     assert shapes is not None  # the plan says that the lean decoders cover both
     good, bad = shapes
-    _require_memory(plan, pair, good, bad)
+    _require_memory(plan, _needs(pair, shapes, plan))
 
     def decoder(
         shape: DecoderConfig, models: list[Checkpoint], dropout: Dropout | None = None
     ) -> Decoder:
-        tensors = [load_tensors(model, torch.float32) for model in models]
         return Decoder(
-            shape, tensors, plan.slots, capacity, device=device, dropout=dropout,
-            dtype=getattr(torch, plan.dtype), kv_dtype=getattr(torch, plan.kv_dtype),
-        )  # fmt: skip
+            shape,
+            [load_tensors(model, torch.float32) for model in models],
+            plan.slots,
+            capacity,
+            device=device,
+            dtype=getattr(torch, plan.dtype),
+            kv_dtype=getattr(torch, plan.kv_dtype),
+            dropout=dropout,
+        )
 
     if bad is None:
         return decoder(good, [pair.good]), None
@@ -106,7 +125,8 @@ def _decoders(plan: Plan, pair: Pair, device: torch.device) -> tuple[Decoder, De
 
 
 def shapes_of(pair: Pair, capacity: int) -> tuple[DecoderConfig, DecoderConfig | None] | None:
-    """Of GOOD, and of BAD if there is one; None where the lean decoders do not cover both."""
+    """Return the shapes of GOOD and of BAD if there is one, or None unless the lean decoders cover
+    both."""
     good = lean_config(pair.good.config, capacity)
     bad = lean_config((pair.bad or pair.good).config, capacity)
     if good is None or bad is None:
@@ -117,69 +137,47 @@ def shapes_of(pair: Pair, capacity: int) -> tuple[DecoderConfig, DecoderConfig |
 # ---- memory ------------------------------------------------------------------------------------
 
 
-def auto_slots(
-    total: int,  # sequences
-    pair: Pair,
-    prompt_tokens: int,
-    max_new_tokens: int,
-    dtype: str,
-    kv_dtype: str,
-    device: str,
-) -> int:
-    """What `--slots auto` means: on a GPU as many as its free memory holds, printed by part."""
-    enough = -(-total // SLOT_MULTIPLE) * SLOT_MULTIPLE
-    shapes = shapes_of(pair, prompt_tokens + max_new_tokens)
-    if device == "cpu" or shapes is None:
+def auto_slots(plan: Plan, pair: Pair) -> int:
+    """Return the slots of `--slots auto` for a plan whose own slots do not count yet: on a GPU as
+    many as the free memory holds, which is reported by part on stderr."""
+    enough = -(-plan.num_sequences // SLOT_MULTIPLE) * SLOT_MULTIPLE
+    shapes = shapes_of(pair, plan.prompts.prompt_tokens + plan.max_new_tokens)
+    if plan.device_type == "cpu" or shapes is None:
         return min(CPU_SLOTS, enough)
-    needs = _needs(pair, shapes[0], prompt_tokens, max_new_tokens, dtype, kv_dtype)
-    free = free_bytes(device) or 0
-    slots = min(enough, largest_slots(free, *shapes, **needs))
-    parts = plan_memory(*shapes, slots, **needs)
-    print(f"memory: {_listed(parts)} for {slots} slots, {_gib(free)} free", file=sys.stderr)
+    needs, free = _needs(pair, shapes, plan), free_bytes(plan.device_type) or 0
+    slots = min(enough, largest_slots(needs, free))
+    parts = describe_parts(plan_memory(needs, slots))
+    print(f"memory: {parts} for {slots} slots, {gib(free)} free", file=sys.stderr)
     return slots
 
 
 def _needs(
-    pair: Pair,
-    good: DecoderConfig,
-    prompt_tokens: int,
-    max_new_tokens: int,
-    dtype: str,
-    kv_dtype: str,
-) -> dict[str, Any]:
-    """What decides a slot's memory, for `cdgen.engine.memory`."""
-    return {
-        "capacity": prompt_tokens + max_new_tokens,
-        "dtype_bytes": getattr(torch, dtype).itemsize,
-        "kv_bytes": getattr(torch, kv_dtype).itemsize,
-        "vocab_size": good.vocab_size,
-        "shared_weights": pair.bad_source.kind == "dropout",
-        "prefill_tokens": PREFILL_ROWS * prompt_tokens if prompt_tokens >= PREFILL_FROM else 0,
-    }
+    pair: Pair, shapes: tuple[DecoderConfig, DecoderConfig | None], plan: Plan
+) -> MemoryNeeds:
+    prompt_tokens = plan.prompts.prompt_tokens
+    prefills = uses_prefill(prompt_tokens, plan.device_type)
+    return MemoryNeeds(
+        *shapes,
+        capacity=prompt_tokens + plan.max_new_tokens,
+        dtype_bytes=getattr(torch, plan.dtype).itemsize,
+        kv_bytes=getattr(torch, plan.kv_dtype).itemsize,
+        shared_weights=pair.bad_source.kind == "dropout",
+        prefill_tokens=PREFILL_ROWS * prompt_tokens if prefills else 0,
+    )
 
 
-def _require_memory(plan: Plan, pair: Pair, good: DecoderConfig, bad: DecoderConfig | None) -> None:
-    """Before anything is allocated: raises ModelError, with the numbers, where the plan needs more
-    than is free. On a CPU, where the rest is small, the KV caches alone are counted."""
-    device, prompt_tokens = plan.device.split()[0], plan.prompts.prompt_tokens
-    if (free := free_bytes(device)) is None:
+def _require_memory(plan: Plan, needs: MemoryNeeds) -> None:
+    """Raise ModelError, before anything is allocated, if the plan needs more memory than is free.
+
+    On a CPU only the KV caches are counted: everything else is small.
+    """
+    if (free := free_bytes(plan.device_type)) is None:
         return
-    kinds = (plan.dtype, plan.kv_dtype)
-    needs = _needs(pair, good, prompt_tokens, plan.max_new_tokens, *kinds)
-    parts = plan_memory(good, bad, plan.slots, **needs)
-    if device == "cpu":
+    parts = plan_memory(needs, plan.slots)
+    if plan.device_type == "cpu":
         parts = {"kv": parts["kv"]}
     if sum(parts.values()) > free:
         raise ModelError(
-            f"{plan.slots} slots x {needs['capacity']} tokens need {_listed(parts)},"
-            f" {_gib(free)} are free: give fewer --slots or --max-new-tokens"
+            f"{plan.slots} slots x {needs.capacity} tokens need {describe_parts(parts)},"
+            f" {gib(free)} are free: give fewer --slots or --max-new-tokens"
         )
-
-
-def _listed(parts: dict[str, int]) -> str:
-    each = ", ".join(f"{name} {size / 2**30:.2f}" for name, size in parts.items())
-    return f"{_gib(sum(parts.values()))} ({each})"
-
-
-def _gib(size: int) -> str:
-    return f"{size / 2**30:.2f} GiB"

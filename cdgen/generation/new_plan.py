@@ -41,10 +41,10 @@ def plan_only(config: GenerateConfig) -> Plan:
 
 
 def make_plan(config: GenerateConfig, pair: Pair, table: PromptTable) -> Plan:
-    """`auto` is what a plan that is there has; else slots that the device's memory holds."""
+    """Return the plan of a run. `auto` slots and range sizes are those of the plan that config.out
+    has already, or else what fits the device's memory. Raises UsageError."""
     from cdgen.generation.build_engine import auto_slots, shapes_of
 
-    total = len(table) * config.num_sequences
     lean = shapes_of(pair, config.prompt_tokens + config.max_new_tokens) is not None
     if not lean and pair.bad_source.kind == "dropout":
         raise UsageError(
@@ -54,15 +54,7 @@ def make_plan(config: GenerateConfig, pair: Pair, table: PromptTable) -> Plan:
     _require_known_tokens(table, pair)
     device = choose_device(config.device)
     dtype, kv_dtype = choose_dtypes(config.dtype, config.kv_dtype, device, lean)
-    begun = read_plan(config.out) if has_plan(config.out) else None
-    slots, range_size = config.slots, config.range_size
-    if slots == "auto":
-        slots = begun.slots if begun else auto_slots(
-            total, pair, config.prompt_tokens, config.max_new_tokens, dtype, kv_dtype, device
-        )  # fmt: skip
-    if range_size == "auto":
-        range_size = begun.range_size if begun else slots * RANGE_SLOTS[device]
-    return Plan(
+    plan = Plan(
         cdgen_version=__version__,
         format=config.format,
         prompts=table.plan,
@@ -73,20 +65,27 @@ def make_plan(config: GenerateConfig, pair: Pair, table: PromptTable) -> Plan:
         strategy=config.strategy,
         seed=config.seed,
         sequences_per_prompt=config.num_sequences,
-        num_sequences=total,
+        num_sequences=len(table) * config.num_sequences,
         max_new_tokens=config.max_new_tokens,
         on_eos=config.on_eos,
         eos_token_ids=pair.eos_token_ids,
         vocab_size=pair.vocab_size,
         logprobs=config.logprobs,
-        slots=slots,
-        range_size=range_size,
+        slots=1,  # chosen below, like the range size
+        range_size=1,
         dtype=dtype,
         kv_dtype=kv_dtype,
         device=device_kind(device, lean),
         decoder="lean" if lean else "transformers",
         backend=backend_name(device),
     )
+    begun = read_plan(config.out) if has_plan(config.out) else None
+    slots, range_size = config.slots, config.range_size
+    if slots == "auto":
+        slots = begun.slots if begun else auto_slots(plan, pair)
+    if range_size == "auto":
+        range_size = begun.range_size if begun else slots * RANGE_SLOTS[device]
+    return plan.model_copy(update={"slots": slots, "range_size": range_size})
 
 
 def _bad_identity(pair: Pair) -> str:

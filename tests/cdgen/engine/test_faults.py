@@ -21,9 +21,10 @@ from torch.utils._pytree import tree_leaves
 
 from cdgen.checkpoints.checkpoint import open_checkpoint
 from cdgen.checkpoints.loading import load_tensors
-from cdgen.engine import slot_engine as engine_module
-from cdgen.engine.paired import Draw
+from cdgen.engine import slot_engine, slots
+from cdgen.engine.paired import PairedModels
 from cdgen.engine.sequences import Limits, Request, Sequence
+from cdgen.engine.settings import EngineSettings
 from cdgen.engine.slot_engine import SlotEngine
 from cdgen.kernels.sampling_params import SamplingParams
 from cdgen.models.decoder import Decoder, Dropout
@@ -88,7 +89,9 @@ def on_meta(
         else:
             first = decoder(good, tiny_twin, kv_dtype=torch.float8_e4m3fn)
         limits = Limits(20, (1,), True)
-        return SlotEngine(first, bad, params, limits, 0, VOCABULARY, logprobs=True, prefills=True)
+        return SlotEngine(
+            first, bad, EngineSettings(params, limits, 0, VOCABULARY, logprobs=True), prefills=True
+        )
 
     return make
 
@@ -115,7 +118,8 @@ def test_no_admission_waits_for_the_device(
     def to_device(x: torch.Tensor, device: torch.device) -> torch.Tensor:
         return torch.empty_like(x, device=device)  # by way of pinned memory, without a wait
 
-    monkeypatch.setattr(engine_module, "to_device", to_device)
+    for module in (slots, slot_engine):
+        monkeypatch.setattr(module, "to_device", to_device)
     with torch.inference_mode(), waits:
         engine._refill(iter([Request(n, [2] * (1 + n % 5)) for n in range(SLOTS)]))
     assert [name for name in waits.found if "empty_like" not in name] == []
@@ -138,9 +142,10 @@ def test_a_step_that_fails_joins_its_streams(monkeypatch: pytest.MonkeyPatch) ->
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     model: Any = SimpleNamespace(device=torch.device("cuda"), forward=fails)
-    draw = Draw(model, model, SamplingParams(), 0, VOCABULARY)
+    settings = EngineSettings(SamplingParams(), Limits(1, (), False), 0, VOCABULARY)
+    pair = PairedModels(model, model, settings)
     with pytest.raises(torch.OutOfMemoryError):
-        draw.hidden(*(torch.zeros(1, dtype=torch.int64) for _ in range(3)))
+        pair.hidden(*(torch.zeros(1, dtype=torch.int64) for _ in range(3)))
     assert waited == [beside]
 
 

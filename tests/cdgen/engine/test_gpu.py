@@ -12,6 +12,7 @@ import torch
 from cdgen.checkpoints.checkpoint import open_checkpoint
 from cdgen.checkpoints.loading import load_tensors
 from cdgen.engine.sequences import Limits, Request, Sequence
+from cdgen.engine.settings import EngineSettings
 from cdgen.engine.slot_engine import SlotEngine
 from cdgen.kernels.sampling_params import SamplingParams
 from cdgen.models.decoder import Decoder, Dropout
@@ -59,7 +60,9 @@ def engine(tiny_pair: Any, tiny_twin: Path) -> Callable[..., SlotEngine]:
             first = decoder(good, device=device, dropout=dropout, **kinds)
         else:
             first = decoder(good, tiny_twin, device=device, **kinds)
-        return SlotEngine(first, bad, params, STOPPING, SEED, VOCABULARY, logprobs=True)
+        return SlotEngine(
+            first, bad, EngineSettings(params, STOPPING, SEED, VOCABULARY, logprobs=True)
+        )
 
     return make
 
@@ -97,9 +100,12 @@ def test_graphs_write_what_their_steps_write_one_by_one(
     assert by_id(eager.generate(REQUESTS)) == expected
     other = engine(case, "cuda", dtype=dtype)
     other = SlotEngine(
-        other.good, other.bad, other.params, STOPPING, SEED, VOCABULARY, logprobs=True,
-        steps=3, ahead=0,
-    )  # fmt: skip
+        other.good,
+        other.bad,
+        other.settings,
+        steps=3,
+        ahead=0,
+    )
     assert by_id(other.generate(REQUESTS)) == expected
 
 

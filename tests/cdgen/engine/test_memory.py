@@ -11,13 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from shapes import paper_shape
 
-from cdgen.engine.memory import GRAPHS_BYTES, largest_slots, parameters, plan_memory
+from cdgen.engine.memory import GRAPHS_BYTES, MemoryNeeds, largest_slots, parameters, plan_memory
 from cdgen.errors import ModelError
+from cdgen.models.config import DecoderConfig
 from cdgen.models.registry import lean_config
 
 DEMO = Path(__file__).resolve().parents[3] / "assets" / "demo-pair" / "good"
 
 
+PAPER = paper_shape()
 shapes = st.builds(
     paper_shape,
     num_hidden_layers=st.integers(1, 40),
@@ -35,14 +37,18 @@ def test_parameters_of_a_checkpoint() -> None:
     assert parameters(config) == 2_631_744  # assets/demo-pair/README.md
 
 
+def paper_needs(bad: DecoderConfig | None = PAPER, **changes: Any) -> MemoryNeeds:
+    """The paper's pair in bf16 with 420 tokens a slot, with `changes` to the fields."""
+    fields: dict[str, Any] = {"good": PAPER, "capacity": 420, "dtype_bytes": 2, "kv_bytes": 2}
+    return MemoryNeeds(bad=bad, **(fields | changes))
+
+
 def test_cache_of_the_papers_pair() -> None:
     """36 KiB per token and model in bf16: 31.7 GB for 1024 slots of 420 tokens."""
-    plan = plan_memory(paper_shape(), paper_shape(), 1024, 420, 2, 2, 32000)
+    plan = plan_memory(paper_needs(), 1024)
     assert plan["kv"] == 1024 * 420 * 2 * 36 * 1024
     assert round(plan["kv"] / 1e9, 1) == 31.7
-    assert (
-        plan_memory(paper_shape(), paper_shape(), 1024, 420, 2, 1, 32000)["kv"] == plan["kv"] // 2
-    )
+    assert plan_memory(paper_needs(kv_bytes=1), 1024)["kv"] == plan["kv"] // 2
 
 
 def test_parts_by_hand() -> None:
@@ -57,10 +63,11 @@ def test_parts_by_hand() -> None:
     )
     weights = 2 * (2 * 8 * 4 * (2 + 1) + 3 * 8 * 10) + 2 * 100 * 8 + 5 * 8
     row = 4 * 8 + (3 * 2 + 2) * 4 + 3 * 10
-    assert plan_memory(tiny, tiny, 16, 7, 2, 1, 104, prefill_tokens=48) == {
+    needs = MemoryNeeds(tiny, tiny, capacity=7, dtype_bytes=2, kv_bytes=1, prefill_tokens=48)
+    assert plan_memory(needs, 16) == {
         "weights": 2 * 2 * weights,
         "kv": 16 * 7 * 2 * (2 * 2 * 4),
-        "logits": 16 * 104 * (2 + 4),  # GOOD's, and fp32 scratch of the sampler
+        "logits": 16 * 100 * (2 + 4),  # GOOD's, and fp32 scratch of the sampler
         "activations": (16 + 48) * 2 * 2 * row,
         "graphs": GRAPHS_BYTES,
     }
@@ -68,8 +75,8 @@ def test_parts_by_hand() -> None:
 
 def test_dropout_shares_the_weights_and_nothing_else() -> None:
     pair, dropped, alone = (
-        plan_memory(paper_shape(), bad, 64, 100, 2, 2, 32000, shared_weights=shared)
-        for bad, shared in ((paper_shape(), False), (paper_shape(), True), (None, False))
+        plan_memory(paper_needs(bad, shared_weights=shared), 64)
+        for bad, shared in ((PAPER, False), (PAPER, True), (None, False))
     )
     assert dropped["weights"] == alone["weights"] == pair["weights"] // 2
     assert {k: v for k, v in dropped.items() if k != "weights"} == {
@@ -78,35 +85,33 @@ def test_dropout_shares_the_weights_and_nothing_else() -> None:
     assert dropped["kv"] == 2 * alone["kv"]
 
 
-@given(
-    good=shapes, bad=st.none() | shapes, slots=st.integers(1, 500), more=st.integers(1, 500),
-    capacity=st.integers(1, 4096), prompt=st.integers(1, 100),
-)  # fmt: skip
-def test_more_slots_need_more(
-    good: Any, bad: Any, slots: int, more: int, capacity: int, prompt: int
-) -> None:
-    few, many = (
-        plan_memory(good, bad, n, capacity, 2, 2, 32000, prefill_tokens=prompt)
-        for n in (slots, slots + more)
-    )
+needs_of_any_run = st.builds(
+    MemoryNeeds,
+    good=shapes,
+    bad=st.none() | shapes,
+    capacity=st.integers(1, 4096),
+    dtype_bytes=st.just(2),
+    kv_bytes=st.sampled_from([1, 2]),
+    prefill_tokens=st.integers(0, 100),
+)
+
+
+@given(needs=needs_of_any_run, slots=st.integers(1, 500), more=st.integers(1, 500))
+def test_more_slots_need_more(needs: MemoryNeeds, slots: int, more: int) -> None:
+    few, many = (plan_memory(needs, n) for n in (slots, slots + more))
     assert all(few[part] <= many[part] for part in few)
     assert all(few[part] < many[part] for part in ("kv", "logits", "activations"))
 
 
-@given(
-    good=shapes, bad=st.none() | shapes, capacity=st.integers(1, 2048),
-    free_gib=st.floats(1, 141), kv_bytes=st.sampled_from([1, 2]),
-)  # fmt: skip
-def test_the_largest_that_fits(
-    good: Any, bad: Any, capacity: int, free_gib: float, kv_bytes: int
-) -> None:
+@given(needs=needs_of_any_run, free_gib=st.floats(1, 141))
+def test_the_largest_that_fits(needs: MemoryNeeds, free_gib: float) -> None:
     free = int(free_gib * 2**30)
 
     def needed(slots: int) -> int:
-        return sum(plan_memory(good, bad, slots, capacity, 2, kv_bytes, 32000).values())
+        return sum(plan_memory(needs, slots).values())
 
     try:
-        slots = largest_slots(free, good, bad, capacity, 2, kv_bytes, 32000)
+        slots = largest_slots(needs, free)
     except ModelError:
         assert needed(16) > 0.9 * free - 1
         return
@@ -116,21 +121,16 @@ def test_the_largest_that_fits(
 
 
 def test_fp8_and_dropout_leave_room_for_more_slots() -> None:
-    def slots(bad: Any = None, **options: Any) -> int:
-        kv_bytes = options.pop("kv_bytes", 2)
-        return largest_slots(8 * 2**30, paper_shape(), bad, 256, 2, kv_bytes, 32000, **options)
+    def slots(bad: DecoderConfig | None = PAPER, **changes: Any) -> int:
+        return largest_slots(paper_needs(bad, capacity=256, **changes), 8 * 2**30)
 
-    assert (
-        slots(paper_shape())
-        < slots(paper_shape(), shared_weights=True)
-        < slots(paper_shape(), kv_bytes=1)
-    )
-    assert slots(paper_shape()) < slots()
-    assert slots(paper_shape(), prefill_tokens=50_000) < slots(paper_shape())
+    assert slots() < slots(shared_weights=True) < slots(kv_bytes=1)
+    assert slots() < slots(bad=None)
+    assert slots(prefill_tokens=50_000) < slots()
 
 
 def test_too_little_memory_is_an_error_with_the_numbers() -> None:
     # 16 slots x 420 tokens x 72 KiB are 0.46 GiB; 2 x 162 M weights of 2 bytes 0.605 GiB.
     message = r"16 slots x 420 tokens need 1\.3\d GiB \(weights 0\.61, kv 0\.46, .*0\.90 GiB are"
     with pytest.raises(ModelError, match=message):
-        largest_slots(2**30, paper_shape(), paper_shape(), 420, 2, 2, 32000)
+        largest_slots(paper_needs(), 2**30)

@@ -17,6 +17,7 @@ from transformers import AttentionInterface, AutoModelForCausalLM
 from cdgen.checkpoints.checkpoint import open_checkpoint
 from cdgen.checkpoints.loading import load_causal_lm, load_tensors
 from cdgen.engine.sequences import Limits, Request, Sequence, StepReport
+from cdgen.engine.settings import EngineSettings
 from cdgen.engine.slot_engine import SlotEngine
 from cdgen.engine.wave_engine import WaveEngine
 from cdgen.kernels import reference
@@ -49,10 +50,14 @@ def load_lean(folder: Any, slots: int = SLOTS) -> Decoder:
     return Decoder(shape, [load_tensors(checkpoint, torch.float32)], slots, CAPACITY)
 
 
-def make_engine(pair: Any, params: SamplingParams, limits: Limits, **more: Any) -> SlotEngine:
+def make_engine(
+    pair: Any, params: SamplingParams, limits: Limits, logprobs: bool = False, **more: Any
+) -> SlotEngine:
     good = load_lean(pair.good)
     bad = load_lean(pair.bad) if params.bad_weight else None
-    return SlotEngine(good, bad, params, limits, SEED, good.config.vocab_size, **more)
+    return SlotEngine(
+        good, bad, EngineSettings(params, limits, SEED, good.config.vocab_size, logprobs), **more
+    )
 
 
 def by_id(sequences: Iterator[Sequence]) -> dict[int, Sequence]:
@@ -157,9 +162,11 @@ def test_generic_engine_writes_what_a_loop_without_a_cache_writes(
     folders = (tiny_gpt2_pair.good, tiny_gpt2_pair.bad)
     good, bad = (load_causal_lm(folder, torch.float32) for folder in folders)
     engine = WaveEngine(
-        good, bad if params.bad_weight else None, SLOTS, params, Limits(25, (1,), False),
-        SEED, 48, logprobs=True,
-    )  # fmt: skip
+        good,
+        bad if params.bad_weight else None,
+        SLOTS,
+        EngineSettings(params, Limits(25, (1,), False), SEED, 48, logprobs=True),
+    )
     expected = recompute_everything(
         transformers_logits(folders[0]), transformers_logits(folders[1]), requests, params, 25
     )
@@ -206,7 +213,9 @@ def test_dropout_bad_is_the_reference_in_every_layer(stories260k: Any) -> None:
     bad = load_lean(stories260k.good)
     bad.drop_attention(RATE, SEED)
     engine = SlotEngine(
-        load_lean(stories260k.good), bad, CD, Limits(16, (2,), False), SEED, 512, logprobs=True
+        load_lean(stories260k.good),
+        bad,
+        EngineSettings(CD, Limits(16, (2,), False), SEED, 512, logprobs=True),
     )
     expected = recompute_everything(
         transformers_logits(stories260k.good),
@@ -294,7 +303,7 @@ def test_seed_and_sequence_id_decide(tiny_pair: Any) -> None:
     same_prompt = [Request(n, [0, 5, 9]) for n in range(12)]
     texts = {n: tuple(s.tokens) for n, s in by_id(engine.generate(same_prompt)).items()}
     assert len(set(texts.values())) == 12
-    other = replace(engine, seed=SEED + 1)
+    other = replace(engine, settings=replace(engine.settings, seed=SEED + 1))
     assert all(texts[n] != tuple(s.tokens) for n, s in by_id(other.generate(same_prompt)).items())
 
 
@@ -387,7 +396,7 @@ def test_generic_engine_quarantines_alone(tiny_gpt2_pair: Any) -> None:
     good, bad = (
         load_causal_lm(f, torch.float32) for f in (tiny_gpt2_pair.good, tiny_gpt2_pair.bad)
     )
-    engine = WaveEngine(good, bad, SLOTS, CD, STOPPING, SEED, 48)
+    engine = WaveEngine(good, bad, SLOTS, EngineSettings(CD, STOPPING, SEED, 48))
     clean = by_id(engine.generate(UNIVERSE))
     with torch.no_grad():
         bad.get_input_embeddings().weight[POISON] = math.nan
@@ -441,8 +450,10 @@ def test_models_stacked_in_one_decoder_write_what_they_write_apart(
         bad = load_lean(tiny_pair.good)
         bad.drop_attention(RATE, seed)
         together = Decoder(shape, tensors, SLOTS, CAPACITY, dropout=Dropout(RATE, seed))
-    apart = SlotEngine(load_lean(tiny_pair.good), bad, PARAMS[name], STOPPING, seed, 48)
-    stacked = SlotEngine(together, None, PARAMS[name], STOPPING, seed, 48)
+    apart = SlotEngine(
+        load_lean(tiny_pair.good), bad, EngineSettings(PARAMS[name], STOPPING, seed, 48)
+    )
+    stacked = SlotEngine(together, None, EngineSettings(PARAMS[name], STOPPING, seed, 48))
     expected = by_id(apart.generate(UNIVERSE))
     assert by_id(stacked.generate(UNIVERSE)) == expected
     assert {s.finish_reason for s in expected.values()} == {"eos", "length"}
@@ -472,7 +483,7 @@ def test_the_gpu_path_interpreted(
         else:
             models = (load_lean(tiny_pair.good, 4), load_lean(tiny_pair.bad, 4))
         options = {"steps": 2, "ahead": 2, "prefills": True} if on_gpu else {}
-        engine = SlotEngine(*models, CD, limits, SEED, 48, logprobs=True, **options)
+        engine = SlotEngine(*models, EngineSettings(CD, limits, SEED, 48, logprobs=True), **options)
         found.append(by_id(engine.generate(requests)))
     cpu, gpu = found
     for sequence_id, sequence in cpu.items():

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from cdgen.engine import slot_engine
 from cdgen.engine.sequences import Limits, Request, Sequence, StepReport
+from cdgen.engine.settings import EngineSettings
 from cdgen.engine.slot_engine import SlotEngine
 from cdgen.kernels.sampling_params import RowStatus, SampleOutput, SamplingParams
 
@@ -35,8 +36,11 @@ def scripted_prefill() -> Iterator[None]:
 
 
 class Scripted:
-    """In place of `Draw`, and of its decoder. Checks what it is fed: of every sequence it has seen
-    begin, the next token of the prompt or the one drawn last, position by position."""
+    """A stand-in for `PairedModels` and its decoder that draws by a script.
+
+    It checks that each sequence is fed the next token of its prompt, or the token drawn last,
+    position by position.
+    """
 
     def __init__(self, requests: list[Request], seed: int) -> None:
         self.requests = {r.sequence_id: r for r in requests}
@@ -138,10 +142,15 @@ def test_every_sequence_is_written_once_as_the_script_has_it(
     limits, reports = Limits(NEW, (EOS,), stop), list[StepReport]()
     script = Scripted(requests, seed)
     engine = SlotEngine(
-        script, None, SamplingParams(), limits, 0, VOCAB,  # type: ignore[arg-type]
-        on_step=reports.append, steps=steps, ahead=ahead, prefills=prefills,
-    )  # fmt: skip
-    engine.slots.draw = script  # type: ignore[assignment]
+        script,
+        None,
+        EngineSettings(SamplingParams(), limits, 0, VOCAB),
+        on_step=reports.append,
+        steps=steps,
+        ahead=ahead,
+        prefills=prefills,
+    )
+    engine.slots.models = script  # type: ignore[assignment]
     found = list(engine.generate(iter(requests)))
     assert sorted(s.sequence_id for s in found) == [r.sequence_id for r in requests]
     by_id = {s.sequence_id: s for s in found}
@@ -161,8 +170,8 @@ def test_requests_are_asked_for_only_when_a_slot_is_free() -> None:
 
     known = [Request(number, [5]) for number in range(3 * SLOTS)]
     script = Scripted(known, seed=0)
-    engine = SlotEngine(script, None, SamplingParams(), limits, 0, VOCAB)  # type: ignore[arg-type]
-    engine.slots.draw = script  # type: ignore[assignment]
+    engine = SlotEngine(script, None, EngineSettings(SamplingParams(), limits, 0, VOCAB))  # type: ignore[arg-type]
+    engine.slots.models = script  # type: ignore[assignment]
     finished = 0
     for _ in engine.generate(requests()):
         finished += 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from cdgen.checkpoints.pair import open_pair, parse_bad
 from cdgen.corpus.folder import read_plan
 from cdgen.corpus.status import status
 from cdgen.device import choose_device, choose_dtypes
-from cdgen.engine.memory import plan_memory
+from cdgen.engine.memory import MemoryNeeds, plan_memory
 from cdgen.engine.sequences import Request, Sequence
 from cdgen.engine.slot_engine import SlotEngine
 from cdgen.errors import ModelError, UsageError
@@ -67,14 +68,23 @@ def test_auto_slots_are_what_the_memory_holds(
     pair = open_pair(tiny_pair.good, parse_bad(str(tiny_pair.bad)))
 
     def slots(total: int) -> int:
-        return engines.auto_slots(total, pair, 4, 20, "bfloat16", "bfloat16", "cuda")
+        plan: Any = SimpleNamespace(
+            num_sequences=total,
+            prompts=SimpleNamespace(prompt_tokens=4),
+            max_new_tokens=20,
+            dtype="bfloat16",
+            kv_dtype="bfloat16",
+            device_type="cuda",
+        )
+        return engines.auto_slots(plan, pair)
 
     monkeypatch.setattr(engines, "free_bytes", lambda _: 80 * 2**30)
     assert slots(10**6) == 4096
     assert slots(100) == 112
     shapes = engines.shapes_of(pair, 24)
     assert shapes is not None
-    needed = sum(plan_memory(*shapes, 1024, 24, 2, 2, 48).values())
+    needs = MemoryNeeds(*shapes, capacity=24, dtype_bytes=2, kv_bytes=2)
+    needed = sum(plan_memory(needs, 1024).values())
     capsys.readouterr()
     monkeypatch.setattr(engines, "free_bytes", lambda _: int(needed / 0.9) + 1)
     assert slots(10**6) == 1024

@@ -24,6 +24,7 @@ from transformers import AutoModelForCausalLM
 from cdgen.checkpoints.checkpoint import open_checkpoint
 from cdgen.checkpoints.loading import load_tensors
 from cdgen.engine.sequences import Limits, Request, Sequence
+from cdgen.engine.settings import EngineSettings
 from cdgen.engine.slot_engine import SlotEngine
 from cdgen.kernels.sampling_params import SamplingParams
 from cdgen.models.decoder import Decoder
@@ -121,7 +122,9 @@ def written_by_the_engine(
         assert bad is not None
         bad.drop_attention(dropout, seed)
     limits = Limits(NEW_TOKENS, (1,), stop_on_eos)
-    engine = SlotEngine(load(pair.good), bad, params, limits, seed, 48, logprobs=True)
+    engine = SlotEngine(
+        load(pair.good), bad, EngineSettings(params, limits, seed, 48, logprobs=True)
+    )
     return sorted(engine.generate(requests_of(prompts)), key=lambda s: s.sequence_id)
 
 
