@@ -110,7 +110,7 @@ def device_faults() -> Iterator[None]:
         if not is_of_device and not any(name in str(error) for name in _FAILED):
             raise
         raise Interrupted(
-            f"{what}: {one_line(error, 200)}; committed ranges are kept, the one at"
-            " hand is not. Run the same command again to go on; where memory stays short, begin"
+            f"{what}: {one_line(error, 200)}; committed ranges are kept, the one in"
+            " progress is not. Run the same command again to resume; if memory stays short, begin"
             " another --out with fewer --slots."
         ) from error

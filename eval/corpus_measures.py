@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 
 from cdgen.corpus.documents import read_documents
-from cdgen.corpus.folder import has_plan
+from cdgen.corpus.folder import CorpusFolder
 from cdgen.corpus.reader import rows_so_far
 from cdgen.corpus.rows import FINISH_REASONS
 from cdgen.errors import UsageError
@@ -109,7 +109,7 @@ def documents_of(source: Path) -> Iterator[str]:
     Other text is what `cdgen.corpus.documents` reads, blank documents left out: a file or a folder
     of them, where each line of a .txt is a document of its own. Raises UsageError, StorageError.
     """
-    if has_plan(source):
+    if CorpusFolder(source).has_plan:
         return (row["text"] for row in rows_so_far(source, ["text"]))
     if not source.exists():  # `read_documents` would look for a dataset of that name on the Hub
         raise UsageError(f"{source}: no such file or folder")

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from cdgen.checkpoints.checkpoint import open_checkpoint
-from cdgen.corpus.folder import has_plan
+from cdgen.corpus.folder import CorpusFolder
 from cdgen.errors import UsageError
 from cdgen.eval.corpus_measures import continuations_of, documents_of, measure
 from cdgen.eval.scoring.scorer import Scorer
@@ -31,7 +31,7 @@ def measure_corpus(
     checkpoint = open_checkpoint(judge) if judge else None  # refused before the long part
     reference = chain.from_iterable(map(documents_of, training)) if training else None
     found = asdict(measure(documents_of(corpus), reference))
-    if has_plan(corpus):
+    if CorpusFolder(corpus).has_plan:
         lengths, reasons = continuations_of(corpus)
         found |= {"new_tokens": asdict(lengths), "finish_reasons": reasons}
     if checkpoint:

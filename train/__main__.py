@@ -23,7 +23,7 @@ def main() -> None:
     try:
         train_recipe(options.config, options.data, options.out)
     except KeyboardInterrupt as error:  # `cdgen` turns it into this as well
-        kept = "what was finished is kept. Run the same command again to go on."
+        kept = "what was finished is kept. Run the same command again to resume."
         raise Interrupted(f"interrupted; {kept}") from error
 
 

@@ -15,8 +15,9 @@ from typing import Any
 from cdgen.checkpoints.checkpoint import open_checkpoint
 from cdgen.checkpoints.pair import parse_bad
 from cdgen.checkpoints.pair_file import located_pair
+from cdgen.corpus.folder import CorpusFolder
+from cdgen.corpus.manifest import read_manifest
 from cdgen.corpus.plan import Plan
-from cdgen.corpus.ranges import read_manifest
 from cdgen.errors import UsageError
 from cdgen.train.budget import Budget, Reading, Role, Text, write_budget
 from cdgen.train.checkpoints import MARKER
@@ -60,7 +61,7 @@ def experiment_budget(good: Path, bads: Sequence[str], student: Path) -> Budget:
     for corpus in mixed:
         if manifest_sha256(corpus.path) != record.manifests[corpus.name]:
             raise UsageError(f"{corpus.path}: not the corpus that {student} was trained on")
-        plan = read_manifest(corpus.path).plan
+        plan = read_manifest(CorpusFolder(corpus.path)).plan
         _require_made_by(plan, corpus.path, open_checkpoint(good).sha256, models)
     readings = [*tokenizer_readings(_run_of(good))]
     readings += tokenizer_readings(student)
@@ -106,7 +107,8 @@ def _copies(record: Record, texts: Mapping[str, Text]) -> dict[Text, int]:
 
 def prompt_readings(corpora: Sequence[Path]) -> list[Reading]:
     """Of the real text that begins the sequences of synthetic corpora."""
-    plans = {plan.tokens_sha256: plan for plan in (read_manifest(c).plan.prompts for c in corpora)}
+    prompts = [read_manifest(CorpusFolder(corpus)).plan.prompts for corpus in corpora]
+    plans = {plan.tokens_sha256: plan for plan in prompts}
     return [
         Reading("prompts", Text("prompts", sha256, plan.count * plan.prompt_tokens), Fraction(1))
         for sha256, plan in plans.items()

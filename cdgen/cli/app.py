@@ -47,7 +47,7 @@ def run(command: Callable[[], Any]) -> int:
     """Runs `command`; turns what it raises into a line or two and an exit code."""
     try:
         if command() == _TYPERS_INTERRUPT:
-            kept = "what was finished is kept. Run the same command again to go on."
+            kept = "what was finished is kept. Run the same command again to resume."
             print(f"cdgen: interrupted; {kept}", file=sys.stderr)
             return Interrupted.exit_code
     except TyperException as error:  # what typer itself refuses: flags and their types

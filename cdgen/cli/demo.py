@@ -10,7 +10,8 @@ import sys
 from pathlib import Path
 from textwrap import wrap
 
-from cdgen.corpus.ranges import read_manifest
+from cdgen.corpus.folder import CorpusFolder
+from cdgen.corpus.manifest import read_manifest
 from cdgen.corpus.reader import corpus_rows
 from cdgen.errors import UsageError
 from cdgen.generation.config import GenerateConfig
@@ -38,7 +39,7 @@ def write_corpus(strategy: str, out: Path) -> None:
     )
     print(f"== {strategy}: 32 prompts x 8 sequences -> {out}", flush=True)
     outcome = generate(config)
-    totals = read_manifest(out).totals
+    totals = read_manifest(CorpusFolder(out)).totals
     speed = (
         f"{outcome.tokens / outcome.seconds:,.0f} tokens/s" if outcome.sequences else "as before"
     )

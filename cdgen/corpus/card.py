@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from cdgen.corpus.files import columns_of
+from cdgen.corpus.manifest import Manifest
 from cdgen.corpus.plan import Plan
-from cdgen.corpus.ranges import Manifest
 from cdgen.corpus.rows import Counts
 
 _SIZES = {  # the Hub's words for fewer rows than the key
@@ -53,7 +53,7 @@ _LOGPROB = " `good_logprob` is GOOD's log-probability of the new tokens, in nats
 
 
 def render_card(manifest: Manifest) -> str:
-    """A pure function of the manifest."""
+    """Return README.md, a pure function of the manifest."""
     import yaml
 
     plan = manifest.plan
@@ -92,7 +92,7 @@ def _header(manifest: Manifest) -> dict[str, Any]:
 
 
 def _features(plan: Plan) -> list[dict[str, str]]:
-    """The columns in the words of `datasets`."""
+    """Return the columns as `datasets` describes them."""
     return [
         {"name": name, "list" if name == "tokens" else "dtype": kind}
         for name, kind in columns_of(plan).items()
@@ -100,7 +100,7 @@ def _features(plan: Plan) -> list[dict[str, str]]:
 
 
 def _memory_bytes(counts: Counts, plan: Plan) -> int:
-    """Size of the rows as Arrow arrays, offsets of the three variable columns included."""
+    """Return the size of the rows as Arrow arrays, with the offsets of the three string columns."""
     per_row = 2 * 8 + 2 * 4 + 3 * 4 + 4 * (2 if plan.logprobs else 1)
     reasons = sum(len(reason) * count for reason, count in counts.finish_reasons.items())
     return per_row * counts.rows + counts.text_bytes + 4 * counts.tokens + reasons

@@ -1,4 +1,4 @@
-"""Texts from text, JSONL and Parquet files, or from a `datasets` name, one at a time."""
+"""Reading documents one at a time from text, JSONL and Parquet files, or from a named dataset."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ _BATCH_ROWS = 256
 
 
 def read_documents(source: str) -> Iterator[str]:
-    """Every document with visible text, in order. Raises UsageError naming file and line."""
+    """Yield every document with visible text, in order. Raises UsageError with file and line."""
     files = _find_files(source)
     texts = hub_texts(source) if files is None else (t for f in files for t in file_texts(f))
     return (text for text in texts if text.strip())
 
 
 def hash_source(source: str) -> str:
-    """sha256 of a file; of its files' sha256 for a folder; of the texts for a `datasets` name."""
+    """Return the sha256 of a file, of the hashes of a folder's files, or of a dataset's texts."""
     try:
         files = _find_files(source)
         if files is not None and Path(source).is_file():
@@ -48,7 +48,7 @@ def hash_source(source: str) -> str:
 
 
 def _find_files(source: str) -> list[Path] | None:
-    """The files that `source` means, None if it can only be a `datasets` name."""
+    """Return the files that `source` means, or None if it can only be a dataset's name."""
     path = Path(source)
     expected = f"expected {', '.join(SUFFIXES)}, or a folder of them"
     if not source:  # an unset shell variable; Path("") would be the current folder
@@ -72,7 +72,7 @@ def usable_files(folder: Path) -> list[Path]:
 
 
 def may_be_dataset(name: str) -> bool:
-    """Whether it could be NAME or OWNER/NAME, no missing file."""
+    """Return whether `name` could be a dataset (NAME or OWNER/NAME), not a missing file."""
     return not name.endswith(SUFFIXES) and bool(re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", name))
 
 
@@ -89,7 +89,7 @@ def file_texts(path: Path) -> Iterator[str]:
 
 
 def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Numbered lines without their ends, at most MAX_LINE_BYTES of one in memory."""
+    """Yield the numbered lines without their ends, holding at most MAX_LINE_BYTES of one."""
     openers: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".xz": lzma.open}
     offset = 0
     try:
@@ -124,7 +124,7 @@ def _json_text(line: str, place: str) -> str:
 
 
 def json_row(line: str, place: str) -> dict[str, Any]:
-    """A line's object, which has a string under "text". Raises UsageError, naming the place."""
+    """Return the object in a line, which must have a string under "text". Raises UsageError."""
     try:
         row = json.loads(line)
     except (ValueError, RecursionError) as error:

@@ -1,7 +1,7 @@
-"""The rows of a corpus in one file, Parquet or JSON Lines: its columns, writing, merging, reading.
+"""Files of rows, Parquet or JSON Lines: columns, writing, merging, reading.
 
-A JSON line holds the columns in their order. A float32 is the shortest decimal number that reads
-back to it, so that the bytes of a file depend on its rows alone.
+A JSON line holds the columns in order. A float32 is written as the shortest decimal number that
+reads back to it, so that the bytes of a file depend only on its rows.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _FLOATS = ("mean_plausible", "good_logprob")
 
 
 def columns_of(plan: Plan) -> dict[str, str]:
-    """The type of every column, in the words of `datasets`; `tokens` is a list of it."""
+    """Return the type of every column as `datasets` names it; `tokens` is a list of that type."""
     columns = {
         "sequence_id": "int64",
         "prompt_id": "int64",
@@ -42,7 +42,7 @@ def columns_of(plan: Plan) -> dict[str, str]:
 
 
 def require_writer(format: Format) -> None:
-    """Raises UsageError if files of this `format` cannot be written here."""
+    """Raise UsageError if files of this `format` cannot be written here."""
     if format == "parquet":
         require_package("pyarrow", ", or give --format jsonl")
 
@@ -59,7 +59,7 @@ def write_rows(file: BinaryIO, plan: Plan, rows: Sequence[Mapping[str, Any]]) ->
 
 
 def merge_files(file: BinaryIO, plan: Plan, paths: Sequence[Path]) -> None:
-    """Write the rows of `paths`, one after the other. Raises StorageError if one cannot be read."""
+    """Write the rows of all `paths` in order. Raises StorageError if a file cannot be read."""
     if plan.format == "jsonl":
         for path in paths:
             try:
@@ -75,7 +75,7 @@ def merge_files(file: BinaryIO, plan: Plan, paths: Sequence[Path]) -> None:
 
 
 def read_rows(path: Path, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """The rows of `path`, cut to `columns`, without holding the file in memory.
+    """Yield the rows of `path`, cut to `columns`, without holding the file in memory.
 
     Raises StorageError if `path` cannot be read or decoded, or lacks a column.
     """
@@ -96,7 +96,7 @@ def _json_line(row: Mapping[str, Any]) -> bytes:
 
 
 def _shortest(value: float | None) -> float | None:
-    """The float whose decimal number is the shortest that reads back to the float32 `value`."""
+    """Return the float with the shortest decimal number that reads back to the float32 `value`."""
     return None if value is None else float(str(np.float32(value)))
 
 
@@ -130,7 +130,7 @@ def _schema(plan: Plan) -> pa.Schema:
 
 
 def _parquet_writer(file: BinaryIO, plan: Plan) -> pq.ParquetWriter:
-    """One writer for ranges and finished files. Its bytes depend on the rows and pyarrow alone."""
+    """Return the writer of all Parquet files. Its bytes depend on the rows and pyarrow only."""
     import pyarrow.parquet as pq
 
     return pq.ParquetWriter(
@@ -144,7 +144,7 @@ def _parquet_writer(file: BinaryIO, plan: Plan) -> pq.ParquetWriter:
 
 
 def _row_groups(paths: Sequence[Path]) -> Iterator[pa.Table]:
-    """The rows of `paths` in tables of ROWS_PER_GROUP rows, the last one shorter."""
+    """Yield the rows of all `paths` in tables of ROWS_PER_GROUP rows; the last may be shorter."""
     import pyarrow as pa
 
     waiting: list[pa.Table] = []

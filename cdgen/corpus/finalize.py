@@ -1,4 +1,4 @@
-"""Turn committed ranges into the finished dataset."""
+"""Turning the committed ranges into the finished dataset."""
 
 from __future__ import annotations
 
@@ -6,18 +6,10 @@ from pathlib import Path
 
 from cdgen.corpus.card import render_card
 from cdgen.corpus.files import merge_files
-from cdgen.corpus.folder import STATE, is_finalized, read_plan
-from cdgen.corpus.plan import Plan, library_versions
-from cdgen.corpus.ranges import (
-    FileEntry,
-    Manifest,
-    RangeEntry,
-    damage,
-    foreign,
-    range_path,
-    read_manifest,
-    read_range,
-)
+from cdgen.corpus.folder import CorpusFolder
+from cdgen.corpus.manifest import FileEntry, Manifest, RangeEntry, damage, foreign, read_manifest
+from cdgen.corpus.plan import library_versions
+from cdgen.corpus.ranges import read_range
 from cdgen.corpus.rows import NOTHING
 from cdgen.errors import PlanMismatch, StorageError
 from cdgen.packages import require_package
@@ -36,96 +28,93 @@ from cdgen.storage import (
 def finalize(out: Path) -> Manifest:
     """Merge the ranges of `out` into data/, README.md and manifest.json, then delete them.
 
-    Does nothing when that is done; killed anywhere, it completes the same bytes when called again.
+    Does nothing if that is done; killed anywhere, it completes the same bytes when called again.
     Raises StorageError if a range is missing or damaged, PlanMismatch if pyarrow is not the plan's.
     """
-    plan = read_plan(out)
-    if not is_finalized(out) or _ranges_folder(out).exists():
-        with lock(out / STATE / "locks" / "finalize.lock"):
-            if not is_finalized(out):
-                _write_dataset(out, plan)
-            _remove_ranges(out, plan)
-    return read_manifest(out)
+    folder = CorpusFolder(out)
+    folder.plan  # noqa: B018 - raises if there is no corpus
+    if not folder.is_finalized or folder.ranges.exists():
+        with lock(folder.locks / "finalize.lock"):
+            if not folder.is_finalized:
+                _write_dataset(folder)
+            _remove_ranges(folder)
+    return read_manifest(folder)
 
 
-def _write_dataset(out: Path, plan: Plan) -> None:
-    """The manifest is written last: once it exists, everything else does."""
+def _write_dataset(folder: CorpusFolder) -> None:
+    """Write data, card and manifest, the manifest last: if it exists, everything else does."""
+    plan = folder.plan
     if plan.format == "parquet":
-        _require_pyarrow(out, plan.libraries["pyarrow"])
-    _require_complete(out, plan)
-    make_folder(out / "data")
-    remove_temporaries(out / "data")
-    remove_temporaries(out)
-    files = tuple(_merge(out, plan, index) for index in range(plan.num_files))
+        _require_pyarrow(folder, plan.libraries["pyarrow"])
+    _require_complete(folder)
+    make_folder(folder.data)
+    remove_temporaries(folder.data)
+    remove_temporaries(folder.out)
+    files = tuple(_merge(folder, index) for index in range(plan.num_files))
     totals = sum((file.counts for file in files), NOTHING)
     manifest = Manifest(plan=plan, plan_sha256=plan.sha256, files=files, totals=totals)
-    write_atomic(out / "README.md", render_card(manifest).encode())
-    write_record(out / "manifest.json", manifest.model_dump(mode="json"))
+    write_atomic(folder.card, render_card(manifest).encode())
+    write_record(folder.manifest_file, manifest.model_dump(mode="json"))
 
 
-def _require_pyarrow(out: Path, wanted: str) -> None:
-    require_package("pyarrow", f" to finalize {out}; it was begun with version {wanted}")
+def _require_pyarrow(folder: CorpusFolder, wanted: str) -> None:
+    require_package("pyarrow", f" to finalize {folder}; it was begun with version {wanted}")
     installed = library_versions("parquet")["pyarrow"]
     if installed != wanted:
         raise PlanMismatch(
-            f"{out} was begun with pyarrow {wanted}, installed is {installed}, which may write "
+            f"{folder} was begun with pyarrow {wanted}, installed is {installed}, which may write "
             f"other bytes: install pyarrow {wanted}, then finalize again."
         )
 
 
-def _require_complete(out: Path, plan: Plan) -> None:
+def _require_complete(folder: CorpusFolder) -> None:
+    num_ranges = folder.plan.num_ranges
     size = missing = 0
     first = None
-    for index in range(plan.num_ranges):
-        if entry := read_range(out, plan, index):
+    for index in range(num_ranges):
+        if entry := read_range(folder, index):
             size += entry.bytes
         else:
             first = index if first is None else first
             missing += 1
     if missing:
         raise StorageError(
-            f"{out} is incomplete: {missing} of {plan.num_ranges} ranges are missing, the first is "
+            f"{folder} is incomplete: {missing} of {num_ranges} ranges are missing, the first is "
             f"range {first}. Run the same generate command again."
         )
-    require_space(out, size)  # merged rows compress at least as well as those of small files
+    require_space(folder.out, size)  # merged rows compress at least as well as those of ranges
 
 
-def _merge(out: Path, plan: Plan, file_index: int) -> FileEntry:
-    path = data_path(out, plan, file_index)
-    indices = plan.file_ranges(file_index)
-    counts = sum((_intact_range(out, plan, index).counts for index in indices), NOTHING)
-    sources = [range_path(out, plan, index) for index in indices]
-    written = write_atomic(path, lambda file: merge_files(file, plan, sources))
-    name = str(path.relative_to(out))
-    size, digest = written.bytes, written.sha256
-    return FileEntry(path=name, bytes=size, sha256=digest, **counts.model_dump())
+def _merge(folder: CorpusFolder, file_index: int) -> FileEntry:
+    path, indices = folder.data_path(file_index), folder.plan.file_ranges(file_index)
+    counts = sum((_intact_range(folder, index).counts for index in indices), NOTHING)
+    sources = [folder.range_path(index) for index in indices]
+    written = write_atomic(path, lambda file: merge_files(file, folder.plan, sources))
+    return FileEntry(
+        path=str(path.relative_to(folder.out)),
+        bytes=written.bytes,
+        sha256=written.sha256,
+        **counts.model_dump(),
+    )
 
 
-def _intact_range(out: Path, plan: Plan, index: int) -> RangeEntry:
-    entry = read_range(out, plan, index)
-    problem = "it vanished" if entry is None else foreign(entry, plan) or damage(out, entry)
-    if entry is None or problem:
-        raise StorageError(
-            f"range {index} of {plan.num_ranges} is unusable: {problem}. Delete "
-            f"{range_path(out, plan, index)} and run the same generate command again."
-        )
-    return entry
+def _intact_range(folder: CorpusFolder, index: int) -> RangeEntry:
+    entry = read_range(folder, index)
+    problem = "it vanished"
+    if entry:
+        problem = foreign(entry, folder.plan) or damage(folder, entry) or ""
+        if not problem:
+            return entry
+    raise StorageError(
+        f"range {index} of {folder.plan.num_ranges} is unusable: {problem}. Delete "
+        f"{folder.range_path(index)} and run the same generate command again."
+    )
 
 
-def _remove_ranges(out: Path, plan: Plan) -> None:
-    folder = _ranges_folder(out)
-    if folder.exists():
-        remove_temporaries(folder)
-        for index in range(plan.num_ranges):
-            path = range_path(out, plan, index)
-            remove_file(path.with_suffix(".json"))
-            remove_file(path)
-        remove_folder(folder)
-
-
-def _ranges_folder(out: Path) -> Path:
-    return out / STATE / "ranges"
-
-
-def data_path(out: Path, plan: Plan, file_index: int) -> Path:
-    return out / "data" / f"train-{file_index:05}-of-{plan.num_files:05}.{plan.format}"
+def _remove_ranges(folder: CorpusFolder) -> None:
+    if folder.ranges.exists():
+        remove_temporaries(folder.ranges)
+        for index in range(folder.plan.num_ranges):
+            remove_file(folder.range_entry_path(index))
+            remove_file(folder.range_path(index))
+        remove_folder(folder.ranges)

@@ -1,10 +1,18 @@
-"""OUT, the folder that the workers of a corpus share: what is where, and who may write."""
+"""OUT, the folder that the workers of a corpus share: its layout, its state, and who may write.
+
+OUT/.cdgen/plan.json                       everything that decides the bytes
+OUT/.cdgen/prompts/                        the prompt table
+OUT/.cdgen/ranges/range-0000007.parquet    or .jsonl; committed once range-0000007.json exists too
+OUT/.cdgen/heartbeats/, OUT/.cdgen/locks/  the workers of this moment
+OUT/data/, README.md, manifest.json        the finished corpus; the manifest is written last
+"""
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from functools import cached_property
 from pathlib import Path
 
 from cdgen.corpus.plan import Plan, parse_plan, require_same
@@ -20,130 +28,154 @@ from cdgen.storage import (
     write_record,
 )
 
-STATE = ".cdgen"  # the folder in OUT for all that is not the corpus itself
+STATE = ".cdgen"  # the folder in OUT for everything that is not the corpus itself
 
 
-def prompts_folder(out: Path) -> Path:
-    return out / STATE / "prompts"
+class CorpusFolder:
+    """The folder of one corpus. Only the plan is remembered; all other state is read anew, because
+    other workers may change it."""
 
+    def __init__(self, out: Path) -> None:
+        self.out = out
+        self.state = out / STATE
+        self.prompts = self.state / "prompts"
+        self.ranges = self.state / "ranges"
+        self.heartbeats = self.state / "heartbeats"
+        self.locks = self.state / "locks"
+        self.plan_file = self.state / "plan.json"
+        self.data = out / "data"
+        self.card = out / "README.md"
+        self.manifest_file = out / "manifest.json"
 
-def heartbeat_path(out: Path, shard: Shard) -> Path:
-    return out / STATE / "heartbeats" / f"shard-{shard.label}.json"
+    def __str__(self) -> str:
+        return str(self.out)
 
+    @property
+    def is_finalized(self) -> bool:
+        return self.manifest_file.exists()
 
-def is_finalized(out: Path) -> bool:
-    return (out / "manifest.json").exists()
+    @property
+    def has_plan(self) -> bool:
+        return self.plan_file.exists() or self.is_finalized
 
+    @cached_property
+    def plan(self) -> Plan:
+        """The plan of the corpus.
 
-def has_plan(out: Path) -> bool:
-    return (out / STATE / "plan.json").exists() or is_finalized(out)
+        Raises UsageError if there is none, StorageError if it is damaged, PlanMismatch if it has
+        another format.
+        """
+        if self.plan_file.exists():
+            return parse_plan(read_record(self.plan_file), str(self.plan_file))
+        if self.is_finalized:
+            return parse_plan(read_record(self.manifest_file)["plan"], str(self.manifest_file))
+        raise UsageError(f"{self.out} holds no cdgen corpus: expected {self.plan_file} in it.")
 
+    # ---- paths ---------------------------------------------------------------------------------
 
-def read_plan(out: Path) -> Plan:
-    """The plan of the corpus in `out`.
+    def range_path(self, index: int) -> Path:
+        """Return the file of a range's rows."""
+        return self.ranges / f"range-{index:07}.{self.plan.format}"
 
-    Raises UsageError if there is none, StorageError if it is damaged, PlanMismatch if it has
-    another format.
-    """
-    path = out / STATE / "plan.json"
-    if path.exists():
-        return parse_plan(read_record(path), str(path))
-    if is_finalized(out):
-        path = out / "manifest.json"
-        return parse_plan(read_record(path)["plan"], str(path))
-    raise UsageError(f"{out} holds no cdgen corpus: expected {path} in it.")
+    def range_entry_path(self, index: int) -> Path:
+        """Return the file whose presence commits a range."""
+        return self.ranges / f"range-{index:07}.json"
 
+    def data_path(self, index: int) -> Path:
+        """Return a file of the finished corpus."""
+        return self.data / f"train-{index:05}-of-{self.plan.num_files:05}.{self.plan.format}"
 
-@contextmanager
-def set_up(out: Path) -> Iterator[None]:
-    """Hold `out` while its prompts and plan are made or compared; other workers wait meanwhile.
+    def heartbeat_path(self, shard: Shard) -> Path:
+        return self.heartbeats / f"shard-{shard.label}.json"
 
-    If the block raises before `out` has a plan, all that was written is removed again. Raises
-    PlanMismatch if `out` holds something else, StorageError if it cannot be written.
-    """
-    _require_ours(out)
-    state = out / STATE
-    absent = [folder for folder in (state, out, *out.parents) if not folder.exists()]
-    try:
-        with lock(state / "locks" / "set-up.lock"), _undone_without_plan(state):
-            remove_temporaries(state)
-            if not (state / "plan.json").exists() and prompts_folder(out).exists():
-                shutil.rmtree(prompts_folder(out))  # of a set-up that was killed
-            make_folder(prompts_folder(out))
-            remove_temporaries(prompts_folder(out))
-            yield
-    except BaseException:
-        for folder in (state / "locks", *absent):
-            with suppress(OSError):  # not empty: it holds what somebody else put there
-                folder.rmdir()
-        raise
+    # ---- setting up and locking ----------------------------------------------------------------
 
+    @contextmanager
+    def set_up(self) -> Iterator[None]:
+        """Hold the folder while its prompts and plan are made or compared; other workers wait.
 
-@contextmanager
-def _undone_without_plan(state: Path) -> Iterator[None]:
-    try:
-        yield
-    except BaseException:
-        if not (state / "plan.json").exists():
-            shutil.rmtree(state)
-        raise
+        If the block raises before there is a plan, everything that was written is removed again.
+        Raises PlanMismatch if the folder holds something else, StorageError if it is not writable.
+        """
+        self._require_ours()
+        absent = [path for path in (self.state, self.out, *self.out.parents) if not path.exists()]
+        try:
+            with lock(self.locks / "set-up.lock"), self._undone_without_plan():
+                remove_temporaries(self.state)
+                if not self.plan_file.exists() and self.prompts.exists():
+                    shutil.rmtree(self.prompts)  # left by a set-up that was killed
+                make_folder(self.prompts)
+                remove_temporaries(self.prompts)
+                yield
+        except BaseException:
+            for path in (self.locks, *absent):
+                with suppress(OSError):  # not empty: somebody else put something there
+                    path.rmdir()
+            raise
 
-
-def _require_ours(out: Path) -> None:
-    try:
-        if out.exists() and not out.is_dir():
-            raise StorageError(f"--out {out} is a file: choose a folder.")
-        content = sorted(path.name for path in out.iterdir()) if out.exists() else []
-    except OSError as error:
-        raise StorageError(f"--out {out} cannot be read: {error.strerror}.") from error
-    if content and STATE not in content and "manifest.json" not in content:
-        raise PlanMismatch(
-            f"--out {out} is not empty (it holds {content[0]}) and no cdgen corpus: "
-            "choose an empty or a new folder."
-        )
-
-
-def open_plan(out: Path, plan: Plan) -> None:
-    """Begin the corpus of `plan` in `out`, or go on with it. Call it inside `set_up`.
-
-    Raises PlanMismatch naming what differs if `out` has another plan.
-    """
-    if has_plan(out):
-        require_same(read_plan(out), plan, out)
-    if not is_finalized(out):
-        make_folder(out / STATE / "ranges")
-    if not (out / STATE / "plan.json").exists():
-        write_record(out / STATE / "plan.json", plan.fields)
-
-
-@contextmanager
-def hold_shard(out: Path, shard: Shard) -> Iterator[None]:
-    """Be the only process that works on the ranges of `shard`, and tidy up after killed ones.
-
-    Raises StorageError at once if another process holds a shard that shares ranges with this one.
-    """
-    locks = out / STATE / "locks"
-    busy = (
-        f"another process is generating shard {shard} of {out}, or one that shares ranges with it: "
-        "wait for it, stop it, or give every process its own --shard I/N of the same N."
-    )
-    with ExitStack() as held:
-        with lock(locks / "set-up.lock"):  # newcomers one by one: they try each other's locks
-            held.enter_context(lock(locks / f"shard-{shard.label}.lock", busy))
-            for path in locks.glob("shard-*.lock"):
-                other = Shard.parse(path.stem.removeprefix("shard-").replace("-of-", "/"))
-                if other != shard and other.overlaps(shard):
-                    with lock(path, busy):
-                        pass
-        heartbeat = heartbeat_path(out, shard)
-        remove_file(temporary_of(heartbeat))
-        remove_temporaries(out / STATE / "ranges", lambda name: shard.owns(_range_index(name)))
+    @contextmanager
+    def _undone_without_plan(self) -> Iterator[None]:
         try:
             yield
-        finally:
-            heartbeat.unlink(missing_ok=True)
+        except BaseException:
+            if not self.plan_file.exists():
+                shutil.rmtree(self.state)
+            raise
+
+    def _require_ours(self) -> None:
+        try:
+            if self.out.exists() and not self.out.is_dir():
+                raise StorageError(f"--out {self.out} is a file: choose a folder.")
+            paths = self.out.iterdir() if self.out.exists() else []
+            content = sorted(path.name for path in paths)
+        except OSError as error:
+            raise StorageError(f"--out {self.out} cannot be read: {error.strerror}.") from error
+        if content and STATE not in content and self.manifest_file.name not in content:
+            raise PlanMismatch(
+                f"--out {self.out} is not empty (it holds {content[0]}) and no cdgen corpus: "
+                "choose an empty or a new folder."
+            )
+
+    def open_plan(self, plan: Plan) -> None:
+        """Begin the corpus of `plan`, or resume it. Call this inside `set_up`.
+
+        Raises PlanMismatch, with the differences, if the folder has another plan.
+        """
+        if self.has_plan:
+            require_same(self.plan, plan, self.out)
+        if not self.is_finalized:
+            make_folder(self.ranges)
+        if not self.plan_file.exists():
+            write_record(self.plan_file, plan.fields)
+
+    @contextmanager
+    def hold_shard(self, shard: Shard) -> Iterator[None]:
+        """Be the only process that works on the ranges of `shard`, and tidy up after killed ones.
+
+        Raises StorageError at once if another process holds a shard that shares ranges with it.
+        """
+        busy = (
+            f"another process is generating shard {shard} of {self.out}, or one that shares ranges"
+            " with it: wait for it, stop it, or give every process its own --shard I/N of the same"
+            " N."
+        )
+        with ExitStack() as held:
+            with lock(self.locks / "set-up.lock"):  # one newcomer at a time tries the other locks
+                held.enter_context(lock(self.locks / f"shard-{shard.label}.lock", busy))
+                for path in self.locks.glob("shard-*.lock"):
+                    other = Shard.parse(path.stem.removeprefix("shard-").replace("-of-", "/"))
+                    if other != shard and other.overlaps(shard):
+                        with lock(path, busy):
+                            pass
+            heartbeat = self.heartbeat_path(shard)
+            remove_file(temporary_of(heartbeat))
+            remove_temporaries(self.ranges, lambda name: shard.owns(_range_index(name)))
+            try:
+                yield
+            finally:
+                heartbeat.unlink(missing_ok=True)
 
 
 def _range_index(file_name: str) -> int:
-    """From any file name in the folder of ranges, such as `.range-0000007.json.tmp`."""
+    """Return the index in a file name of the folder of ranges, as in `.range-0000007.json.tmp`."""
     return int(file_name.split("-")[1].partition(".")[0])

@@ -1,8 +1,7 @@
-"""The plan (all that decides the bytes of a corpus), its division into work, and opening OUT."""
+"""The plan: everything that decides the bytes of a corpus, and its division into work."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Any, Literal, Self
@@ -10,6 +9,7 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from cdgen.device import device_type
+from cdgen.differences import differences
 from cdgen.errors import PlanMismatch, StorageError
 from cdgen.storage import (
     record_checksum,
@@ -17,32 +17,31 @@ from cdgen.storage import (
 
 Format = Literal["parquet", "jsonl"]  # of a corpus's files
 _DECIDING_LIBRARIES = ("torch", "transformers", "tokenizers")
-_MISSING = "(absent)"
 
 
 def library_versions(format: Format) -> dict[str, str]:
-    """Installed versions of the libraries whose releases may change a logit or a file's byte."""
+    """Return the installed versions of the libraries that may change a logit or a file."""
     writer = ("pyarrow",) if format == "parquet" else ()
     return {name: version(name) for name in (*_DECIDING_LIBRARIES, *writer)}
 
 
 class FrozenModel(BaseModel):
-    """A record whose fields are all known and never change."""
+    """An immutable record that refuses unknown fields."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class PromptPlan(FrozenModel):
-    """Which prompts: the source's bytes, the tokens made of them, and how many there are."""
+    """The prompts: hashes of the source and of the tokens, and their number."""
 
     source_sha256: str
     tokens_sha256: str
     count: int = Field(ge=1)
-    prompt_tokens: int = Field(ge=1)  # at most so many tokens of each document, BOS included
+    prompt_tokens: int = Field(ge=1)  # most tokens of a prompt, BOS included
 
 
 class SamplingPlan(FrozenModel):
-    """The fields of `SamplingParams`, here without importing torch."""
+    """The fields of `SamplingParams`, without importing torch."""
 
     good_weight: float
     bad_weight: float
@@ -54,10 +53,11 @@ class SamplingPlan(FrozenModel):
 
 
 class Plan(FrozenModel):
-    """Sequence s continues prompt s // sequences_per_prompt.
+    """Everything that decides the bytes of a corpus.
 
-    Range r is the sequences [r * range_size, (r + 1) * range_size), cut at num_sequences. It is the
-    unit of work, of commit and of loss. Raises pydantic's ValidationError on an impossible value.
+    Sequence s continues prompt s // sequences_per_prompt. Range r holds the sequences
+    [r * range_size, (r + 1) * range_size), cut at num_sequences; it is the unit of work, of commit
+    and of loss. Raises pydantic's ValidationError on an impossible value.
     """
 
     format_version: Literal[1] = 1
@@ -66,7 +66,7 @@ class Plan(FrozenModel):
     libraries: dict[str, str] = Field(default_factory=lambda plan: library_versions(plan["format"]))
     prompts: PromptPlan
     good_sha256: str
-    tokenizer_sha256: str = ""  # `pair.tokenizer_sha256`; "" in corpora of before it was noted
+    tokenizer_sha256: str = ""  # `pair.tokenizer_sha256`; "" in the oldest corpora
     bad: str  # sha256 of BAD, "dropout:P" or "none"
     sampling: SamplingPlan
     strategy: Literal["cd", "vanilla", "plausible"]
@@ -83,7 +83,7 @@ class Plan(FrozenModel):
     rows_per_file: int = Field(default=50_000, ge=1)
     dtype: str  # of weights and activations
     kv_dtype: str = "float32"  # of the KV cache
-    device: str  # the kind of device, not which one
+    device: str  # the kind of device, as `device.device_kind` names it
     decoder: Literal["lean", "transformers"]
     backend: str
 
@@ -99,12 +99,12 @@ class Plan(FrozenModel):
 
     @property
     def sha256(self) -> str:
-        """Hash of the canonical JSON of the plan."""
+        """The hash of the plan's canonical JSON."""
         return record_checksum(self.fields)
 
     @property
     def fields(self) -> dict[str, Any]:
-        """The plan in JSON's own types."""
+        """The plan in JSON types."""
         return self.model_dump(mode="json")
 
     @property
@@ -125,7 +125,7 @@ class Plan(FrozenModel):
 
     @property
     def ranges_per_file(self) -> int:
-        """Whole ranges: as many as have `rows_per_file` rows, one at least."""
+        """The number of whole ranges in a file of at most `rows_per_file` rows, at least one."""
         return max(1, self.rows_per_file // self.range_size)
 
     @property
@@ -138,9 +138,9 @@ class Plan(FrozenModel):
 
 
 def parse_plan(fields: Mapping[str, Any], origin: str) -> Plan:
-    """The plan stored in `origin`.
+    """Return the plan that was stored in `origin`.
 
-    Raises PlanMismatch if another version of the format wrote it, StorageError if it is no plan.
+    Raises PlanMismatch if it has another format version, StorageError if it is no plan.
     """
     found, known = fields.get("format_version"), Plan.model_fields["format_version"].default
     if found != known:
@@ -158,32 +158,11 @@ def parse_plan(fields: Mapping[str, Any], origin: str) -> Plan:
         ) from error
 
 
-def differences(old: Plan, new: Plan) -> list[str]:
-    """One text per field that differs: its dotted name and both values."""
-    before, after = _flat(old.fields), _flat(new.fields)
-    names = [*before, *(name for name in after if name not in before)]
-    pairs = ((name, before.get(name, _MISSING), after.get(name, _MISSING)) for name in names)
-    return [f"{name}: was {_brief(a)}, now {_brief(b)}" for name, a, b in pairs if a != b]
-
-
 def require_same(old: Plan, new: Plan, out: object) -> None:
-    """Raises PlanMismatch naming every difference."""
-    changed = differences(old, new)
+    """Raise PlanMismatch with every difference between two plans."""
+    changed = differences(old.fields, new.fields)
     if changed:
         raise PlanMismatch(
             f"{out} holds a corpus made from another plan: {'; '.join(changed)}.\n"
-            "Use the earlier values to go on with it, or choose another --out."
+            "Use the earlier values to resume it, or choose another --out."
         )
-
-
-def _flat(fields: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in fields.items():
-        nested = isinstance(value, Mapping)
-        flat |= _flat(value, f"{prefix}{key}.") if nested else {f"{prefix}{key}": value}
-    return flat
-
-
-def _brief(value: Any) -> str:
-    is_digest = isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value)
-    return f"{value[:12]}..." if is_digest else str(value)

@@ -1,11 +1,11 @@
-"""The memory-mapped table of prompts: the first tokens of each document."""
+"""The prompt table: the first tokens of each document, in a memory-mapped file."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
@@ -26,7 +26,7 @@ _PADDING = -1
 
 
 class PromptTable:
-    """Token ids of every prompt: int32 [count, prompt_tokens] on disk, rows padded with -1."""
+    """The token ids of every prompt: int32 [count, prompt_tokens] on disk, padded with -1."""
 
     def __init__(self, path: Path, plan: PromptPlan) -> None:
         self.plan = plan
@@ -37,7 +37,7 @@ class PromptTable:
         return self.plan.count
 
     def largest_id(self) -> tuple[int, int]:
-        """The first prompt that holds the largest token id, and that id."""
+        """Return the first prompt that holds the largest token id, and that id."""
         prompt, column = divmod(int(self._ids.argmax()), self._ids.shape[1])
         return prompt, int(self._ids[prompt, column])
 
@@ -46,39 +46,50 @@ class PromptTable:
         return cast(list[int], row[row != _PADDING].tolist())
 
 
-def prepare_prompts(
-    source: str, tokenizer: Tokenizer, bos_token_id: int | None, prompt_tokens: int, folder: Path
-) -> PromptTable:
-    """The table in `folder`, made from `source` unless it is there already.
+@dataclass(frozen=True)
+class PromptSource:
+    """The origin of the prompts: the first `prompt_tokens` of [BOS] + each document's tokens."""
 
-    A prompt is the first `prompt_tokens` of [BOS] + the document's tokens. A table that is there
-    is compared with the source's bytes, not made again. Raises UsageError for an unusable source,
-    PlanMismatch if the table was made from something else, StorageError.
+    source: str  # as --prompts names it
+    tokenizer: Tokenizer
+    tokenizer_sha256: str  # `checkpoints.pair.tokenizer_sha256`
+    bos_token_id: int | None
+    prompt_tokens: int
+
+
+def prepare_prompts(source: PromptSource, folder: Path) -> PromptTable:
+    """Return the table in `folder`; make it from `source` if it does not exist.
+
+    An existing table is compared with the source's bytes and not made again. Raises UsageError for
+    an unusable source, PlanMismatch if the table has another origin, StorageError.
     """
-    if prompt_tokens < 1:
-        raise UsageError(f"--prompt-tokens: expected 1 or more, got {prompt_tokens}")
+    if source.prompt_tokens < 1:
+        raise UsageError(f"--prompt-tokens: expected 1 or more, got {source.prompt_tokens}")
     origin = {
-        "source_sha256": hash_source(source),
-        "tokenizer_sha256": hashlib.sha256(tokenizer.to_str().encode()).hexdigest(),
-        "bos_token_id": bos_token_id,
-        "prompt_tokens": prompt_tokens,
+        "source_sha256": hash_source(source.source),
+        "tokenizer_sha256": source.tokenizer_sha256,
+        "bos_token_id": source.bos_token_id,
+        "prompt_tokens": source.prompt_tokens,
     }
     if not (folder / "prompts.json").exists():
-        prompts = tokenize_heads(read_documents(source), tokenizer, bos_token_id, prompt_tokens)
-        _write_table(folder, prompts, origin, source)
+        documents = read_documents(source.source)
+        prompts = tokenize_heads(
+            documents, source.tokenizer, source.bos_token_id, source.prompt_tokens
+        )
+        _write_table(folder, prompts, origin, source.source)
     record = read_record(folder / "prompts.json")
     changed = [name for name, value in origin.items() if record[name] != value]
     if changed:
         values = "; ".join(f"{name}: was {record[name]}, now {origin[name]}" for name in changed)
         raise PlanMismatch(
-            f"{folder} holds prompts made otherwise: {values}.\n"
-            "Use the earlier values to go on with this corpus, or choose another --out."
+            f"{folder} holds prompts of another origin: {values}.\n"
+            "Use the earlier values to resume this corpus, or choose another --out."
         )
     return open_table(folder)
 
 
 def open_table(folder: Path) -> PromptTable:
-    """The table that `prepare_prompts` left in `folder`. Raises StorageError if it is damaged."""
+    """Open the table that `prepare_prompts` made. Raises StorageError if it is damaged."""
     record = read_record(folder / "prompts.json")
     plan = PromptPlan.model_validate({name: record[name] for name in PromptPlan.model_fields})
     path = folder / "tokens.bin"
@@ -115,10 +126,10 @@ def _write_table(
 def tokenize_heads(
     documents: Iterable[str], tokenizer: Tokenizer, bos_token_id: int | None, prompt_tokens: int
 ) -> Iterator[list[int]]:
-    """The first `prompt_tokens` ids of each document; documents without any token are left out."""
+    """Yield the first `prompt_tokens` ids of each document; skip documents without any token."""
     from tokenizers import Tokenizer
 
-    tokenizer = Tokenizer.from_str(tokenizer.to_str())  # ours to change: the caller keeps its own
+    tokenizer = Tokenizer.from_str(tokenizer.to_str())  # a copy, which may be changed
     tokenizer.no_truncation()
     tokenizer.no_padding()
     bos = [] if bos_token_id is None else [bos_token_id]
@@ -140,17 +151,18 @@ def tokenize_heads(
 
 
 def _head(text: str, length: int) -> str:
-    """`text` up to a single space between two words, at about `length` characters."""
+    """Return `text` up to a single space between two words, at about `length` characters."""
     cut = re.compile(r"[^\s▁](?= \S)").search(text, length) if len(text) > length else None
     return text[: cut.end()] if cut else text
 
 
 def splits_at_spaces(tokenizer: Tokenizer) -> bool:
-    """Whether the ids of a text up to a space between two words begin the ids of the whole text.
+    """Return whether the ids of a text, cut at a space between two words, begin the ids of the
+    text.
 
-    Then a book needs only its first page tokenized. Proven for two kinds of tokenizer: GPT-2's
-    regular expression begins a new piece there whatever follows, and SentencePiece-like BPE has no
-    token to merge into across the space. False wherever it is not proven.
+    If so, a book needs only its first page tokenized. It is proven for two kinds of tokenizer:
+    GPT-2's regular expression begins a new piece there whatever follows, and SentencePiece-like BPE
+    has no token that reaches across the space. Returns False unless it is proven.
     """
     spec = json.loads(tokenizer.to_str())
     steps = _steps(spec["normalizer"], "normalizers")
@@ -178,7 +190,7 @@ def _steps(spec: dict[str, Any] | None, key: str) -> list[dict[str, Any]]:
 
 
 def _batches(documents: Iterable[str]) -> Iterator[list[str]]:
-    """Groups that bound both the number of documents and the characters held at once."""
+    """Group documents, so that neither their number nor their characters in memory grow large."""
     batch: list[str] = []
     size = 0
     for document in documents:

@@ -1,4 +1,4 @@
-"""The rows of a corpus for whoever reads one: checked against its hashes, file by file."""
+"""Reading the rows of a corpus, file by file, each checked against its hash."""
 
 from __future__ import annotations
 
@@ -7,46 +7,50 @@ from pathlib import Path
 from typing import Any
 
 from cdgen.corpus.files import columns_of, read_rows
-from cdgen.corpus.folder import is_finalized, read_plan
-from cdgen.corpus.plan import Plan
-from cdgen.corpus.ranges import FileEntry, damage, read_manifest, read_range
+from cdgen.corpus.folder import CorpusFolder
+from cdgen.corpus.manifest import FileEntry, damage, read_manifest
+from cdgen.corpus.ranges import read_range
 from cdgen.errors import StorageError, UsageError
 
 
 def corpus_rows(out: Path, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """The rows of a finalized corpus, cut to `columns`, in order of `sequence_id`.
+    """Yield the rows of a finalized corpus, cut to `columns`, in the order of `sequence_id`.
 
-    The manifest alone says which files there are. Raises StorageError, naming the file, if one has
-    not the size and sha256 of the manifest: before its first row, after the rows of those before.
+    The manifest alone decides which files belong to it. Raises StorageError, with the file's name,
+    if a file does not have the size and sha256 of the manifest: before its first row, and after the
+    rows of the files before it.
     """
-    manifest = read_manifest(out)
-    return _rows(out, manifest.plan, manifest.files, columns)
+    folder = CorpusFolder(out)
+    return _rows(folder, read_manifest(folder).files, columns)
 
 
 def rows_so_far(out: Path, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """`corpus_rows`; of an unfinished corpus the rows of its committed ranges, likewise checked.
+    """Yield the rows like `corpus_rows`; for an unfinished corpus, those of its committed ranges.
 
-    Raises UsageError, too, if no range is committed yet.
+    Raises UsageError as well if no range is committed yet.
     """
-    if is_finalized(out):
+    folder = CorpusFolder(out)
+    if folder.is_finalized:
         return corpus_rows(out, columns)
-    plan = read_plan(out)
-    ranges = (read_range(out, plan, index) for index in range(plan.num_ranges))
+    ranges = (read_range(folder, index) for index in range(folder.plan.num_ranges))
     entries = [entry for entry in ranges if entry]
     if not entries:
-        raise UsageError(f"{out}: no range is committed yet; go on with `cdgen generate`")
-    return _rows(out, plan, entries, columns)
+        raise UsageError(f"{out}: no range is committed yet; resume it with `cdgen generate`")
+    return _rows(folder, entries, columns)
 
 
 def _rows(
-    out: Path, plan: Plan, entries: Iterable[FileEntry], columns: Sequence[str]
+    folder: CorpusFolder, entries: Iterable[FileEntry], columns: Sequence[str]
 ) -> Iterator[dict[str, Any]]:
-    if unknown := set(columns) - set(columns_of(plan)):
-        raise UsageError(f"{out}: no column {sorted(unknown)}, only {list(columns_of(plan))}")
-    return (row for entry in entries for row in _checked_rows(out, entry, columns))
+    known = columns_of(folder.plan)
+    if unknown := set(columns) - set(known):
+        raise UsageError(f"{folder}: no column {sorted(unknown)}, only {list(known)}")
+    return (row for entry in entries for row in _checked_rows(folder, entry, columns))
 
 
-def _checked_rows(out: Path, entry: FileEntry, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
-    if problem := damage(out, entry):
-        raise StorageError(f"{out}: {problem}. Restore the file, or generate the corpus again.")
-    yield from read_rows(out / entry.path, columns)
+def _checked_rows(
+    folder: CorpusFolder, entry: FileEntry, columns: Sequence[str]
+) -> Iterator[dict[str, Any]]:
+    if problem := damage(folder, entry):
+        raise StorageError(f"{folder}: {problem}. Restore the file, or generate the corpus again.")
+    yield from read_rows(folder.out / entry.path, columns)

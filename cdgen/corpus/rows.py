@@ -1,4 +1,4 @@
-"""A row of a corpus, its text, and the counts of many rows."""
+"""A row of a corpus, its text, and the counts over many rows."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Row:
 
 
 class Counts(FrozenModel):
-    """What some rows hold together."""
+    """Totals over some rows."""
 
     rows: int
     tokens: int  # prompts included
@@ -40,12 +40,12 @@ class Counts(FrozenModel):
     finish_reasons: dict[str, int]
 
     def __add__(self, other: Counts) -> Counts:
+        names = ("rows", "tokens", "new_tokens", "words", "text_bytes")
+        sums = {name: getattr(self, name) + getattr(other, name) for name in names}
         reasons: dict[str, int] = {
             reason: self.finish_reasons[reason] + other.finish_reasons[reason]
             for reason in FINISH_REASONS
         }
-        names = ("rows", "tokens", "new_tokens", "words", "text_bytes")
-        sums = {name: getattr(self, name) + getattr(other, name) for name in names}
         return Counts(**sums, finish_reasons=reasons)
 
 
@@ -59,20 +59,8 @@ NOTHING = Counts(
 )
 
 
-def render_text(tokenizer: Tokenizer, tokens: Sequence[int], boundaries: Collection[int]) -> str:
-    """The text of `tokens`; `boundaries` (BOS and EOS ids) separate documents by a blank line."""
-    documents: list[list[int]] = [[]]
-    for token in tokens:
-        if token in boundaries:
-            documents.append([])
-        else:
-            documents[-1].append(token)
-    texts = (tokenizer.decode(document, skip_special_tokens=True) for document in documents)
-    return "\n\n".join(text for text in texts if text)
-
-
 def count_rows(rows: Iterable[Mapping[str, Any]]) -> Counts:
-    """Counts of rows that have the columns of `columns_of`."""
+    """Count rows that have the columns of `files.columns_of`."""
     counts = dict.fromkeys(("rows", "tokens", "new_tokens", "words", "text_bytes"), 0)
     reasons = Counter[str]()
     for row in rows:
@@ -83,3 +71,16 @@ def count_rows(rows: Iterable[Mapping[str, Any]]) -> Counts:
         counts["text_bytes"] += len(row["text"].encode())
         reasons[row["finish_reason"]] += 1
     return Counts(**counts, finish_reasons={reason: reasons[reason] for reason in FINISH_REASONS})
+
+
+def render_text(tokenizer: Tokenizer, tokens: Sequence[int], boundaries: Collection[int]) -> str:
+    """Return the text of `tokens`. BOS and EOS, the `boundaries`, separate documents; documents are
+    joined by a blank line."""
+    documents: list[list[int]] = [[]]
+    for token in tokens:
+        if token in boundaries:
+            documents.append([])
+        else:
+            documents[-1].append(token)
+    texts = (tokenizer.decode(document, skip_special_tokens=True) for document in documents)
+    return "\n\n".join(text for text in texts if text)

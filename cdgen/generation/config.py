@@ -1,4 +1,4 @@
-"""What `cdgen generate` may be told, by flags, a YAML file or a pair file, checked in one place."""
+"""Settings of `cdgen generate`, from flags, a YAML file and a pair file, checked in one place."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from cdgen.settings import read_yaml, validated
 
 
 class GenerateConfig(BaseModel):
-    """Every field is a flag of `cdgen generate` of the same name, with its default."""
+    """The settings. Each field is a flag of `cdgen generate` with the same name and default."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -48,7 +48,7 @@ class GenerateConfig(BaseModel):
     @field_validator("slots", "range_size", "workers", mode="before")
     @classmethod
     def _number_or_auto(cls, value: Any) -> Any:
-        """The command line gives text: a number in it is meant as one."""
+        """Convert a number that the command line passes as text."""
         return int(value) if isinstance(value, str) and value.isdecimal() else value
 
     @model_validator(mode="after")

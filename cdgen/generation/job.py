@@ -5,22 +5,21 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cdgen.checkpoints.pair import Pair
-from cdgen.corpus.plan import Plan
+from cdgen.corpus.folder import CorpusFolder
 from cdgen.corpus.prompts import PromptTable
-from cdgen.corpus.ranges import check_space, commit_range
+from cdgen.corpus.ranges import check_space, commit_range, pending_ranges
 from cdgen.corpus.rows import Row, render_text
 from cdgen.corpus.shard import Shard
 from cdgen.corpus.status import beat
 from cdgen.device import device_faults
+from cdgen.engine.sequences import Request, Sequence, StepReport
 from cdgen.generation.signals import StopSignals
 from cdgen.progress import Progress
 
 if TYPE_CHECKING:
-    from cdgen.engine.sequences import Sequence, StepReport
     from cdgen.engine.slot_engine import SlotEngine
     from cdgen.engine.wave_engine import WaveEngine
 
@@ -30,38 +29,35 @@ class Job:
 
     def __init__(
         self,
-        out: Path,
+        folder: CorpusFolder,
+        shard: Shard,
         pair: Pair,
         table: PromptTable,
-        plan: Plan,
-        shard: Shard,
-        pending: list[int],
         signals: StopSignals,
         shows_progress: bool,
     ) -> None:
-        self.out, self.pair, self.table, self.plan = out, pair, table, plan
-        self.shard, self.pending, self.signals = shard, pending, signals
-        self.current = 0  # the range at hand
-        self.seconds = 0.0  # of `write`
-        total = sum(len(plan.sequence_ids(index)) for index in pending)
+        self.folder, self.shard, self.pair, self.table = folder, shard, pair, table
+        self.plan, self.signals = folder.plan, signals
+        self.pending = pending_ranges(folder, shard)
+        self.current = 0  # range in progress
+        self.seconds = 0.0  # spent in `write`
+        total = sum(len(self.plan.sequence_ids(index)) for index in self.pending)
         self.progress = Progress(total, self._beat, shows_progress)
         bos = [] if pair.bos_token_id is None else [pair.bos_token_id]
         self.boundaries = {*pair.eos_token_ids, *bos}
 
     def write(self, engine: SlotEngine | WaveEngine) -> None:
-        """Generates and commits every pending range. Raises Interrupted, StorageError."""
+        """Generate and commit every pending range. Raises Interrupted, StorageError."""
         engine.on_step = self._step
         started = self.progress.meter.started = time.monotonic()
         with self.signals.between_steps(), device_faults(), useful_threads(engine), self.progress:
             for index in self.pending:
                 self.current = index
-                check_space(self.out, self.plan)
-                commit_range(self.out, self.plan, index, self._rows(engine, index))
+                check_space(self.folder)
+                commit_range(self.folder, index, self._rows(engine, index))
         self.seconds = time.monotonic() - started
 
     def _rows(self, engine: SlotEngine | WaveEngine, index: int) -> Iterator[Row]:
-        from cdgen.engine.sequences import Request
-
         requests = (
             Request(i, self.table[self.plan.prompt_id(i)]) for i in self.plan.sequence_ids(index)
         )
@@ -88,12 +84,12 @@ class Job:
         self.progress.step(report.drawn, report.plausible)
 
     def _beat(self, new_tokens: int, rate: float) -> None:
-        beat(self.out, self.shard, self.current, new_tokens, rate)
+        beat(self.folder, self.shard, self.current, new_tokens, rate)
 
 
 @contextmanager
 def useful_threads(engine: SlotEngine | WaveEngine) -> Iterator[None]:
-    """One thread for a tiny model of the lean decoder, whose bits do not depend on how many."""
+    """Use one thread for a tiny model of the lean decoders, whose bits do not depend on threads."""
     import torch
 
     before = torch.get_num_threads()

@@ -14,30 +14,36 @@ from cdgen.checkpoints.pair import (
     tokenizer_sha256,
 )
 from cdgen.corpus.files import require_writer
-from cdgen.corpus.folder import (
-    has_plan,
-    read_plan,
-)
+from cdgen.corpus.folder import CorpusFolder
 from cdgen.corpus.plan import Plan, SamplingPlan
-from cdgen.corpus.prompts import PromptTable, prepare_prompts
+from cdgen.corpus.prompts import PromptSource, PromptTable, prepare_prompts
 from cdgen.device import backend_name, choose_device, choose_dtypes, device_kind
 from cdgen.errors import UsageError
 from cdgen.generation.config import GenerateConfig
 
-# Sequences per slot in a default range: a minute's work or so. At its end slots stand empty.
+# Sequences per slot in a default range: about a minute of work. Slots stand empty at its end.
 RANGE_SLOTS = {"cpu": 8, "cuda": 32}
 
 
 def plan_only(config: GenerateConfig) -> Plan:
-    """The plan that `generate` would follow; writes nothing to `config.out`. Raises as it does."""
+    """Return the plan that `generate` would follow. Writes nothing to `config.out`; raises the same
+    errors."""
     require_writer(config.format)
     pair = open_pair(config.good, bad_source(config))
     require_context(config, pair)
     with TemporaryDirectory() as scratch:
-        table = prepare_prompts(
-            config.prompts, pair.tokenizer, pair.bos_token_id, config.prompt_tokens, Path(scratch)
-        )
+        table = prepare_prompts(prompt_source(config, pair), Path(scratch))
         return make_plan(config, pair, table)
+
+
+def prompt_source(config: GenerateConfig, pair: Pair) -> PromptSource:
+    return PromptSource(
+        config.prompts,
+        pair.tokenizer,
+        tokenizer_sha256(pair.tokenizer),
+        pair.bos_token_id,
+        config.prompt_tokens,
+    )
 
 
 def make_plan(config: GenerateConfig, pair: Pair, table: PromptTable) -> Plan:
@@ -79,7 +85,8 @@ def make_plan(config: GenerateConfig, pair: Pair, table: PromptTable) -> Plan:
         decoder="lean" if lean else "transformers",
         backend=backend_name(device),
     )
-    begun = read_plan(config.out) if has_plan(config.out) else None
+    folder = CorpusFolder(config.out)
+    begun = folder.plan if folder.has_plan else None
     slots, range_size = config.slots, config.range_size
     if slots == "auto":
         slots = begun.slots if begun else auto_slots(plan, pair)
@@ -95,7 +102,8 @@ def _bad_identity(pair: Pair) -> str:
 
 
 def _sampling(config: GenerateConfig) -> SamplingPlan:
-    """vanilla is ancestral sampling from GOOD; plausible keeps the mask and drops the contrast."""
+    """Return the parameters of a strategy: vanilla is ancestral sampling from GOOD, plausible keeps
+    the mask and drops the contrast."""
     return SamplingPlan(
         good_weight=1.0,
         bad_weight=config.contrast if config.strategy == "cd" else 0.0,
@@ -108,11 +116,12 @@ def _sampling(config: GenerateConfig) -> SamplingPlan:
 
 
 def bad_source(config: GenerateConfig) -> BadSource:
-    """BAD is not even opened where the strategy does not use it."""
+    """Return the BAD of a run: none, and so never opened, unless the strategy uses it."""
     return parse_bad(config.bad) if config.strategy == "cd" else BadSource("none")
 
 
 def require_context(config: GenerateConfig, pair: Pair) -> None:
+    """Raise UsageError unless prompt and continuation fit into the context of both models."""
     needed, context = config.prompt_tokens + config.max_new_tokens, pair.context_length
     if context is not None and needed > context:
         raise UsageError(
@@ -122,7 +131,7 @@ def require_context(config: GenerateConfig, pair: Pair) -> None:
 
 
 def _require_known_tokens(table: PromptTable, pair: Pair) -> None:
-    """A tokenizer may know more ids than BAD has rows; prompts must not use them."""
+    """Raise UsageError if a prompt holds a token for which one of the models has no row."""
     known = max(pair.tokenizer.get_vocab(with_added_tokens=True).values()) < pair.vocab_size
     if known:
         return

@@ -16,8 +16,11 @@ if TYPE_CHECKING:
 
 
 class StopSignals:
-    """SIGINT, SIGTERM and SIGUSR1 raise Interrupted at once, or at the end of the running step
-    inside `between_steps`. A second SIGINT ends the process with exit code 130."""
+    """Handlers that turn SIGINT, SIGTERM and SIGUSR1 into Interrupted.
+
+    It is raised at once; inside `between_steps`, at the end of the running step. A second SIGINT
+    ends the process with exit code 130.
+    """
 
     NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
@@ -51,6 +54,6 @@ class StopSignals:
     def check(self) -> None:
         if self.seen:
             raise Interrupted(
-                "stopped by a signal; committed ranges are kept, the one at hand is not."
-                " Run the same command again to go on."
+                "stopped by a signal; committed ranges are kept, the one in progress is not."
+                " Run the same command again to resume."
             )

@@ -1,4 +1,4 @@
-"""Several processes on one machine, each with a GPU and ranges of its own; one view of them all."""
+"""Several worker processes on one machine, each with its own GPU and ranges, in one view."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 import time
 from multiprocessing.context import SpawnProcess
 
-from cdgen.corpus.folder import has_plan, heartbeat_path
+from cdgen.corpus.folder import CorpusFolder
 from cdgen.corpus.shard import Shard
 from cdgen.corpus.status import status
 from cdgen.errors import CdgenError, UsageError, report
@@ -21,8 +21,10 @@ _POLL = 0.2  # seconds
 
 
 def worker_count(config: GenerateConfig) -> int:
-    """What `--workers auto` means: one per GPU, or one on a CPU. Raises UsageError for more workers
-    than GPUs."""
+    """Return the number of workers; `auto` is one per GPU, or one on a CPU.
+
+    Raises UsageError for more workers than GPUs.
+    """
     gpus = 0
     if config.device != "cpu":
         import torch
@@ -36,10 +38,10 @@ def worker_count(config: GenerateConfig) -> int:
 
 
 def run_workers(config: GenerateConfig, count: int, signals: StopSignals) -> None:
-    """Makes the ranges of `config.shard` with `count` processes.
+    """Make the ranges of `config.shard` with `count` processes.
 
-    Each says itself what it fails of. Raises the error class of the first that failed, after all
-    have ended: the others go on, and what they commit is kept. Raises Interrupted on a signal.
+    A worker that fails reports its own error; the others continue, and their commits are kept. Once
+    all have ended, raises the error class of the first failure. Raises Interrupted on a signal.
     """
     own = Shard.parse(config.shard)
     context = multiprocessing.get_context("spawn")
@@ -56,22 +58,26 @@ def run_workers(config: GenerateConfig, count: int, signals: StopSignals) -> Non
         _watch(config, processes, signals)
     finally:
         for process in processes:
-            process.terminate()  # of those that have ended, nothing
+            process.terminate()  # has no effect on one that has ended
             process.join()
     failed = [process.exitcode for process in processes if process.exitcode]
     if failed:
         kinds = {kind.exit_code: kind for kind in CdgenError.__subclasses__()}
         raise kinds.get(failed[0] or 0, CdgenError)(
             f"{len(failed)} of {len(processes)} workers stopped (exit code {failed[0]}, see above);"
-            " what was committed is kept"
+            " committed ranges are kept"
         )
 
 
 def _has_begun(
     config: GenerateConfig, shard: Shard, process: SpawnProcess, signals: StopSignals
 ) -> bool:
-    """The first makes the plan and loads the models alone: what is wrong with them is said once."""
-    while process.is_alive() and not heartbeat_path(config.out, shard).exists():
+    """Wait until the first worker generates; return whether it succeeded so far.
+
+    It makes the plan and loads the models alone, so an error in them is reported once.
+    """
+    heartbeat = CorpusFolder(config.out).heartbeat_path(shard)
+    while process.is_alive() and not heartbeat.exists():
         signals.check()
         time.sleep(_POLL)
     return process.is_alive() or process.exitcode == 0
@@ -88,7 +94,8 @@ def _work(config: GenerateConfig, number: int) -> None:
 
 
 def visible_device(number: int, device: str) -> str | None:
-    """For CUDA_VISIBLE_DEVICES, among those that it lists already; None to leave it as it is."""
+    """Return the value of CUDA_VISIBLE_DEVICES for a worker, one of those already listed in it, or
+    None to leave it unchanged."""
     listed = os.environ.get("CUDA_VISIBLE_DEVICES")
     if device == "cpu" or listed == "":
         return None
@@ -96,12 +103,13 @@ def visible_device(number: int, device: str) -> str | None:
 
 
 def _watch(config: GenerateConfig, processes: list[SpawnProcess], signals: StopSignals) -> None:
-    """Until all have ended; a line now and then."""
+    """Wait until all workers have ended, and print a line of progress now and then."""
+    folder = CorpusFolder(config.out)
     due = time.monotonic() + LOG_INTERVAL
     while any(process.is_alive() for process in processes):
         signals.check()
         time.sleep(_POLL)
-        if time.monotonic() >= due and has_plan(config.out):
+        if time.monotonic() >= due and folder.has_plan:
             due = time.monotonic() + LOG_INTERVAL
             print(_line(config), file=sys.stderr, flush=True)
 

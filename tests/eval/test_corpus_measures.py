@@ -20,8 +20,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cdgen.corpus.folder import read_plan
-from cdgen.corpus.ranges import range_path, read_manifest
+from cdgen.corpus.folder import CorpusFolder
+from cdgen.corpus.manifest import read_manifest
 from cdgen.corpus.rows import count_rows
 from cdgen.errors import StorageError, UsageError
 from cdgen.eval import corpus_measures
@@ -228,7 +228,7 @@ def config(folder: Path, shard: str, format: str = "parquet") -> GenerateConfig:
 def test_a_cdgen_corpus_unfinished_and_finished(tmp_path: Path, format: str) -> None:
     out = tmp_path / "out"
     generate(config(tmp_path, "1/2", format))
-    path = range_path(out, read_plan(out), 1)
+    path = CorpusFolder(out).range_path(1)
     if format == "parquet":
         rows = pq.read_table(path).to_pylist()
     else:
@@ -237,7 +237,7 @@ def test_a_cdgen_corpus_unfinished_and_finished(tmp_path: Path, format: str) -> 
     assert len(rows) == 2
     assert continuations_of(out)[1] == count_rows(rows).finish_reasons
     generate(config(tmp_path, "0/1", format))
-    totals = read_manifest(out).totals
+    totals = read_manifest(CorpusFolder(out)).totals
     found = measure(documents_of(out))
     assert (found.documents, found.words) == (totals.rows, totals.words)
     assert found.documents == PROMPTS * SEQUENCES

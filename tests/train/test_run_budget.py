@@ -16,8 +16,8 @@ from transformers import LlamaConfig
 
 from cdgen.checkpoints.checkpoint import open_checkpoint
 from cdgen.cli.demo import ASSETS
+from cdgen.corpus.manifest import Manifest
 from cdgen.corpus.plan import Plan, PromptPlan, SamplingPlan
-from cdgen.corpus.ranges import Manifest
 from cdgen.corpus.rows import NOTHING
 from cdgen.errors import UsageError
 from cdgen.generation.config import GenerateConfig

@@ -18,7 +18,7 @@ from cdgen.corpus.documents import (
     numbered_lines,
     usable_files,
 )
-from cdgen.corpus.folder import is_finalized
+from cdgen.corpus.folder import CorpusFolder
 from cdgen.corpus.reader import corpus_rows
 from cdgen.errors import UsageError
 from cdgen.storage import sha256_of
@@ -100,7 +100,7 @@ def is_synthetic(source: Source, data_dir: Path) -> bool:
 
 
 def _is_corpus(place: Path) -> bool:
-    return place.is_dir() and is_finalized(place)
+    return place.is_dir() and CorpusFolder(place).is_finalized
 
 
 def _texts(source: Source, place: Path | str) -> Iterator[_Text]:

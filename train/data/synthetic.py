@@ -10,9 +10,9 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from cdgen.checkpoints.pair import tokenizer_sha256
-from cdgen.corpus.folder import is_finalized
+from cdgen.corpus.folder import CorpusFolder
+from cdgen.corpus.manifest import read_manifest
 from cdgen.corpus.plan import Plan
-from cdgen.corpus.ranges import read_manifest
 from cdgen.corpus.reader import corpus_rows
 from cdgen.errors import UsageError
 from cdgen.storage import sha256_of
@@ -25,7 +25,7 @@ _BETWEEN = "\n\n"  # what `render_text` of a corpus puts between the documents o
 
 def manifest_sha256(out: Path) -> str:
     """What identifies the corpus: hashes of its files are in the manifest. Raises UsageError."""
-    if not is_finalized(out):
+    if not CorpusFolder(out).is_finalized:
         raise UsageError(f"{out}: expected a finalized corpus (cdgen finalize), found none")
     return sha256_of(out / "manifest.json")
 
@@ -40,7 +40,7 @@ def synthetic_sequences(
     model would learn to stop in mid-sentence. Quarantined rows are left out. Raises UsageError when
     no row is left, StorageError when a file is not as it was finalized.
     """
-    plan = read_manifest(out).plan
+    plan = read_manifest(CorpusFolder(out)).plan
     if reason := _why_again(plan, tokenizer, special):
         documents, notes = _documents(out, plan.eos_token_ids)
         sequences = encode(tokenizer, special, documents)

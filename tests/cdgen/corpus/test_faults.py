@@ -24,9 +24,9 @@ from typing import Any
 
 from cdgen import storage
 from cdgen.corpus.finalize import finalize
-from cdgen.corpus.folder import has_plan, hold_shard, open_plan, prompts_folder, set_up
+from cdgen.corpus.folder import CorpusFolder
 from cdgen.corpus.plan import Plan, PromptPlan
-from cdgen.corpus.prompts import prepare_prompts
+from cdgen.corpus.prompts import PromptSource, prepare_prompts
 from cdgen.corpus.ranges import commit_range, pending_ranges
 from cdgen.corpus.rows import Row
 from cdgen.corpus.shard import Shard
@@ -106,18 +106,19 @@ def generate(
 ) -> None:
     """What a worker does from its start to its end."""
     worker = Shard.parse(shard)
-    with set_up(out):
-        table = prepare_prompts(str(source), make_tokenizer(), 1, 3, prompts_folder(out))
+    with CorpusFolder(out).set_up():
+        origin = PromptSource(str(source), make_tokenizer(), "0" * 64, 1, 3)
+        table = prepare_prompts(origin, CorpusFolder(out).prompts)
         plan = make_plan(table.plan, rows_per_file, format)
-        open_plan(out, plan)
-    with hold_shard(out, worker):
-        for index in pending_ranges(out, plan, worker):
+        CorpusFolder(out).open_plan(plan)
+    with CorpusFolder(out).hold_shard(worker):
+        for index in pending_ranges(CorpusFolder(out), worker):
             rows = []
             for sequence_id in plan.sequence_ids(index):
                 rows.append(make_row(plan, sequence_id, table[plan.prompt_id(sequence_id)]))
                 time.sleep(seconds_per_row)
-            commit_range(out, plan, index, rows)
-            beat(out, worker, index, new_tokens=1, tokens_per_second=1.0)
+            commit_range(CorpusFolder(out), index, rows)
+            beat(CorpusFolder(out), worker, index, new_tokens=1, tokens_per_second=1.0)
             while pause_until and not Path(pause_until).exists():
                 time.sleep(0.001)
     if finish:
@@ -315,7 +316,7 @@ def test_killed_at_every_point(
         if code == COMPLETE:  # the point is passed fewer times than that
             break
         assert code == KILLED
-        before, committed = committed, status(out).ranges_done if has_plan(out) else 0
+        before, committed = committed, status(out).ranges_done if CorpusFolder(out).has_plan else 0
         assert committed >= before  # it died later than the last one: it has done as much
         assert workers.run("generate", out) == COMPLETE
         assert hashes(out) == expected, f"{point}:{passing}"

@@ -12,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from cdgen.corpus.folder import hold_shard, open_plan, read_plan, set_up
-from cdgen.corpus.plan import Plan, differences, parse_plan
+from cdgen.corpus.folder import CorpusFolder
+from cdgen.corpus.plan import Plan, parse_plan
 from cdgen.corpus.shard import Shard
+from cdgen.differences import differences
 from cdgen.errors import PlanMismatch, StorageError, UsageError
 
 
@@ -84,7 +85,7 @@ OTHER_VALUES: dict[str, Any] = {
 def test_every_field_changes_the_hash_and_is_named(field: str) -> None:
     old, new = make_plan(), make_plan(**{field: OTHER_VALUES[field]})
     assert old.sha256 != new.sha256
-    (text,) = differences(old, new)
+    (text,) = differences(old.fields, new.fields)
     assert text.startswith(field)
 
 
@@ -93,7 +94,7 @@ def test_nested_differences_show_both_values_and_shorten_hashes() -> None:
     sampling = old.sampling.model_copy(update={"alpha": 0.2, "top_k": 200})
     prompts = old.prompts.model_copy(update={"source_sha256": "f" * 64})
     new = old.model_copy(update={"sampling": sampling, "prompts": prompts})
-    assert differences(old, new) == [
+    assert differences(old.fields, new.fields) == [
         "prompts.source_sha256: was aaaaaaaaaaaa..., now ffffffffffff...",
         "sampling.alpha: was 0.1, now 0.2",
         "sampling.top_k: was 0, now 200",
@@ -101,7 +102,9 @@ def test_nested_differences_show_both_values_and_shorten_hashes() -> None:
 
 
 def test_a_library_that_one_plan_lacks_is_named() -> None:
-    texts = differences(make_plan(), make_plan(libraries={"torch": "2.13.0", "triton": "3.7"}))
+    texts = differences(
+        make_plan().fields, make_plan(libraries={"torch": "2.13.0", "triton": "3.7"}).fields
+    )
     assert texts == [
         "libraries.pyarrow: was 26.0.1, now (absent)",
         "libraries.triton: was (absent), now 3.7",
@@ -171,7 +174,7 @@ def test_ranges_shards_and_files_partition_the_sequences(
     ids = [s for r in range(plan.num_ranges) for s in plan.sequence_ids(r)]
     assert ids == list(range(plan.num_sequences))
     assert [plan.prompt_id(s) for s in ids] == sorted([*range(prompts)] * per_prompt)
-    taken = sorted(r for i in range(shards) for r in Shard(i, shards).ranges(plan))
+    taken = sorted(r for i in range(shards) for r in Shard(i, shards).ranges(plan.num_ranges))
     assert taken == list(range(plan.num_ranges))
     filed = [r for f in range(plan.num_files) for r in plan.file_ranges(f)]
     assert filed == list(range(plan.num_ranges))
@@ -203,8 +206,8 @@ def out(tmp_path: Path) -> Iterator[Path]:
 
 
 def begin(out: Path, **changes: Any) -> None:
-    with set_up(out):
-        open_plan(out, make_plan(**changes))
+    with CorpusFolder(out).set_up():
+        CorpusFolder(out).open_plan(make_plan(**changes))
 
 
 def test_a_folder_goes_on_with_its_own_plan_only(out: Path) -> None:
@@ -214,24 +217,24 @@ def test_a_folder_goes_on_with_its_own_plan_only(out: Path) -> None:
     with pytest.raises(PlanMismatch, match=r"seed: was 0, now 7; max_new_tokens: was 400, now 9"):
         begin(out, seed=7, max_new_tokens=9)
     assert (out / ".cdgen" / "plan.json").read_bytes() == before
-    assert read_plan(out) == make_plan()
+    assert CorpusFolder(out).plan == make_plan()
 
 
 def test_a_failed_set_up_leaves_nothing(out: Path) -> None:
-    with pytest.raises(UsageError), set_up(out):
+    with pytest.raises(UsageError), CorpusFolder(out).set_up():
         raise UsageError("no prompts")
     assert not out.parent.exists()
     out.mkdir(parents=True)
-    with pytest.raises(KeyboardInterrupt), set_up(out):
+    with pytest.raises(KeyboardInterrupt), CorpusFolder(out).set_up():
         raise KeyboardInterrupt
     assert list(out.iterdir()) == []
 
 
 def test_a_failed_set_up_of_a_corpus_that_has_begun_keeps_it(out: Path) -> None:
     begin(out)
-    with pytest.raises(UsageError), set_up(out):
+    with pytest.raises(UsageError), CorpusFolder(out).set_up():
         raise UsageError("other prompts")
-    assert read_plan(out) == make_plan()
+    assert CorpusFolder(out).plan == make_plan()
 
 
 def test_other_peoples_folders_and_files_are_refused(out: Path) -> None:
@@ -245,7 +248,7 @@ def test_other_peoples_folders_and_files_are_refused(out: Path) -> None:
     with pytest.raises(StorageError, match=r"is a file|cannot"):
         begin(out / "thesis.tex" / "below")
     with pytest.raises(UsageError, match="no cdgen corpus"):
-        read_plan(out)
+        _ = CorpusFolder(out).plan
 
 
 def test_a_place_where_no_folder_can_be_made(out: Path) -> None:
@@ -263,13 +266,15 @@ def test_a_damaged_plan_is_named(out: Path, damage: bytes) -> None:
 
 def test_one_process_per_shard(out: Path) -> None:
     begin(out)
-    with hold_shard(out, Shard(0, 2)):
+    with CorpusFolder(out).hold_shard(Shard(0, 2)):
         for busy in (Shard(0, 2), Shard(0, 1), Shard(2, 4)):
             with pytest.raises(StorageError, match=f"generating shard {busy}"):  # noqa: SIM117
-                with hold_shard(out, busy):
+                with CorpusFolder(out).hold_shard(busy):
                     pass
-        with hold_shard(out, Shard(1, 2)), pytest.raises(StorageError):  # noqa: SIM117
-            with hold_shard(out, Shard(0, 3)):
+        with CorpusFolder(out).hold_shard(Shard(1, 2)), pytest.raises(StorageError):  # noqa: SIM117
+            with CorpusFolder(out).hold_shard(Shard(0, 3)):
                 pass
-    with hold_shard(out, Shard(0, 1)):  # stale lock files of other shards hold nobody back
+    with CorpusFolder(out).hold_shard(
+        Shard(0, 1)
+    ):  # stale lock files of other shards hold nobody back
         pass

@@ -17,9 +17,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers, trainers
 
+from cdgen.checkpoints.pair import tokenizer_sha256
 from cdgen.corpus import documents, prompts
 from cdgen.corpus.documents import hash_source, read_documents
 from cdgen.corpus.prompts import (
+    PromptSource,
+    PromptTable,
     open_table,
     prepare_prompts,
     splits_at_spaces,
@@ -32,6 +35,13 @@ TEXT = [
     "a  bird, two birds: it's the cat's bird, isn't it? the end.",
     "éléphant naïve мама мыла раму 猫が座った the cat",
 ]
+
+
+def prepare(
+    source: str, tokenizer: Tokenizer, bos: int | None, prompt_tokens: int, folder: Path
+) -> PromptTable:
+    origin = PromptSource(source, tokenizer, tokenizer_sha256(tokenizer), bos, prompt_tokens)
+    return prepare_prompts(origin, folder)
 
 
 def byte_level() -> Tokenizer:
@@ -208,7 +218,7 @@ def test_bad_files_are_named_and_leave_nothing(tmp_path: Path, name: str) -> Non
     folder = tmp_path / "prompts"
     folder.mkdir()
     with pytest.raises(UsageError, match=said) as caught:
-        prepare_prompts(str(path), TOKENIZER, None, 4, folder)
+        prepare(str(path), TOKENIZER, None, 4, folder)
     assert name in str(caught.value)
     assert str(caught.value).count("\n") <= 1
     assert list(folder.iterdir()) == []
@@ -260,7 +270,7 @@ def test_a_line_that_is_too_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def test_a_ten_megabyte_line_costs_its_first_page(tmp_path: Path) -> None:
     path = tmp_path / "p.txt"
     path.write_text("the cat sat on the mat " * 450_000)
-    table = prepare_prompts(str(path), TOKENIZER, None, 12, tmp_path)
+    table = prepare(str(path), TOKENIZER, None, 12, tmp_path)
     assert [table[0]] == [in_full(TOKENIZER, "the cat sat on the mat " * 9, None, 12)]
 
 
@@ -344,7 +354,7 @@ def source_file(folder: Path, texts: list[str]) -> str:
 def test_the_table_holds_every_prompt(tmp_path: Path, bos: int | None) -> None:
     documents = [*TEXT, "the", *(f"cat {n}" for n in range(700))]
     source = source_file(tmp_path, documents)
-    table = prepare_prompts(source, TOKENIZER, bos, 6, tmp_path)
+    table = prepare(source, TOKENIZER, bos, 6, tmp_path)
     expected = [in_full(TOKENIZER, text, bos, 6) for text in documents]
     assert [table[i] for i in range(len(table))] == expected
     assert [open_table(tmp_path)[i] for i in range(len(documents))] == expected
@@ -355,41 +365,41 @@ def test_the_table_holds_every_prompt(tmp_path: Path, bos: int | None) -> None:
 
 
 def test_bos_counts_and_may_be_all(tmp_path: Path) -> None:
-    table = prepare_prompts(source_file(tmp_path, TEXT), TOKENIZER, 1, 1, tmp_path)
+    table = prepare(source_file(tmp_path, TEXT), TOKENIZER, 1, 1, tmp_path)
     assert [table[i] for i in range(len(table))] == [[1]] * 3
     with pytest.raises(UsageError, match="expected 1 or more, got 0"):
-        prepare_prompts(source_file(tmp_path, TEXT), TOKENIZER, 1, 0, tmp_path)
+        prepare(source_file(tmp_path, TEXT), TOKENIZER, 1, 0, tmp_path)
 
 
 def test_a_table_is_not_made_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = source_file(tmp_path, TEXT)
-    first = prepare_prompts(source, TOKENIZER, 1, 6, tmp_path)
+    first = prepare(source, TOKENIZER, 1, 6, tmp_path)
     monkeypatch.setattr(prompts, "tokenize_heads", None)
-    again = prepare_prompts(source, TOKENIZER, 1, 6, tmp_path)
+    again = prepare(source, TOKENIZER, 1, 6, tmp_path)
     assert again.plan == first.plan
     assert again[2] == first[2]
 
 
 def test_a_table_of_something_else_is_refused(tmp_path: Path) -> None:
     source = source_file(tmp_path, TEXT)
-    prepare_prompts(source, TOKENIZER, 1, 6, tmp_path)
+    prepare(source, TOKENIZER, 1, 6, tmp_path)
     with pytest.raises(PlanMismatch, match="prompt_tokens: was 6, now 7"):
-        prepare_prompts(source, TOKENIZER, 1, 7, tmp_path)
+        prepare(source, TOKENIZER, 1, 7, tmp_path)
     with pytest.raises(PlanMismatch, match="bos_token_id: was 1, now None"):
-        prepare_prompts(source, TOKENIZER, None, 6, tmp_path)
+        prepare(source, TOKENIZER, None, 6, tmp_path)
     with pytest.raises(PlanMismatch, match="tokenizer_sha256"):
-        prepare_prompts(source, KINDS["llama"], 1, 6, tmp_path)
+        prepare(source, KINDS["llama"], 1, 6, tmp_path)
     with pytest.raises(PlanMismatch, match="source_sha256"):
-        prepare_prompts(source_file(tmp_path, TEXT[:2]), TOKENIZER, 1, 6, tmp_path)
+        prepare(source_file(tmp_path, TEXT[:2]), TOKENIZER, 1, 6, tmp_path)
 
 
 def test_a_damaged_table_is_named(tmp_path: Path) -> None:
     source = source_file(tmp_path, TEXT)
-    prepare_prompts(source, TOKENIZER, 1, 6, tmp_path)
+    prepare(source, TOKENIZER, 1, 6, tmp_path)
     path = tmp_path / "tokens.bin"
     path.write_bytes(path.read_bytes()[:-1] + b"\x7f")
     with pytest.raises(StorageError, match=r"tokens\.bin is damaged"):
-        prepare_prompts(source, TOKENIZER, 1, 6, tmp_path)
+        prepare(source, TOKENIZER, 1, 6, tmp_path)
 
 
 def test_memory_does_not_grow_with_the_prompts(tmp_path: Path) -> None:
@@ -398,7 +408,7 @@ def test_memory_does_not_grow_with_the_prompts(tmp_path: Path) -> None:
         folder.mkdir()
         source = source_file(folder, [f"the cat {n} sat on the mat" for n in range(count)])
         tracemalloc.start()
-        table = prepare_prompts(source, TOKENIZER, 1, 6, folder)
+        table = prepare(source, TOKENIZER, 1, 6, folder)
         assert len(table) == count
         assert table[count - 1][0] == 1
         _, most = tracemalloc.get_traced_memory()

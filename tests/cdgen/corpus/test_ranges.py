@@ -21,25 +21,16 @@ from tokenizers import Tokenizer, decoders, models
 
 from cdgen import packages
 from cdgen.corpus import files as row_files
-from cdgen.corpus import folder as out_folder
-from cdgen.corpus import ranges as corpus
 from cdgen.corpus.files import columns_of, read_rows, require_writer
 from cdgen.corpus.finalize import finalize
-from cdgen.corpus.folder import (
-    heartbeat_path,
-    open_plan,
-    prompts_folder,
-    read_plan,
-    set_up,
-)
+from cdgen.corpus.folder import CorpusFolder
+from cdgen.corpus.manifest import RangeEntry, read_manifest
 from cdgen.corpus.plan import Plan, library_versions
-from cdgen.corpus.prompts import PromptTable, open_table, prepare_prompts
+from cdgen.corpus.prompts import PromptSource, PromptTable, open_table, prepare_prompts
 from cdgen.corpus.ranges import (
     check_space,
     commit_range,
     pending_ranges,
-    range_path,
-    read_manifest,
     read_range,
 )
 from cdgen.corpus.reader import corpus_rows, rows_so_far
@@ -48,6 +39,7 @@ from cdgen.corpus.shard import Shard
 from cdgen.corpus.status import beat, status
 from cdgen.corpus.verify import verify
 from cdgen.errors import PlanMismatch, StorageError, UsageError
+from cdgen.storage import read_record, write_record
 
 WORDS = ["<unk>", "<s>", "</s>", "one", "two", "three", "four", "five", "six", "seven"]
 WHOLE = Shard(0, 1)
@@ -120,16 +112,17 @@ def make_rows(plan: Plan, index: int) -> list[Row]:
 def begin(out: Path, **changes: Any) -> Plan:
     source = out.parent / "prompts.txt"
     source.write_text("one two three\n" * 10)
-    with set_up(out):
-        table = prepare_prompts(str(source), make_tokenizer(), 1, 2, prompts_folder(out))
+    with CorpusFolder(out).set_up():
+        origin = PromptSource(str(source), make_tokenizer(), "0" * 64, 1, 2)
+        table = prepare_prompts(origin, CorpusFolder(out).prompts)
         plan = make_plan(table, **changes)
-        open_plan(out, plan)
+        CorpusFolder(out).open_plan(plan)
     return plan
 
 
 def fill(out: Path, plan: Plan) -> None:
-    for index in pending_ranges(out, plan, WHOLE):
-        commit_range(out, plan, index, make_rows(plan, index))
+    for index in pending_ranges(CorpusFolder(out), WHOLE):
+        commit_range(CorpusFolder(out), index, make_rows(plan, index))
 
 
 @pytest.fixture
@@ -171,8 +164,8 @@ def test_documents_are_parted_by_blank_lines(tokens: list[int], text: str) -> No
 def test_a_committed_range_has_the_contracts_columns_and_counts(out: Path) -> None:
     made = begin(out)
     rows = make_rows(made, 1)
-    entry = commit_range(out, made, 1, reversed(rows))
-    table = pq.read_table(range_path(out, made, 1))
+    entry = commit_range(CorpusFolder(out), 1, reversed(rows))
+    table = pq.read_table(CorpusFolder(out).range_path(1))
     assert {field.name: str(field.type) for field in table.schema} == {
         "sequence_id": "int64",
         "prompt_id": "int64",
@@ -186,21 +179,21 @@ def test_a_committed_range_has_the_contracts_columns_and_counts(out: Path) -> No
     assert table["sequence_id"].to_pylist() == list(range(8, 16))
     for row, stored in zip(rows, table.to_pylist(), strict=True):
         assert all(getattr(row, name) == value for name, value in stored.items())
-    assert entry == read_range(out, made, 1)
+    assert entry == read_range(CorpusFolder(out), 1)
     assert entry.rows == 8
     assert entry.tokens == sum(len(row.tokens) for row in rows)
     assert entry.new_tokens == sum(row.new_tokens for row in rows)
     assert entry.words == sum(len(row.text.split()) for row in rows)
     assert entry.text_bytes == sum(len(row.text.encode()) for row in rows)
     assert entry.finish_reasons == {"eos": 2, "length": 4, "quarantined": 2}
-    data = range_path(out, made, 1).read_bytes()
+    data = CorpusFolder(out).range_path(1).read_bytes()
     assert (entry.bytes, entry.sha256) == (len(data), hashlib.sha256(data).hexdigest())
 
 
 def test_logprobs_add_a_column(out: Path) -> None:
     made = begin(out, logprobs=True)
-    commit_range(out, made, 0, make_rows(made, 0))
-    column = pq.read_table(range_path(out, made, 0))["good_logprob"]
+    commit_range(CorpusFolder(out), 0, make_rows(made, 0))
+    column = pq.read_table(CorpusFolder(out).range_path(0))["good_logprob"]
     assert str(column.type) == "float"
     assert column.to_pylist() == [None, -0.25, -0.5, -0.75, -1.0, -1.25, -1.5, None]
 
@@ -220,18 +213,18 @@ def test_logprobs_add_a_column(out: Path) -> None:
 def test_rows_that_the_plan_does_not_put_there_are_refused(out: Path, change: Any) -> None:
     made = begin(out)
     with pytest.raises(ValueError, match=r"range 0|sequence 0|sequence 7"):
-        commit_range(out, made, 0, change(make_rows(made, 0)))
-    assert list(range_path(out, made, 0).parent.iterdir()) == []
+        commit_range(CorpusFolder(out), 0, change(make_rows(made, 0)))
+    assert list(CorpusFolder(out).range_path(0).parent.iterdir()) == []
 
 
 def test_pending_ranges_shrink_by_commits_and_by_shard(out: Path) -> None:
     made = begin(out)
     assert made.num_ranges == 5
-    assert pending_ranges(out, made, Shard(1, 2)) == [1, 3]
-    commit_range(out, made, 3, make_rows(made, 3))
-    assert pending_ranges(out, made, WHOLE) == [0, 1, 2, 4]
-    assert pending_ranges(out, made, Shard(1, 2)) == [1]
-    assert pending_ranges(out, made, Shard(7, 9)) == []
+    assert pending_ranges(CorpusFolder(out), Shard(1, 2)) == [1, 3]
+    commit_range(CorpusFolder(out), 3, make_rows(made, 3))
+    assert pending_ranges(CorpusFolder(out), WHOLE) == [0, 1, 2, 4]
+    assert pending_ranges(CorpusFolder(out), Shard(1, 2)) == [1]
+    assert pending_ranges(CorpusFolder(out), Shard(7, 9)) == []
 
 
 def test_a_range_is_committed_only_with_an_intact_entry_and_the_whole_file(
@@ -239,20 +232,23 @@ def test_a_range_is_committed_only_with_an_intact_entry_and_the_whole_file(
 ) -> None:
     made = begin(out, format=format)
     fill(out, made)
-    range_path(out, made, 0).with_suffix(".json").unlink()
-    range_path(out, made, 1).unlink()
-    range_path(out, made, 2).write_bytes(range_path(out, made, 2).read_bytes()[:-1])
-    entry = range_path(out, made, 3).with_suffix(".json")
+    CorpusFolder(out).range_path(0).with_suffix(".json").unlink()
+    CorpusFolder(out).range_path(1).unlink()
+    CorpusFolder(out).range_path(2).write_bytes(CorpusFolder(out).range_path(2).read_bytes()[:-1])
+    entry = CorpusFolder(out).range_path(3).with_suffix(".json")
     entry.write_bytes(entry.read_bytes().replace(b'"rows": 8', b'"rows": 9'))
-    assert pending_ranges(out, made, WHOLE) == [0, 1, 2, 3]
+    assert pending_ranges(CorpusFolder(out), WHOLE) == [0, 1, 2, 3]
     fill(out, made)
     assert verify(out) == []
 
 
 def test_too_little_space_for_one_range(out: Path) -> None:
-    check_space(out.parent, begin(out))
+    begin(out)
+    check_space(CorpusFolder(out))
+    huge = out.parent / "huge"
+    begin(huge, range_size=10**15, max_new_tokens=1000)
     with pytest.raises(StorageError, match=r"too full: .* MB needed for the next file"):
-        check_space(out, begin(out.parent / "huge", range_size=10**15, max_new_tokens=1000))
+        check_space(CorpusFolder(huge))
 
 
 # ---- status ------------------------------------------------------------------------------------
@@ -262,11 +258,11 @@ def test_status_counts_ranges_and_workers(out: Path, monkeypatch: pytest.MonkeyP
     made = begin(out)
     assert status(out).counts == NOTHING
     assert status(out).eta_seconds is None
-    fill_some = [commit_range(out, made, index, make_rows(made, index)) for index in (0, 1)]
+    fill_some = [commit_range(CorpusFolder(out), index, make_rows(made, index)) for index in (0, 1)]
     monkeypatch.setattr(time, "time", lambda: 1000.0)
-    beat(out, Shard(1, 2), range_index=3, new_tokens=50, tokens_per_second=4.0)
+    beat(CorpusFolder(out), Shard(1, 2), range_index=3, new_tokens=50, tokens_per_second=4.0)
     monkeypatch.setattr(time, "time", lambda: 1300.0)
-    beat(out, Shard(0, 2), range_index=2, new_tokens=80, tokens_per_second=6.0)
+    beat(CorpusFolder(out), Shard(0, 2), range_index=2, new_tokens=80, tokens_per_second=6.0)
     found = status(out)
     assert (found.ranges_done, found.ranges_total, found.finalized) == (2, 5, False)
     assert found.counts == fill_some[0].counts + fill_some[1].counts
@@ -284,9 +280,9 @@ def test_status_counts_ranges_and_workers(out: Path, monkeypatch: pytest.MonkeyP
 
 def test_a_worker_that_ends_takes_its_heartbeat_along(out: Path) -> None:
     begin(out)
-    with out_folder.hold_shard(out, WHOLE):
-        beat(out, WHOLE, 0, 1, 1.0)
-        assert heartbeat_path(out, WHOLE).exists()
+    with CorpusFolder(out).hold_shard(WHOLE):
+        beat(CorpusFolder(out), WHOLE, 0, 1, 1.0)
+        assert CorpusFolder(out).heartbeat_path(WHOLE).exists()
     assert status(out).workers == ()
 
 
@@ -346,7 +342,7 @@ def test_running_again_after_finalize_touches_nothing(out: Path, format: str) ->
     first = finalize(out)
     before = snapshot(out)
     made = begin(out, format=format)
-    assert pending_ranges(out, made, WHOLE) == []
+    assert pending_ranges(CorpusFolder(out), WHOLE) == []
     fill(out, made)
     assert snapshot(out) == before
     assert not (out / ".cdgen" / "ranges").exists()
@@ -361,10 +357,10 @@ def test_a_published_copy_without_its_state_is_still_a_corpus(out: Path, tmp_pat
     fill(out, made)
     finalize(out)
     (out / ".cdgen").rename(tmp_path / "state")
-    assert read_plan(out) == made
+    assert CorpusFolder(out).plan == made
     assert verify(out) == []
     assert status(out).finalized
-    assert finalize(out) == read_manifest(out)
+    assert finalize(out) == read_manifest(CorpusFolder(out))
     assert not (out / ".cdgen").exists()
     with pytest.raises(PlanMismatch, match="seed: was 0, now 1"):
         begin(out, seed=1)
@@ -373,7 +369,7 @@ def test_a_published_copy_without_its_state_is_still_a_corpus(out: Path, tmp_pat
 def test_finalize_refuses_missing_and_damaged_ranges(out: Path, format: str) -> None:
     made = begin(out, format=format)
     fill(out, made)
-    path = range_path(out, made, 3)
+    path = CorpusFolder(out).range_path(3)
     good = path.read_bytes()
     path.write_bytes(bytes([good[0] ^ 1]) + good[1:])
     with pytest.raises(StorageError, match=r"range 3 of 5 is unusable: .*range-0000003\."):
@@ -405,8 +401,8 @@ def test_a_range_of_another_plan_is_noticed(out: Path, format: str, tmp_path: Pa
     other = tmp_path / "others" / "out"
     fill(other, begin(other, seed=1, format=format))
     for suffix in (f".{format}", ".json"):
-        source = range_path(other, made, 2).with_suffix(suffix)
-        range_path(out, made, 2).with_suffix(suffix).write_bytes(source.read_bytes())
+        source = CorpusFolder(other).range_path(2).with_suffix(suffix)
+        CorpusFolder(out).range_path(2).with_suffix(suffix).write_bytes(source.read_bytes())
     assert verify(out) == [f".cdgen/ranges/range-0000002.{format}: made for another plan"]
     with pytest.raises(StorageError, match=r"range 2 of 5 is unusable: .*made for another plan"):
         finalize(out)
@@ -467,7 +463,7 @@ def test_both_formats_hold_the_same_rows(drawn: list[tuple[str, float, float]]) 
                 )
                 for row, (text, a, b) in zip(make_rows(made, 2), drawn, strict=True)
             ]
-            commit_range(out, made, 2, changed)
+            commit_range(CorpusFolder(out), 2, changed)
             rows = list(rows_so_far(out, list(columns_of(made))))
             totals = finalize(out).totals
             assert list(corpus_rows(out, list(columns_of(made)))) == rows
@@ -482,8 +478,8 @@ def test_a_json_line_holds_the_columns_in_order_and_short_numbers(out: Path) -> 
     made = begin(out, format="jsonl", logprobs=True)
     rows = make_rows(made, 0)
     rows[1] = replace(rows[1], text="\u00fc\n\u2028", mean_plausible=0.1, good_logprob=-1 / 3)
-    commit_range(out, made, 0, rows)
-    lines = range_path(out, made, 0).read_bytes().split(b"\n")
+    commit_range(CorpusFolder(out), 0, rows)
+    lines = CorpusFolder(out).range_path(0).read_bytes().split(b"\n")
     assert lines[1].decode() == (
         '{"sequence_id":1,"prompt_id":0,"text":"\u00fc\\n\u2028","tokens":[1,3,4,5,6,7,8],'
         '"prompt_tokens":2,"new_tokens":5,"finish_reason":"length","mean_plausible":0.1,'
@@ -495,7 +491,7 @@ def test_a_json_line_holds_the_columns_in_order_and_short_numbers(out: Path) -> 
 def test_finished_json_lines_are_those_of_the_ranges(out: Path) -> None:
     made = begin(out, format="jsonl")
     fill(out, made)
-    ranges = [range_path(out, made, index).read_bytes() for index in range(5)]
+    ranges = [CorpusFolder(out).range_path(index).read_bytes() for index in range(5)]
     finalize(out)
     paths = sorted((out / "data").iterdir())
     assert [path.name for path in paths] == [f"train-0000{i}-of-00003.jsonl" for i in range(3)]
@@ -563,7 +559,7 @@ def test_rows_of_what_is_no_finished_corpus(out: Path) -> None:
         corpus_rows(out, ["text"])
     with pytest.raises(UsageError, match="no range is committed yet"):
         rows_so_far(out, ["text"])
-    commit_range(out, made, 3, make_rows(made, 3))
+    commit_range(CorpusFolder(out), 3, make_rows(made, 3))
     assert [row["sequence_id"] for row in rows_so_far(out, ["sequence_id"])] == list(range(24, 32))
 
 
@@ -590,7 +586,7 @@ def test_without_pyarrow_parquet_is_refused_by_name(
     out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = begin(out)
-    commit_range(out, made, 0, make_rows(made, 0))
+    commit_range(CorpusFolder(out), 0, make_rows(made, 0))
     monkeypatch.setattr(packages, "find_spec", lambda name: None)
     require_writer("jsonl")
     with pytest.raises(UsageError, match=r"install pyarrow, or give --format jsonl$"):
@@ -637,7 +633,7 @@ def test_verify_names_missing_surplus_and_short_files(
     out: Path, format: str, small_groups: None
 ) -> None:
     made = begin(out, format=format)
-    commit_range(out, made, 2, make_rows(made, 2))
+    commit_range(CorpusFolder(out), 2, make_rows(made, 2))
     assert verify(out) == [f"{out} is incomplete: 4 of 5 ranges are missing."]
     fill(out, made)
     finalize(out)
@@ -646,7 +642,7 @@ def test_verify_names_missing_surplus_and_short_files(
     second.write_bytes(second.read_bytes()[:-1])
     (out / "data" / "train-extra.parquet").write_bytes(b"")
     (out / "README.md").unlink()
-    (prompts_folder(out) / "tokens.bin").unlink()
+    (CorpusFolder(out).prompts / "tokens.bin").unlink()
     problems = "\n".join(verify(out))
     for name in (first.name, second.name, "train-extra.parquet", "README.md", "tokens.bin"):
         assert name in problems
@@ -657,17 +653,19 @@ def test_verify_counts_rows_itself(out: Path, format: str) -> None:
     """A file that matches its own hash, but whose rows are not what the entry and plan say."""
     made = begin(out, format=format)
     fill(out, made)
-    shifted = make_plan(open_table(prompts_folder(out)), range_size=4, format=format)
+    shifted = make_plan(open_table(CorpusFolder(out).prompts), range_size=4, format=format)
     rows = [make_row(made, sequence_id) for sequence_id in shifted.sequence_ids(4)]
-    entry = commit_range(out, shifted, 4, rows)
+    folder = CorpusFolder(out)
+    folder.plan = shifted
+    entry = commit_range(folder, 4, rows)
     forged = entry.model_copy(update={"plan_sha256": made.sha256})
-    record = range_path(out, made, 4).with_suffix(".json")
-    corpus.write_record(record, forged.model_dump(mode="json"))
+    record = CorpusFolder(out).range_path(4).with_suffix(".json")
+    write_record(record, forged.model_dump(mode="json"))
     (problem,) = verify(out)
     assert f"range-0000004.{format}: sequence ids are not 32 to 39, each once" in problem
-    commit_range(out, made, 4, make_rows(made, 4))
-    entry = corpus.RangeEntry.model_validate(corpus.read_record(record))
+    commit_range(CorpusFolder(out), 4, make_rows(made, 4))
+    entry = RangeEntry.model_validate(read_record(record))
     forged = entry.model_copy(update={"words": entry.words + 1})
-    corpus.write_record(record, forged.model_dump(mode="json"))
+    write_record(record, forged.model_dump(mode="json"))
     (problem,) = verify(out)
     assert f"range-0000004.{format}: holds" in problem

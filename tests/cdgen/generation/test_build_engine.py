@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from cdgen.checkpoints.pair import open_pair, parse_bad
-from cdgen.corpus.folder import read_plan
+from cdgen.corpus.folder import CorpusFolder
 from cdgen.corpus.status import status
 from cdgen.device import choose_device, choose_dtypes
 from cdgen.engine.memory import MemoryNeeds, plan_memory
@@ -113,7 +113,7 @@ def test_out_of_memory_halves_the_slots_and_says_so(
     ended = generate_200(tmp_path / "out")
     assert ended.code == 0, ended.err
     assert "64 slots do not fit into the device: trying 32" in ended.err
-    plan = read_plan(tmp_path / "out")
+    plan = CorpusFolder(tmp_path / "out").plan
     assert (plan.slots, plan.range_size) == (32, 8 * 32)
     assert generate_200(tmp_path / "out").code == 0  # the plan's slots, not 64 again
 
@@ -153,7 +153,7 @@ def test_a_device_that_fails_costs_the_range_at_hand(
         patched.setattr(SlotEngine, "generate", failing)
         ended = generate_200(tmp_path / "failed", *ranges)
     assert ended.code == 75
-    assert "Run the same command again to go on" in ended.err and "launch failure" in ended.err
+    assert "Run the same command again to resume" in ended.err and "launch failure" in ended.err
     assert status(tmp_path / "failed").ranges_done == 2
     assert generate_200(tmp_path / "failed", *ranges).code == 0
     assert published(tmp_path / "failed") == published(tmp_path / "whole")

@@ -21,7 +21,7 @@ from typing import Any
 
 import pytest
 
-from cdgen.corpus.folder import set_up
+from cdgen.corpus.folder import CorpusFolder
 from cdgen.errors import Interrupted
 from cdgen.generation.signals import StopSignals
 
@@ -141,7 +141,7 @@ def test_sigterm_in_mid_run(
     assert process.returncode == 75, errors
     assert said == ""
     assert "cdgen: stopped by a signal; committed ranges are kept" in errors.splitlines()[-1]
-    assert errors.endswith("Run the same command again to go on.\n")
+    assert errors.endswith("Run the same command again to resume.\n")
     done = ranges_done(out)
     assert 2 <= done < RANGES
 
@@ -178,7 +178,7 @@ def test_a_signal_stops_at_once_and_costs_one_range(
 def test_ctrl_c_at_start_up_leaves_nothing(tmp_path: Path) -> None:
     """Outside of the steps a signal acts at once; OUT, half set up, is removed again."""
     out = tmp_path / "out"
-    with pytest.raises(Interrupted) as stopped, StopSignals(), set_up(out):
+    with pytest.raises(Interrupted) as stopped, StopSignals(), CorpusFolder(out).set_up():
         os.kill(os.getpid(), signal.SIGINT)
     assert stopped.value.exit_code == 75
     assert not out.exists()

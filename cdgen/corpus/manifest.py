@@ -1,0 +1,71 @@
+"""Records of files: the entry of a range, the manifest of a finished corpus, and their checks."""
+
+from __future__ import annotations
+
+from pydantic import ValidationError
+
+from cdgen.corpus.folder import CorpusFolder
+from cdgen.corpus.plan import FrozenModel, Plan, parse_plan
+from cdgen.corpus.rows import Counts
+from cdgen.errors import StorageError
+from cdgen.storage import read_record, sha256_of
+
+
+class FileEntry(Counts):
+    """A file of rows: its place, its bytes, and the totals over its rows."""
+
+    path: str  # relative to OUT
+    bytes: int
+    sha256: str
+
+    @property
+    def counts(self) -> Counts:
+        return Counts.model_validate(self.model_dump(include=set(Counts.model_fields)))
+
+
+class RangeEntry(FileEntry):
+    """The commit of one range."""
+
+    plan_sha256: str
+
+
+class Manifest(FrozenModel):
+    """OUT/manifest.json: a pure function of the plan and the rows, without times or host names."""
+
+    plan: Plan
+    plan_sha256: str
+    files: tuple[FileEntry, ...]
+    totals: Counts
+
+
+def read_manifest(folder: CorpusFolder) -> Manifest:
+    """Read the manifest.
+
+    Raises StorageError if it is damaged, PlanMismatch if it has another format.
+    """
+    path = folder.manifest_file
+    record = read_record(path)
+    try:
+        return Manifest.model_validate({**record, "plan": parse_plan(record["plan"], str(path))})
+    except (ValidationError, KeyError) as error:
+        raise StorageError(f"{path} is not a manifest of this cdgen: {error}.") from error
+
+
+def damage(folder: CorpusFolder, entry: FileEntry) -> str | None:
+    """Return why a file does not have the bytes of its entry, or None if it does."""
+    path = folder.out / entry.path
+    try:
+        size = path.stat().st_size
+        if size != entry.bytes:
+            return f"{entry.path}: {size} bytes, expected {entry.bytes}"
+        digest = sha256_of(path)
+    except OSError as error:
+        return f"{entry.path}: {error.strerror}"
+    if digest != entry.sha256:
+        return f"{entry.path}: damaged, sha256 {digest[:12]}..., expected {entry.sha256[:12]}..."
+    return None
+
+
+def foreign(entry: RangeEntry, plan: Plan) -> str | None:
+    """Return a complaint if a range was made for another plan; someone may have copied it here."""
+    return None if entry.plan_sha256 == plan.sha256 else f"{entry.path}: made for another plan"
