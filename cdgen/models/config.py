@@ -1,4 +1,4 @@
-"""The shape of a lean decoder, as config.json gives it."""
+"""The shape of a lean decoder, read from config.json."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from cdgen.kernels.gelu import GeluKind
 
-# By the names that transformers gives them. Those of one kind round otherwise in 16 bits, no more.
+# transformers' names. Functions of one kind differ only in how they round in 16 bits.
 GELU_KINDS: dict[str, GeluKind] = {
     "gelu": "erf",
     "gelu_new": "tanh",
@@ -18,34 +18,34 @@ GELU_KINDS: dict[str, GeluKind] = {
 
 @dataclass(frozen=True)
 class DecoderConfig:
-    """Shape of a model, from its config.json. Models with equal ones can be stacked."""
+    """The shape of a model, with config.json's names. Models of equal shape can be stacked."""
 
     architecture: Literal["llama", "gpt2", "gpt_neox"]
     num_hidden_layers: int
     hidden_size: int
-    intermediate_size: int  # of the MLP
+    intermediate_size: int  # inner size of the MLP
     num_attention_heads: int
     num_key_value_heads: int
     head_dim: int
     vocab_size: int
     tie_word_embeddings: bool  # the head is the embedding
-    norm_eps: float  # of the norms
-    activation: Literal["silu", "tanh", "erf"]  # of the MLP: silu gates it, the others are gelu's
+    norm_eps: float  # epsilon of every norm
+    activation: Literal["silu", "tanh", "erf"]  # silu gates the MLP; the others are kinds of gelu
     qkv_bias: bool
     out_bias: bool
     mlp_bias: bool
-    rope: dict[str, Any]  # rope_type, rope_theta and what the type needs
-    rotary_dim: int  # of a head, what turns with the position: 0 where positions are learned
+    rope: dict[str, Any]  # rope_type, rope_theta and the parameters of the type
+    rotary_dim: int  # dimensions of a head that are rotated; 0 if positions are learned
     qk_norm: bool = False  # RMS norm of every query and key head
     parallel_residual: bool = False  # attention and MLP read the same residual stream
-    learned_positions: int = 0  # rows of the table
+    learned_positions: int = 0  # rows of the position table; 0 if positions are rotary
 
     @property
     def query_size(self) -> int:
-        """Numbers in the queries of one token: H * Dh."""
+        """The numbers in the queries of one token: H * Dh."""
         return self.num_attention_heads * self.head_dim
 
     @property
     def kv_size(self) -> int:
-        """Numbers in the keys, and in the values, of one token: Hkv * Dh."""
+        """The numbers in the keys, and in the values, of one token: Hkv * Dh."""
         return self.num_key_value_heads * self.head_dim

@@ -1,8 +1,8 @@
-"""Lean decoder: one token per row and step over a static KV cache, on CPU and CUDA.
+"""The lean decoder: one token per row and step over a static KV cache, on CPU and CUDA.
 
-One forward pass serves the Llama family, GPT-2 and GPT-NeoX (`lean_config` says which models; the
-others run through transformers, engine/wave_engine.py), and one model or several of one shape:
-their rows are stacked, GOOD's before BAD's, so that each op is launched once for all.
+One forward pass serves the Llama family, GPT-2 and GPT-NeoX (registry.py lists the models; the
+others run through transformers, engine/wave_engine.py). It serves one model, or several of one
+shape: their rows are stacked, GOOD's before BAD's, so that each op is launched once for all.
 """
 
 from __future__ import annotations
@@ -26,17 +26,18 @@ _CPU = torch.device("cpu")
 
 def rotary_tables(
     config: DecoderConfig, capacity: int
-) -> tuple[torch.Tensor, torch.Tensor]:  # cos, sin: [capacity, head_width / 2] float32
-    """Angles position / theta^(2 i / D), with the linear and Llama 3 scalings of long contexts.
+) -> tuple[torch.Tensor, torch.Tensor]:  # cos, sin: [capacity, Dh / 2] float32
+    """Return the cosines and sines of position / theta^(2 i / rotary_dim), with the linear and
+    Llama 3 scalings for long contexts.
 
-    D is the rotary width: the pairs of a head beyond it turn by 0, which leaves them as they are.
+    The pairs of a head beyond `rotary_dim` are rotated by 0, which leaves them unchanged.
     """
     rope, width = config.rope, config.rotary_dim
     frequency = 1.0 / rope["rope_theta"] ** (torch.arange(0, width, 2).float() / width)
     if rope["rope_type"] == "linear":
         frequency = frequency / rope["factor"]
     if rope["rope_type"] == "llama3":
-        # Slow components are slowed by `factor`, fast ones kept, those between interpolated.
+        # Slow components are divided by `factor`, fast ones kept, those in between interpolated.
         low, high = rope["low_freq_factor"], rope["high_freq_factor"]
         turns = rope["original_max_position_embeddings"] * frequency / (2 * math.pi)
         blend = ((turns - low) / (high - low)).clamp(0, 1)
@@ -48,33 +49,33 @@ def rotary_tables(
 
 @dataclass(frozen=True)
 class Dropout:
-    """Attention dropout that makes a BAD of GOOD's weights: rate in (0, 1), 64-bit run seed."""
+    """Attention dropout that makes a BAD of GOOD's weights."""
 
-    rate: float
-    seed: int
+    rate: float  # in (0, 1)
+    seed: int  # 64 bits, the run's
 
 
 class Decoder:
-    """`slots` rows of each model in lockstep; each has its own position in its own cache of
-    `capacity` tokens.
+    """`slots` rows of each model in lockstep, each with its own position in a cache of `capacity`
+    tokens.
 
-    Shapes never change and no op mixes rows, so a row's result depends on its own tokens alone. On
-    the CPU it does not depend on the models stacked beside its own either.
+    Shapes never change and no op mixes rows, so the result of a row depends on its own tokens only.
+    On the CPU it does not depend on the other models of a stack either.
     """
 
     def __init__(
         self,
         config: DecoderConfig,
-        models: Sequence[dict[str, torch.Tensor]],  # M checkpoints of that shape
+        models: Sequence[dict[str, torch.Tensor]],  # M checkpoints of this shape
         slots: int,
         capacity: int,
         *,
         device: torch.device = _CPU,
         dtype: torch.dtype = torch.float32,  # of weights and activations
-        kv_dtype: torch.dtype | None = None,  # of the cache: like dtype, or float8_e4m3fn
-        dropout: Dropout | None = None,  # the one model runs twice, its second rows with dropout
+        kv_dtype: torch.dtype | None = None,  # of the cache: dtype, or float8_e4m3fn
+        dropout: Dropout | None = None,  # runs one model twice, the second time with dropout
     ) -> None:
-        """Raises ModelError where a checkpoint does not hold what `config` asks for."""
+        """Raise ModelError if a checkpoint does not hold the tensors that `config` implies."""
         if dropout and len(models) != 1:
             raise ValueError(f"dropout: expected one model, which runs twice, got {len(models)}")
         if device.type == "cpu" and not dtype is (kv_dtype or dtype) is torch.float32:
@@ -82,7 +83,7 @@ class Decoder:
         self.config, self.models, self.device = config, len(models), device
         self.slots, self.capacity = slots, capacity
         self.dropout, self.first_dropped = dropout, slots
-        # Whose weights each block of `slots` rows takes.
+        # The model whose weights each block of `slots` rows uses.
         self.blocks = torch.tensor([0, 0] if dropout else list(range(len(models))), device=device)
         self.rows = len(self.blocks) * slots
         weights = load_weights(config, models, self.rows // len(models), device, dtype)
@@ -106,15 +107,15 @@ class Decoder:
         )
 
     def drop_attention(self, rate: float, seed: int) -> None:
-        """Makes this one model a BAD: attention weights of all rows are dropped."""
+        """Make this model a BAD by dropping attention weights in all of its rows."""
         self.dropout, self.first_dropped = Dropout(rate, seed), 0
 
     def forward(
         self,
         tokens: torch.Tensor,  # [B] int64, one per slot
-        positions: torch.Tensor,  # [B] int64: where in its sequence each token stands
+        positions: torch.Tensor,  # [B] int64: of each token in its sequence
         sequence_ids: torch.Tensor,  # [B] int64, for dropout's noise
-    ) -> torch.Tensor:  # [R, D], GOOD's rows first: the normed hidden state, ready for the head
+    ) -> torch.Tensor:  # [R, D], GOOD's rows first: the normed hidden state, input of the head
         c = self.config
         lengths, scale = positions + 1, c.head_dim**-0.5
         x = self.embed(tokens, positions)
@@ -122,14 +123,23 @@ class Decoder:
         for i, layer in enumerate(self.layers):
             keys, values = self.keys[i], self.values[i]
             query = rotary_to_cache(
-                layer.qkv(layer.attention_norm(x, delta)), self.cos, self.sin, positions,
-                keys, values, query_norm=layer.query_norm, key_norm=layer.key_norm, eps=c.norm_eps,
-            )  # fmt: skip
+                layer.qkv(layer.attention_norm(x, delta)),
+                self.cos,
+                self.sin,
+                positions,
+                keys,
+                values,
+                query_norm=layer.query_norm,
+                key_norm=layer.key_norm,
+                eps=c.norm_eps,
+            )
             dropout = None
             if d := self.dropout:
                 dropout = AttentionDropout(d.rate, d.seed, i, sequence_ids, self.first_dropped)
-            attended = decode_attention(query, keys, values, lengths, scale=scale, dropout=dropout)
-            delta = layer.after_attention(x, attended.flatten(1))
+            attention_out = decode_attention(
+                query, keys, values, lengths, scale=scale, dropout=dropout
+            )
+            delta = layer.after_attention(x, attention_out.flatten(1))
         return self.norm(x, delta)
 
     def embed(
@@ -144,7 +154,7 @@ class Decoder:
         return x
 
     def _rows_of(self, index: torch.Tensor, size: int) -> torch.Tensor:  # [B] -> [blocks * B]
-        """Where in the models' stacked tables of `size` rows each block finds its own."""
+        """Return the rows of the models' stacked tables, of `size` rows each, for every block."""
         return (index + self.blocks[:, None] * size).flatten()
 
     def head_weight(self, model: int = 0) -> torch.Tensor:  # [V, D]; no head here has a bias
@@ -152,6 +162,6 @@ class Decoder:
 
     def logits(self, hidden: torch.Tensor, model: int = 0) -> torch.Tensor:  # [B, D] -> [B, V]
         if model not in self._to_logits:
-            # BAD's head is never laid out where only plausible tokens need it.
+            # Packed on first use: BAD's head is usually needed at plausible tokens only.
             self._to_logits[model] = linear(self.head_weight(model), None, self.slots)
         return self._to_logits[model](hidden)

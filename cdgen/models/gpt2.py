@@ -12,12 +12,12 @@ from cdgen.models.linear import Linear, linear
 from cdgen.models.weights import CheckpointTensors, Weights
 
 MODEL_TYPES = ("gpt2",)
-# Causal masks, which old checkpoints carry.
+# Causal masks, which old checkpoints contain.
 _NO_WEIGHTS = (".attn.bias", ".attn.masked_bias")
 
 
 def lean_config(config: dict[str, Any], capacity: int) -> DecoderConfig | None:
-    """None where the model needs something that the lean decoder does not compute."""
+    """Return the shape, or None if the model needs something that the lean decoder lacks."""
     width, heads = config.get("n_embd", 768), config.get("n_head", 12)
     positions = config.get("n_positions", 1024)
     activation = config.get("activation_function", "gelu_new")
@@ -52,14 +52,14 @@ def lean_config(config: dict[str, Any], capacity: int) -> DecoderConfig | None:
 
 
 def with_prefix(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Under the names that transformers saves; checkpoints of the bare model lack the prefix."""
+    """Return the tensors under transformers' names. Checkpoints of the bare model lack a prefix."""
     if "wte.weight" not in tensors:
         return tensors
     return {n if n == "lm_head.weight" else f"transformer.{n}": t for n, t in tensors.items()}
 
 
 def take_weights(c: DecoderConfig, tensors: CheckpointTensors) -> Weights:
-    """Raises ModelError unless the checkpoint holds what `c` asks for, and nothing else."""
+    """Take the weights. Raises ModelError unless the checkpoint holds exactly those of `c`."""
     tensors.models = [with_prefix(model) for model in tensors.models]
     embedding = tensors.take("transformer.wte.weight", c.vocab_size, c.hidden_size)
     positions = tensors.take("transformer.wpe.weight", c.learned_positions, c.hidden_size)

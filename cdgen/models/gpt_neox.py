@@ -1,4 +1,4 @@
-"""GPT-NeoX (Pythia): rotary embedding of a part of every head, attention and MLP side by side."""
+"""GPT-NeoX (Pythia): heads that are rotated in part, attention and MLP in parallel."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from cdgen.models.weights import CheckpointTensors, Weights
 
 MODEL_TYPES = ("gpt_neox",)
 _ROPE_TYPES = ("default", "linear")
-# Causal masks and angles, which old checkpoints carry.
+# Causal masks and angles, which old checkpoints contain.
 _NO_WEIGHTS = (".attention.bias", ".attention.masked_bias", ".attention.rotary_emb.inv_freq")
 
 
 def lean_config(config: dict[str, Any], capacity: int) -> DecoderConfig | None:
-    """None where the model needs something that the lean decoder does not compute."""
+    """Return the shape, or None if the model needs something that the lean decoder lacks."""
     width, heads = config["hidden_size"], config["num_attention_heads"]
     activation, bias = config.get("hidden_act", "gelu"), config.get("attention_bias", True)
     rope = dict(config.get("rope_scaling") or config.get("rope_parameters") or {})
@@ -52,7 +52,7 @@ def lean_config(config: dict[str, Any], capacity: int) -> DecoderConfig | None:
 
 
 def take_weights(c: DecoderConfig, tensors: CheckpointTensors) -> Weights:
-    """Raises ModelError unless the checkpoint holds what `c` asks for, and nothing else."""
+    """Take the weights. Raises ModelError unless the checkpoint holds exactly those of `c`."""
     embedding = tensors.take("gpt_neox.embed_in.weight", c.vocab_size, c.hidden_size)
     layers = [
         _layer(c, tensors, f"gpt_neox.layers.{index}") for index in range(c.num_hidden_layers)
@@ -100,11 +100,12 @@ def _qkv(c: DecoderConfig, tensors: CheckpointTensors, name: str) -> Linear:
 
 
 def qkv_order(c: DecoderConfig) -> torch.Tensor:  # [3 D] int64: rows of the fused weight
-    """From head by head, each its query, key and value, to all queries, all keys, all values.
+    """Return the order that turns the fused weight, which holds query, key and value head by head,
+    into all queries, all keys, all values.
 
-    The heads of queries and keys are rearranged as well. The checkpoint turns dimension i with
-    i + rotary_dim / 2, the kernel i with i + head_dim / 2; scores are sums over a head's
-    dimensions, in whatever order these stand.
+    The dimensions of query and key heads are reordered as well: the checkpoint rotates dimension i
+    with i + rotary_dim / 2, the kernel i with i + head_dim / 2. Scores are sums over a head's
+    dimensions, so their order does not matter.
     """
     rows = torch.arange(3 * c.hidden_size).view(c.num_attention_heads, 3, c.head_dim)
     turned, half = c.rotary_dim // 2, c.head_dim // 2

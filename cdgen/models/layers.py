@@ -1,8 +1,4 @@
-"""What every lean decoder is made of: its shape, its blocks, and the strict way in for weights.
-
-The kernels are handed addresses and check nothing about a checkpoint, so that every tensor is taken
-by name and shape, and what is missing, left over or misshapen is named.
-"""
+"""The blocks of a lean decoder: norms, MLPs, and the layer around them."""
 
 from __future__ import annotations
 
@@ -16,7 +12,7 @@ from cdgen.kernels.gelu import GeluKind, gelu
 from cdgen.kernels.layer_norm import layer_norm
 from cdgen.models.linear import Linear
 
-Norm = Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor]  # x += delta; x normed
+Norm = Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor]  # x += delta; return norm(x)
 
 
 @dataclass(frozen=True)
@@ -59,7 +55,7 @@ class GeluMlp:
 
 @dataclass(frozen=True)
 class Layer:
-    """One block of one or several models: attention, whose cache the decoder holds, and an MLP."""
+    """One layer of one or several models: attention, whose cache the decoder holds, and an MLP."""
 
     attention_norm: Norm
     qkv: Linear  # [(H + 2 Hkv) * Dh, D]
@@ -72,10 +68,10 @@ class Layer:
 
     def after_attention(
         self,
-        x: torch.Tensor,  # [R, D]: the residual stream; in a sequential block becomes x + attention
-        attended: torch.Tensor,  # [R, H * Dh]
-    ) -> torch.Tensor:  # [R, D]: what the block still adds to x
-        delta = self.out(attended)
+        x: torch.Tensor,  # [R, D]: the residual stream; becomes x + attention unless parallel
+        attention_out: torch.Tensor,  # [R, H * Dh]
+    ) -> torch.Tensor:  # [R, D]: still to be added to x
+        delta = self.out(attention_out)
         if self.parallel_residual:
             return self.mlp(self.mlp_norm(x, None)).add_(delta)
         return self.mlp(self.mlp_norm(x, delta))

@@ -1,4 +1,4 @@
-"""Matrix products of a decoder step, their weights laid out once for the device they run on."""
+"""Matrix products of a decoder step, with weights packed once for their device."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 
-Linear = Callable[[torch.Tensor], torch.Tensor]  # [R, in] -> [R, out]; M models share R evenly
+Linear = Callable[[torch.Tensor], torch.Tensor]  # [R, in] -> [R, out]; M models, R / M rows each
 
 
 def linear(
     weight: torch.Tensor,  # [out, in] | [M, out, in]
     bias: torch.Tensor | None,  # [out] | [M, out]
-    rows: int,  # of one model, as most calls will have them
+    rows: int,  # of one model, in most calls
 ) -> Linear:
-    """x @ weight.T + bias; with M models, each for its own R / M rows of x."""
+    """Return the product x @ weight.T + bias; each of M models applies to its own R / M rows."""
     if weight.device.type != "cpu":
         return StackedLinear(weight, bias) if weight.dim() == 3 else DenseLinear(weight, bias)
     if weight.dim() == 2:
@@ -25,10 +25,10 @@ def linear(
 
 
 class PackedLinear:
-    """One model on the CPU, through oneDNN's own layout.
+    """One model on the CPU, with the weight in oneDNN's own layout.
 
-    At 64 rows this runs at 1.7 to 2.7 times the speed of F.linear, which lays the weight out again
-    at every call (docs/decisions.md, 2026-11-22).
+    At 64 rows it has 1.7 to 2.7 times the speed of F.linear, which packs the weight again in every
+    call (docs/decisions.md, 2026-11-22).
     """
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None, rows: int) -> None:
@@ -40,7 +40,7 @@ class PackedLinear:
 
 
 class PackedLinears:
-    """Several models on the CPU, one after the other: every bit is that of the model alone."""
+    """Several models on the CPU, one after the other, with the same bits as each model alone."""
 
     def __init__(self, models: list[PackedLinear]) -> None:
         self.models = models

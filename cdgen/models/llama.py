@@ -13,7 +13,7 @@ _ROPE_TYPES = ("default", "linear", "llama3")
 
 
 def lean_config(config: dict[str, Any], capacity: int) -> DecoderConfig | None:
-    """None where the model needs something that the lean decoder does not compute."""
+    """Return the shape, or None if the model needs something that the lean decoder lacks."""
     kind, heads, width = config["model_type"], config["num_attention_heads"], config["hidden_size"]
     attention_bias = kind in ("llama", "qwen3") and config.get("attention_bias", False)
     rope = dict(config.get("rope_parameters") or config.get("rope_scaling") or {})
@@ -47,14 +47,14 @@ def lean_config(config: dict[str, Any], capacity: int) -> DecoderConfig | None:
 
 
 def _window(config: dict[str, Any], capacity: int) -> int:
-    """How many tokens a position sees, `capacity` where nothing limits it."""
+    """Return the number of tokens that a position attends to, `capacity` if it is not limited."""
     windowed = config.get("use_sliding_window", config["model_type"] == "mistral")
     window = config.get("sliding_window") if windowed else None
     return capacity if window is None else window
 
 
 def take_weights(c: DecoderConfig, tensors: CheckpointTensors) -> Weights:
-    """Raises ModelError unless the checkpoint holds what `c` asks for, and nothing else."""
+    """Take the weights. Raises ModelError unless the checkpoint holds exactly those of `c`."""
     embedding = tensors.take("model.embed_tokens.weight", c.vocab_size, c.hidden_size)
     layers = [_layer(c, tensors, f"model.layers.{index}") for index in range(c.num_hidden_layers)]
     norm = RmsNorm(tensors.take("model.norm.weight", c.hidden_size), c.norm_eps)
@@ -65,7 +65,7 @@ def take_weights(c: DecoderConfig, tensors: CheckpointTensors) -> Weights:
 
 def _layer(c: DecoderConfig, tensors: CheckpointTensors, block: str) -> Layer:
     attention, mlp = f"{block}.self_attn", f"{block}.mlp"
-    query, key = c.num_attention_heads * c.head_dim, c.num_key_value_heads * c.head_dim
+    query, key = c.query_size, c.kv_size
     qkv = {f"{attention}.{n}_proj": rows for n, rows in zip("qkv", (query, key, key), strict=True)}
     norms = [
         tensors.take(f"{attention}.{n}_norm.weight", c.head_dim) if c.qk_norm else None

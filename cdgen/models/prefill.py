@@ -1,7 +1,6 @@
-"""Prompts through a decoder at once, into its cache: matrix products over all their tokens, and
-attention in plain PyTorch.
+"""Prefill: whole prompts through a decoder into its cache, with attention in plain PyTorch.
 
-Sums run in another order than token by token, so bits differ; the noise of dropout is the same.
+Sums run in another order than token by token, so bits differ. The noise of dropout is the same.
 """
 
 from __future__ import annotations
@@ -40,10 +39,10 @@ def prefill(
         query, key, value = _heads(decoder, layer, qkv, length)
         for cache, new in ((decoder.keys[i], key), (decoder.values[i], value)):
             cache[cells, :, :length] = new
-        if i + 1 < len(decoder.layers):  # the last layer's attention would feed nothing
+        if i + 1 < len(decoder.layers):  # the last layer's attention would not be used
             key, value = key.to(query.dtype), value.to(query.dtype)
-            attended = _attend(decoder, i, query, key, value, sequence_ids)
-            delta = layer.after_attention(x, attended.transpose(1, 2).flatten(2).flatten(0, 1))
+            attention_out = _attend(decoder, i, query, key, value, sequence_ids)
+            delta = layer.after_attention(x, attention_out.transpose(1, 2).flatten(2).flatten(0, 1))
 
 
 def _heads(
@@ -51,11 +50,10 @@ def _heads(
     layer: Layer,
     qkv: torch.Tensor,  # [S * P, (H + 2 Hkv) * Dh]
     length: int,  # P
-) -> list[torch.Tensor]:  # [S, H | Hkv, P, Dh] each: queries as turned, keys and values as stored
+) -> list[torch.Tensor]:  # [S, H | Hkv, P, Dh]: rotated queries; keys and values as stored
     c = decoder.config
-    q, k, v = qkv.unflatten(1, (-1, c.head_dim)).split(
-        [c.num_attention_heads, c.num_key_value_heads, c.num_key_value_heads], dim=1
-    )
+    heads = [c.num_attention_heads, c.num_key_value_heads, c.num_key_value_heads]
+    q, k, v = qkv.unflatten(1, (-1, c.head_dim)).split(heads, dim=1)
     if layer.query_norm is not None and layer.key_norm is not None:
         q, k = (
             _head_norm(x, w, c.norm_eps) for x, w in ((q, layer.query_norm), (k, layer.key_norm))
@@ -63,10 +61,10 @@ def _heads(
     copies = len(qkv) // length
     cos, sin = (table[:length].repeat(copies, 1) for table in (decoder.cos, decoder.sin))
     stored = decoder.keys.dtype
-    turned = reference.rotary(k.float(), cos, sin)
+    rotated = reference.rotary(k.float(), cos, sin)
     parts = (
         reference.rotary(q, cos, sin),
-        reference.stored(turned, stored),
+        reference.stored(rotated, stored),
         reference.stored(v, stored),
     )
     return [x.unflatten(0, (copies, length)).transpose(1, 2) for x in parts]
@@ -95,9 +93,15 @@ def _attend(
     clean = count if decoder.first_dropped else 0
     length = query.shape[2]
     keep = reference.dropout_keep(
-        dropout.seed, dropout.rate, layer, sequence_ids.repeat_interleave(length),
-        torch.arange(1, length + 1, device=query.device).repeat(count), query.shape[1], length,
-    ).unflatten(0, (count, length)).transpose(1, 2)  # [N, H, P, P]  # fmt: skip
+        dropout.seed,
+        dropout.rate,
+        layer,
+        sequence_ids.repeat_interleave(length),
+        torch.arange(1, length + 1, device=query.device).repeat(count),
+        query.shape[1],
+        length,
+    )
+    keep = keep.unflatten(0, (count, length)).transpose(1, 2)  # [N, H, P, P]
     dropped = _causal(query[clean:], key[clean:], value[clean:], keep, dropout.rate)
     return torch.cat([_causal(query[:clean], key[:clean], value[:clean]), dropped])
 

@@ -1,4 +1,5 @@
-"""Which models the lean decoder covers, and how each architecture's checkpoints are read."""
+"""The architectures that have a lean decoder. To add one, write a module like llama.py
+(MODEL_TYPES, `lean_config`, `take_weights`) and list it here."""
 
 from __future__ import annotations
 
@@ -23,15 +24,15 @@ _WEIGHTS = {
     "gpt2": gpt2.take_weights,
     "gpt_neox": gpt_neox.take_weights,
 }
-_WIDEST_HEAD = 256  # of the Triton kernels
+_LARGEST_HEAD_DIM = 256  # limit of the Triton kernels
 
 
 def lean_config(config: dict[str, Any], capacity: int) -> DecoderConfig | None:
-    """The lean decoder's configuration for contexts up to `capacity` tokens, or None where the
-    model needs something that this decoder does not compute."""
+    """Return the shape of a model for contexts of up to `capacity` tokens, or None if it has no
+    lean decoder."""
     read = _CONFIGS.get(str(config.get("model_type")))
     shape = read(config, capacity) if read else None
-    if shape is None or shape.head_dim % 2 or shape.head_dim > _WIDEST_HEAD:
+    if shape is None or shape.head_dim % 2 or shape.head_dim > _LARGEST_HEAD_DIM:
         return None
     return shape
 
@@ -43,6 +44,7 @@ def load_weights(
     device: torch.device,
     dtype: torch.dtype,
 ) -> Weights:
-    """Raises ModelError unless every checkpoint holds what `config` asks for, and nothing else."""
+    """Take the weights of M models. Raises ModelError unless each holds exactly those of
+    `config`."""
     tensors = CheckpointTensors(models, rows, device, dtype)
     return _WEIGHTS[config.architecture](config, tensors)

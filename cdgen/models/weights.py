@@ -1,4 +1,6 @@
-"""The weights of a lean decoder: every tensor of a checkpoint taken by name and shape."""
+"""The weights of a lean decoder. Every tensor of a checkpoint is taken by name and shape, because
+the kernels get addresses and cannot check them; missing and surplus tensors are reported by
+name."""
 
 from __future__ import annotations
 
@@ -15,7 +17,7 @@ from cdgen.models.linear import Linear, linear
 
 @dataclass(frozen=True)
 class Weights:
-    """Of one model, or of M models with a leading M."""
+    """The weights of one model, or of M models with a leading dimension M."""
 
     embedding: torch.Tensor  # [V, D]
     positions: torch.Tensor | None  # [learned_positions, D]
@@ -25,7 +27,8 @@ class Weights:
 
 
 class CheckpointTensors:
-    """The tensors of M checkpoints of one shape, taken out by name and moved one at a time."""
+    """The tensors of M checkpoints of one shape, taken by name and moved to the device one by
+    one."""
 
     def __init__(
         self,
@@ -38,7 +41,7 @@ class CheckpointTensors:
         self.rows, self.device, self.dtype = rows, device, dtype
 
     def take(self, name: str, *shape: int) -> torch.Tensor:  # shape | [M, *shape]
-        """Raises ModelError unless every model has it in the shape that config.json gives it."""
+        """Take a tensor from every model. Raises ModelError unless each has it in this shape."""
         found = []
         for tensors in self.models:
             tensor = tensors.pop(name, None)
@@ -59,7 +62,8 @@ class CheckpointTensors:
             tensors.pop(name, None)
 
     def linear(self, outputs: dict[str, int], inputs: int, biased: bool) -> Linear:
-        """One product for several weights that share their input; `outputs`: rows of each."""
+        """Return one product for several weights with the same input; `outputs` gives their
+        rows."""
         weight = [self.take(f"{name}.weight", rows, inputs) for name, rows in outputs.items()]
         bias = [self.take(f"{name}.bias", rows) for name, rows in outputs.items() if biased]
         return linear(torch.cat(weight, -2), torch.cat(bias, -1) if biased else None, self.rows)
@@ -74,8 +78,8 @@ class CheckpointTensors:
         return self.take(name, config.vocab_size, config.hidden_size)
 
     def expect_empty(self, family: str, no_weights: tuple[str, ...]) -> None:
-        """Raises ModelError on weights that the decoder would ignore; `no_weights`: endings of what
-        old checkpoints carry beside theirs."""
+        """Raise ModelError if tensors are left that the decoder would ignore, unless their names
+        end in one of `no_weights`, buffers that old checkpoints contain."""
         left = sorted({name for tensors in self.models for name in tensors})
         surplus = [name for name in left if not name.endswith(no_weights)]
         if surplus:
