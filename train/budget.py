@@ -1,4 +1,4 @@
-"""How many words, how often: what the tokenizer and every model read, and whether BabyLM's rules
+"""The word budget: what the tokenizer and every model read, how often, and whether BabyLM's rules
 hold (its FAQ of 2026: "the sum of all text seen by all training" counts, and of augmentation "the
 augmenters' training data"; its guidelines: at most 10 epochs over the training data)."""
 
@@ -30,20 +30,20 @@ _MODELS = ("GOOD", "BAD", "student")
 @dataclass(frozen=True)
 class Text:
     name: str
-    sha256: str  # of its documents; of the manifest where it is a corpus that is mixed in
+    sha256: str  # of its documents, or of the manifest of a synthetic corpus
     words: int
     synthetic: bool = False
-    traced: bool = True  # False: synthetic, and nobody looks up the models that wrote it
+    traced: bool = True  # False: synthetic, by models that are not looked up
 
     @property
     def facts(self) -> dict[str, Any]:
-        """All but the name."""
+        """Return all fields but the name."""
         return {name: value for name, value in asdict(self).items() if name != "name"}
 
 
 @dataclass(frozen=True)
 class Reading:
-    """`role` read `text` `epochs` times over."""
+    """The fact that `role` read `text` `epochs` times over."""
 
     role: Role
     text: Text
@@ -69,7 +69,7 @@ class Budget:
 
     @property
     def source_words(self) -> int:
-        """Of the union of all real text."""
+        """Return the words in the union of all real text."""
         return self._words(synthetic=False)
 
     @property
@@ -81,7 +81,7 @@ class Budget:
         return sum(text.words for text in texts.values())
 
     def broken(self, limit: int) -> list[str]:
-        """Why the rules do not hold for a track of `limit` words; empty where they do."""
+        """Return why the rules of a track of `limit` words do not hold; empty if they do."""
         reasons = []
         if self.source_words > limit:
             over = f"{self.source_words:,} source words, {self.source_words - limit:,} too many"
@@ -94,7 +94,7 @@ class Budget:
         return reasons + self._not_counted()
 
     def _not_counted(self) -> list[str]:
-        """The system is closed where all that helped to make text or tokens is counted."""
+        """Return the models that helped to make text or tokens but are not counted."""
         roles = {r.role for r in self.readings}
         has_good = "GOOD" in roles
         tokenizer = "the tokenizer was made elsewhere, of text that is not counted here"
@@ -156,7 +156,7 @@ class Budget:
 
 
 def write_budget(budget: Budget, out: Path) -> None:
-    """out/budget.json and out/budget.md."""
+    """Write out/budget.json and out/budget.md."""
     make_folder(out)
     write_atomic(out / "budget.json", canonical_json(budget.fields()))
     write_atomic(out / "budget.md", budget.markdown().encode())

@@ -1,4 +1,4 @@
-"""What a run says of itself while it trains: metrics.jsonl, a line per interval, milestones."""
+"""Reports of a run while it trains: metrics.jsonl, lines of progress, milestone checkpoints."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def append_metrics(metrics: Path, entry: Mapping[str, Any]) -> None:
 
 
 def forget_after(metrics: Path, step: int) -> None:
-    """Drops what an interrupted run noted beyond the step that training goes on from, and says how
-    many lines it cannot read."""
+    """Drop the entries of an interrupted run beyond the step from which training resumes, and
+    report how many lines cannot be read."""
     if not metrics.exists():
         return
     kept, damaged = [], 0
@@ -50,9 +50,9 @@ def forget_after(metrics: Path, step: int) -> None:
 
 
 class Progress(TrainerCallback):
-    """Loss, learning rate, speed and time to go: to metrics.jsonl, and to stderr for the reader.
+    """Loss, learning rate, speed and remaining time, written to metrics.jsonl and to stderr.
 
-    The speed is that of training alone; the time to go counts validation and saving as well.
+    The speed is that of training alone; the remaining time includes validation and saving.
     """
 
     def __init__(self, metrics: Path, step_tokens: int) -> None:
@@ -86,7 +86,7 @@ class Progress(TrainerCallback):
     ) -> None:
         if (
             not logs or "loss" not in logs or not state.is_world_process_zero
-        ):  # the last one sums up the run
+        ):  # the last line sums up the run
             return
         step = state.global_step
         tokens = (step - self.last_logged) * self.step_tokens
@@ -108,7 +108,7 @@ class Progress(TrainerCallback):
 
 @dataclass(frozen=True)
 class Milestones:
-    """The folders due after a step, beside the Trainer's own."""
+    """Milestone folders that are due after a step, beside the Trainer's own checkpoints."""
 
     folder: Path
     due: Mapping[int, list[str]]
@@ -122,10 +122,11 @@ class Milestones:
 
 
 class Validate(TrainerCallback):
-    """The validation losses of every checkpoint, noted before the checkpoint is written: so every
-    one on disk has its line. Those of a milestone are in its marker.
+    """Validation losses of every checkpoint.
 
-    Raises ModelError when they are not finite, so that weights that are not reach no checkpoint.
+    They are recorded before the checkpoint is written, so every checkpoint on disk has its line;
+    those of a milestone are in its marker. Raises ModelError if a loss is not finite, so that such
+    weights reach no checkpoint.
     """
 
     def __init__(

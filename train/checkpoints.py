@@ -1,7 +1,7 @@
-"""Checkpoint folders: which are complete, and at which steps the word milestones of BabyLM lie.
+"""Checkpoint folders: which are complete, and the steps of BabyLM's word milestones.
 
-A folder is complete when it has its marker, which is written last and has the size of every other
-file. One without was being written when the run was killed; a resume passes it over.
+A folder is complete once it has its marker, which is written last and records the size of every
+other file. A folder without one was being written when the run was killed; a resume skips it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _TRAINERS = re.compile(r"checkpoint-(\d+)")
 
 
 def mark_complete(folder: Path, facts: Mapping[str, Any]) -> None:
-    """Makes the files of `folder` durable, then says so."""
+    """Make the files of `folder` durable, then write its marker."""
     sizes = {}
     for path in folder.iterdir():
         descriptor = os.open(path, os.O_RDONLY)
@@ -48,8 +48,8 @@ def is_complete(folder: Path) -> bool:
 
 
 def require_whole(folder: Path) -> dict[str, Any]:
-    """The facts of its marker. Raises ModelError if that, or a file that was there when it was
-    written, is gone or has another size."""
+    """Return the facts in the marker of `folder`. Raises ModelError if the marker, or a file that
+    it lists, is missing or has another size."""
     with reading(folder):
         if not is_complete(folder):
             raise ModelError(
@@ -68,14 +68,14 @@ def require_whole(folder: Path) -> dict[str, Any]:
 
 
 def step_of(folder: Path) -> int:
-    """Of a folder that the Trainer wrote."""
+    """Return the step of a folder that the Trainer wrote."""
     match = _TRAINERS.fullmatch(folder.name)
     assert match, folder
     return int(match[1])
 
 
 def last_complete(checkpoints: Path) -> tuple[Path | None, list[Path]]:
-    """The checkpoint to go on from, and the later ones that were passed over."""
+    """Return the checkpoint to resume from, and the later ones that were skipped."""
     found = [path for path in checkpoints.iterdir() if _TRAINERS.fullmatch(path.name)]
     skipped: list[Path] = []
     for folder in sorted(found, key=step_of, reverse=True):
@@ -86,16 +86,17 @@ def last_complete(checkpoints: Path) -> tuple[Path | None, list[Path]]:
 
 
 def milestones() -> Iterator[int]:
-    """In millions of words: 1, 2, ... 10, 20, ... 100, 200, ... (revisions chck_1M, ...)."""
+    """Yield milestones in millions of words: 1, 2, ... 10, 20, ... 100, 200, ... (revisions
+    chck_1M, ...)."""
     yield from range(1, 10)
     yield from range(10, 100, 10)
     yield from count(100, 100)
 
 
 def milestone_steps(words: Callable[[int], int], steps: int) -> dict[int, list[str]]:
-    """The folders due after each step: training has then read that many words for the first time.
+    """Return the folders due after each step at which training has first read that many words.
 
-    `words`: how many the first n steps read.
+    `words` gives the words read in the first n steps.
     """
     due: dict[int, list[str]] = {}
     for millions in milestones():
@@ -112,14 +113,15 @@ def save_milestone(
     folder: Path,
     facts: Mapping[str, Any],
 ) -> None:
-    """Whole or not at all. One that is there stays: the run was killed later and came back."""
+    """Write a milestone folder whole or not at all. An existing one is kept: the run was killed
+    after it and resumed."""
     if is_complete(folder):
         return
     partial = folder.with_name(f".{folder.name}.partial")
     for remains in (partial, folder):
         shutil.rmtree(remains, ignore_errors=True)
     trained_with = model.config.use_cache
-    model.config.use_cache = True  # Trainer turns it off: of use in training only
+    model.config.use_cache = True  # Trainer turns it off because training does not use it
     model.save_pretrained(partial)
     model.config.use_cache = trained_with
     tokenizer.save_pretrained(partial)

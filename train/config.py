@@ -1,4 +1,4 @@
-"""What a training recipe (recipes/*.yaml) may say, checked before anything is read or written."""
+"""Training recipes (recipes/*.yaml), checked before anything is read or written."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ class _Section(BaseModel):
 
 
 class Source(_Section):
-    """Text below the data folder, or a `datasets` name, and how it is used.
+    """Text below the data folder, or a named dataset, and how it is used.
 
-    `split`, what is one document: `rows` a line of a text file, or a row of any other;
-    `blank_lines` what blank lines part; `titles` what follows a line `= = = Title`; `endoftext`
-    what <|endoftext|> parts; `chapters` what parts the books of JSON lines with author, title and
-    text; `length` pieces of about `words` words, cut at sentence ends, for text that has lost its
-    marks.
+    `split` says what one document is. `rows`: a line of a text file, or a row of any other.
+    `blank_lines`: the text between blank lines. `titles`: the text after a line `= = = Title`.
+    `endoftext`: the text between <|endoftext|> marks. `chapters`: a chapter of the books in JSON
+    lines with author, title and text. `length`: a piece of about `words` words, cut at sentence
+    ends, for text without such marks.
     """
 
     name: str
@@ -38,12 +38,12 @@ class Source(_Section):
     licence: str  # goes into the model card
     split: Literal["rows", "blank_lines", "titles", "endoftext", "chapters", "length"]
     words: int = Field(default=0, ge=0)  # `length` only
-    titles: tuple[str, ...] = ()  # `chapters` only: the books to use; none named means all
-    # ASCII punctuation, and on one line what a line holds, or, hard-wrapped, a paragraph.
+    titles: tuple[str, ...] = ()  # `chapters` only: the books to use; empty means all
+    # Turn punctuation into ASCII, and put each line, or hard-wrapped paragraph, on one line.
     clean: Literal["lines", "paragraphs"] | None = None
     repeat: int = Field(default=1, ge=1)  # copies of each training document per epoch
-    validation: float = Field(default=0.05, ge=0, lt=1)  # of the documents, or whole books
-    prompts: float = Field(default=0.05, ge=0, lt=1)  # likewise: what synthetic text begins with
+    validation: float = Field(default=0.05, ge=0, lt=1)  # share of the documents, or of whole books
+    prompts: float = Field(default=0.05, ge=0, lt=1)  # share whose beginnings become prompts
 
     @model_validator(mode="after")
     def _fields_fit(self) -> Source:
@@ -60,15 +60,15 @@ class Synthetic(_Section):
     """A finalized corpus of `cdgen generate`."""
 
     name: str
-    path: Path  # from where the command is run, unlike a source's
-    weight: float = Field(default=1.0, gt=0)  # among the corpora
+    path: Path  # relative to the working directory, unlike a source's
+    weight: float = Field(default=1.0, gt=0)  # share among the corpora
 
 
 class Mixing(_Section):
-    """How much of the training is synthetic text.
+    """The share of synthetic text in training.
 
-    `replace`: of the recipe's steps, so real text gives way, as in Ulm et al. 2025. `add`: real
-    text is read as it would be without, and steps are added.
+    `replace`: synthetic text takes that share of the recipe's steps, so real text gives way, as in
+    Ulm et al. 2025. `add`: real text is read as often as without it, and steps are added.
     """
 
     ratio: float = Field(ge=0, lt=1)
@@ -88,14 +88,14 @@ class ModelShape(_Section):
     def _heads_divide(self) -> ModelShape:
         if self.hidden_size % self.num_attention_heads:
             raise ValueError("hidden_size must be a multiple of num_attention_heads")
-        if self.hidden_size // self.num_attention_heads % 2:  # rotary embeddings turn pairs
+        if self.hidden_size // self.num_attention_heads % 2:  # rotary embeddings rotate pairs
             raise ValueError("hidden_size / num_attention_heads, a head's size, must be even")
         if self.num_attention_heads % self.num_key_value_heads:
             raise ValueError("num_attention_heads must be a multiple of num_key_value_heads")
         return self
 
 
-# Told apart before they are checked, so that an error is one about the field that is wrong.
+# The kinds are told apart before they are checked, so that an error is about the wrong field.
 _Shape = Annotated[ModelShape, Tag("<shape>")]
 _Config = Annotated[Path, Tag("<path>")]
 Model = Annotated[
@@ -105,13 +105,13 @@ Model = Annotated[
 
 
 class Training(_Section):
-    """A linear warm-up, then a cosine that ends at zero on the last step.
+    """Optimization: a linear warm-up, then a cosine that ends at zero on the last step.
 
-    `muon`: for the matrices between embedding and head; AdamW for what is left.
-    `decay`: `matrices` spares norms, biases and embeddings; `paper` spares, as Ulm et al. 2025 did,
-    what has "bias" or "layer_norm.weight" in its name, so of a Llama nothing at all.
-    `attention`: what transformers calls `attn_implementation`; sdpa runs PyTorch's own flash
-    attention where it can, the flash_attention ones need a GPU and their packages.
+    `muon` optimizes the matrices between embedding and head, AdamW the rest. `decay`: `matrices`
+    spares norms, biases and embeddings; `paper` spares, like Ulm et al. 2025, parameters with
+    "bias" or "layer_norm.weight" in their names, which for a Llama is none. `attention` is the
+    attn_implementation of transformers: sdpa runs PyTorch's own flash attention if it can; the
+    flash_attention kinds need a GPU and their packages.
     """
 
     steps: int = Field(ge=1)
@@ -126,11 +126,11 @@ class Training(_Section):
     compile: bool
     optimizer: Literal["adamw", "muon"] = "adamw"
     decay: Literal["matrices", "paper"] = "matrices"
-    # Of AdamW. In runs of a few thousand steps the usual 0.999 averages over too much of them.
+    # AdamW's second. In runs of a few thousand steps the usual 0.999 averages over too many.
     beta2: float = Field(default=0.95, gt=0, lt=1)
     tensorboard: bool = False
     attention: Literal["sdpa", "eager", "flash_attention_2", "flash_attention_3"] = "sdpa"
-    milestones: bool = True  # chck_1M, chck_2M ...: the revisions that BabyLM asks for
+    milestones: bool = True  # chck_1M, chck_2M, ...: the revisions that BabyLM requires
 
     @model_validator(mode="after")
     def _attention_fits(self) -> Training:
@@ -149,23 +149,23 @@ class Training(_Section):
         return self
 
 
-_Seed = Annotated[int, Field(ge=0, lt=2**32)]  # what NumPy's generators take
+_Seed = Annotated[int, Field(ge=0, lt=2**32)]  # the range of NumPy's seeds
 
 
 class Recipe(_Section):
     name: str
     seed: _Seed
-    # Deals the documents to train, prompts and validation; none: seed. Runs that differ in seed
-    # alone share one split by naming one here.
+    # Divides the documents into train, prompts and validation; default: seed. Runs that differ only
+    # in their seed share a split if they name one here.
     split_seed: _Seed | None = None
-    # Made from the sources, or the folder of an existing one, from where the command is run.
+    # Trained on the sources, or an existing one's folder, relative to the working directory.
     tokenizer: Literal["byte-level", "sentencepiece"] | Path = "byte-level"
-    vocab_size: int = Field(ge=261)  # 256 bytes, up to four special tokens, one to learn
-    block_size: int = Field(ge=2)  # also max_position_embeddings: no position goes untrained
+    vocab_size: int = Field(ge=261)  # 256 bytes, up to four special tokens, one learned token
+    block_size: int = Field(ge=2)  # also max_position_embeddings, so every position is trained
     sources: tuple[Source, ...] = Field(min_length=1)
-    model: Model  # a Llama; or any config.json of transformers, or its folder
+    model: Model  # a Llama, or any config.json of transformers or its folder
     training: Training
-    # BAD is the last checkpoint this many nats/token above GOOD; none: a student, not a pair.
+    # BAD is the last checkpoint at least this many nats/token above GOOD; none for a student.
     bad_gap: float | None = Field(default=None, gt=0)
     synthetic: Mixing | None = None
 
@@ -175,7 +175,9 @@ class Recipe(_Section):
         names = [*(s.name for s in self.sources), *(c.name for c in corpora)]
         if len(set(names)) != len(names):
             raise ValueError(f"sources and corpora must have different names, got {names}")
-        if taken := {"real", "all"}.intersection(names):  # the stream of all sources, their loss
+        if taken := {"real", "all"}.intersection(
+            names
+        ):  # names the stream, and the loss, of all sources
             raise ValueError(f"{', '.join(taken)}: expected another name of a source or corpus")
         return self
 
@@ -191,7 +193,8 @@ class Recipe(_Section):
 
 
 def load_recipe(path: Path) -> Recipe:
-    """Raises UsageError (unreadable file, YAML or field errors, each field error named)."""
+    """Read a recipe. Raises UsageError for an unreadable file, invalid YAML, or invalid fields,
+    each of them named."""
     try:
         return Recipe.model_validate(read_yaml(path))
     except ValidationError as error:

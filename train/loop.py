@@ -1,5 +1,5 @@
-"""Train one model from a recipe: the run whose checkpoints make the GOOD/BAD pair, or a student on
-real text mixed with synthetic."""
+"""Training one model from a recipe: the base run whose checkpoints make the GOOD/BAD pair, or a
+student on real text mixed with synthetic."""
 
 from __future__ import annotations
 
@@ -35,13 +35,14 @@ from cdgen.train.trainer import RunTrainer, accumulation
 
 
 def train_recipe(path: Path, data_dir: Path, out: Path) -> None:
-    """Trains the recipe at `path` on the files below `data_dir`; under torchrun, in each process.
+    """Train the recipe at `path` on the files below `data_dir`; under torchrun, call it in each
+    process.
 
-    `out` gets checkpoints/, metrics.jsonl, mixture.json and pair/{good,bad}, or, where the recipe
-    names no bad_gap, model/ from the last checkpoint. Running it again goes on from there. Raises
-    UsageError for a bad recipe or bad data, PlanMismatch when `out` holds something else,
-    ModelError when a loss is not finite, a checkpoint is damaged or none is fit to be BAD,
-    StorageError when another run holds `out` or a file cannot be read or written.
+    `out` gets checkpoints/, metrics.jsonl, mixture.json, and pair/{good,bad}, or, if the recipe
+    names no bad_gap, model/ from the last checkpoint. Calling it again resumes. Raises UsageError
+    for a bad recipe or bad data, PlanMismatch if `out` holds something else, ModelError if a loss
+    is not finite, a checkpoint is damaged or none is fit to be BAD, StorageError if another run
+    holds `out` or a file cannot be read or written.
     """
     recipe = load_recipe(path)
     processes = PartialState(cpu=not torch.cuda.is_available())
@@ -49,7 +50,7 @@ def train_recipe(path: Path, data_dir: Path, out: Path) -> None:
     accumulation(recipe.training, processes.num_processes)
     _require_tensorboard(recipe)
     with disk_trouble(out), hold_folder(out) if is_main else nullcontext():
-        with processes.main_process_first():  # the others find what it recorded, and agree
+        with processes.main_process_first():  # the other processes find and check what it recorded
             corpus, model = prepare(recipe, data_dir, out)
         if is_main:
             write_mixture(recipe, corpus, out)
@@ -61,7 +62,7 @@ def train_recipe(path: Path, data_dir: Path, out: Path) -> None:
 
 
 def prepare(recipe: Recipe, data_dir: Path, out: Path) -> tuple[TrainingData, PreTrainedModel]:
-    """What is trained on what; once both can be had, the recipe is recorded in `out`."""
+    """Build the training data and the model, then record the recipe in `out`."""
     record = record_of(recipe, data_dir)
     require_same(out, record)
     corpus = build_corpus(recipe, data_dir, out)
@@ -76,7 +77,7 @@ def _require_tensorboard(recipe: Recipe) -> None:
 
 
 def total_steps(recipe: Recipe) -> int:
-    """The recipe's, and as many more as added synthetic text takes."""
+    """Return the recipe's steps, plus those that added synthetic text needs."""
     mixing, steps = recipe.synthetic, recipe.training.steps
     if mixing is None or mixing.mode == "replace":
         return steps
@@ -84,8 +85,8 @@ def total_steps(recipe: Recipe) -> int:
 
 
 def write_mixture(recipe: Recipe, corpus: TrainingData, out: Path) -> None:
-    """What every stream contributes to the whole run, and the texts in it, for the record; says how
-    often a stream repeats."""
+    """Record what every stream contributes to the whole run, and the texts in it; report how often
+    a stream repeats."""
     positions = total_steps(recipe) * recipe.training.batch_blocks
     counts, repeats = corpus.mixture.counts(positions), corpus.mixture.repeats(positions)
     streams = {
@@ -109,7 +110,7 @@ def write_mixture(recipe: Recipe, corpus: TrainingData, out: Path) -> None:
 
 
 class Positions(Dataset[dict[str, torch.Tensor]]):
-    """The whole run, position by position: what comes when is the mixture's to say."""
+    """The positions of the whole run, in order; the mixture decides which sequence each one is."""
 
     def __init__(self, corpus: TrainingData, count: int) -> None:
         self.corpus, self.count = corpus, count
@@ -124,7 +125,7 @@ class Positions(Dataset[dict[str, torch.Tensor]]):
 
 
 def run_training(recipe: Recipe, corpus: TrainingData, model: PreTrainedModel, out: Path) -> None:
-    """Trains to the last step, from the last complete checkpoint if there is one."""
+    """Train to the last step, from the last complete checkpoint if there is one."""
     checkpoints, metrics, steps = out / "checkpoints", out / "metrics.jsonl", total_steps(recipe)
     checkpoints.mkdir(exist_ok=True)
     resume, skipped = last_complete(checkpoints)
@@ -137,7 +138,7 @@ def run_training(recipe: Recipe, corpus: TrainingData, model: PreTrainedModel, o
         for folder in skipped:
             print(f"{folder}: never finished ({MARKER} is missing), skipped", file=sys.stderr)
         forget_after(metrics, step_of(resume) if resume else 0)
-    disable_progress_bar()  # one per file that is loaded or saved
+    disable_progress_bar()  # a bar for every file that is loaded or saved
     tokenizer = for_transformers(corpus.tokenizer, recipe.block_size, corpus.names)
     words = words_read(corpus.mixture, corpus.epoch_words, recipe.training.batch_blocks)
     due = milestone_steps(words, steps) if recipe.training.milestones else {}
@@ -162,7 +163,7 @@ def training_arguments(recipe: Recipe, checkpoints: Path) -> TrainingArguments:
     arguments = TrainingArguments(
         output_dir=str(checkpoints),
         max_steps=total_steps(recipe),
-        train_sampling_strategy="sequential",  # the mixture shuffles
+        train_sampling_strategy="sequential",  # the mixture shuffles already
         per_device_train_batch_size=training.micro_batch_blocks,
         gradient_accumulation_steps=accumulation(training, PartialState().num_processes),
         learning_rate=training.learning_rate,
@@ -172,22 +173,22 @@ def training_arguments(recipe: Recipe, checkpoints: Path) -> TrainingArguments:
         use_cpu=not torch.cuda.is_available(),  # without it, Trainer refuses bf16 on a CPU
         bf16=training.bf16,
         torch_compile=training.compile,
-        dataloader_drop_last=True,  # one shape, so one compilation
+        dataloader_drop_last=True,  # the only shape, so it compiles once
         save_steps=training.checkpoint_every,
         logging_steps=max(1, training.checkpoint_every // 10),
-        logging_nan_inf_filter=False,  # it hides them; RunTrainer stops there
+        logging_nan_inf_filter=False,  # that would hide NaN; RunTrainer stops at it
         ddp_find_unused_parameters=False,  # every weight has a gradient at every step
         seed=recipe.seed,
         report_to="tensorboard" if training.tensorboard else "none",
         disable_tqdm=True,
     )
-    # Of several GPUs without torchrun, Trainer would use all, each with a whole micro-batch.
+    # Without torchrun, Trainer would use all GPUs, each with a whole micro-batch.
     arguments._n_gpu = min(arguments.n_gpu, 1)
     return arguments
 
 
 def export_student(recipe: Recipe, corpus: TrainingData, out: Path) -> None:
-    """out/model, from the last checkpoint."""
+    """Write out/model from the last checkpoint."""
     export_checkpoint(out / "checkpoints" / f"checkpoint-{total_steps(recipe)}", out / "model")
     tokenizer = for_transformers(corpus.tokenizer, recipe.block_size, corpus.names)
     tokenizer.save_pretrained(out / "model")

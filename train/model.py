@@ -1,4 +1,4 @@
-"""The model that a recipe asks for, freshly initialised."""
+"""The freshly initialised model of a recipe."""
 
 from __future__ import annotations
 
@@ -17,14 +17,15 @@ if TYPE_CHECKING:
 
 
 def new_model(recipe: Recipe, specials: SpecialIds) -> PreTrainedModel:
-    """Seeded random weights, float32. Raises UsageError for a config that fits no such model."""
+    """Return a model with seeded random weights in float32. Raises UsageError for a config that
+    does not describe a causal model."""
     config = model_config(recipe, specials)
     torch.manual_seed(recipe.seed)
     try:
         model = AutoModelForCausalLM.from_config(
             config, dtype=torch.float32, attn_implementation=recipe.training.attention
         )
-    except ValueError as error:  # an encoder-decoder, say
+    except ValueError as error:  # for example an encoder-decoder
         first = str(error).split("\n")[0]
         raise UsageError(f"model: expected a causal language model: {first}") from error
     except ImportError as error:
@@ -32,15 +33,17 @@ def new_model(recipe: Recipe, specials: SpecialIds) -> PreTrainedModel:
         raise UsageError(
             f"attention: {recipe.training.attention} cannot run here: {first}"
         ) from error
-    if not recipe.training.attention.startswith("flash"):  # those run on a GPU only
+    if not recipe.training.attention.startswith("flash"):  # they run on a GPU only
         _require_causal(model)
     return model
 
 
 @torch.inference_mode()
 def _require_causal(model: PreTrainedModel) -> None:
-    """Encoders such as BERT have a causal class too, and attend both ways unless told otherwise.
-    Raises UsageError where a later token changes an earlier prediction."""
+    """Raise UsageError if a later token changes an earlier prediction.
+
+    Encoders such as BERT have a causal class as well, and attend in both directions by default.
+    """
     training, last = model.training, model.config.vocab_size - 1
     tokens = torch.tensor([[last, last, last], [last, last, last - 1]])
     logits = model.eval()(input_ids=tokens, use_cache=False).logits[:, :2]
@@ -53,10 +56,11 @@ def _require_causal(model: PreTrainedModel) -> None:
 
 
 def model_config(recipe: Recipe, specials: SpecialIds) -> PreTrainedConfig:
-    """The shape is the recipe's; vocabulary and special tokens are those of its tokenizer."""
+    """Return the config of the recipe's shape, with vocabulary and special tokens of its
+    tokenizer."""
     tokens: dict[str, Any] = {
         "vocab_size": recipe.vocab_size,
-        # A padding token's embedding is not trained: it must not be one that text has.
+        # The embedding of a padding token is not trained, so text must not contain that token.
         "pad_token_id": None if specials.pad in (specials.bos, specials.eos) else specials.pad,
         "bos_token_id": specials.bos,
         "eos_token_id": specials.eos,
@@ -71,7 +75,8 @@ def model_config(recipe: Recipe, specials: SpecialIds) -> PreTrainedConfig:
 
 
 def read_config(path: Path, block_size: int) -> PreTrainedConfig:
-    """Of a config.json or its folder. Raises UsageError: none, or of too few positions."""
+    """Read a config.json, or the one in a folder. Raises UsageError if there is none, or if it has
+    too few positions."""
     if not (path / "config.json").is_file() and not path.is_file():
         raise UsageError(f"model: {path}: expected a config.json or its folder, found neither")
     try:

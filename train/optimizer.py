@@ -1,4 +1,4 @@
-"""AdamW, or Muon with AdamW, and which weights decay."""
+"""The optimizer, AdamW or Muon with AdamW, and the weights that decay."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def new_optimizer(model: PreTrainedModel, training: Training) -> Optimizer:
         [p for name, p in trained.items() if name in by_muon],
         lr=rate,
         weight_decay=training.weight_decay,
-        adjust_lr_fn="match_rms_adamw",  # updates as large as AdamW's: one learning rate for both
+        adjust_lr_fn="match_rms_adamw",  # updates of AdamW's size, so one learning rate serves both
     )
     return MuonWithAdamW(muon, adamw)
 
@@ -52,14 +52,14 @@ def decayed_names(model: PreTrainedModel, decay: str) -> set[str]:
 
 
 def hidden_matrices(model: PreTrainedModel) -> set[str]:
-    """What Muon is made for: 2-D weights that are neither embedding nor head."""
+    """Return the names of the weights that Muon is made for: 2-D, neither embedding nor head."""
     head = model.get_output_embeddings()
     spared = _embeddings(model) | ({id(head.weight)} if head is not None else set())
     return {n for n, p in model.named_parameters() if p.ndim == 2 and id(p) not in spared}
 
 
 def _embeddings(model: PreTrainedModel) -> set[int]:
-    """A head that is tied to the embedding is the same parameter, so it is in here too."""
+    """Return the ids of embeddings. A head tied to the embedding is the same parameter."""
     modules = (module for module in model.modules() if isinstance(module, Embedding))
     return {id(p) for module in modules for p in module.parameters(recurse=False)}
 
@@ -67,8 +67,8 @@ def _embeddings(model: PreTrainedModel) -> set[int]:
 class MuonWithAdamW(Optimizer):
     """Two optimizers behind one interface: one state to save, one list of groups to schedule.
 
-    Groups and state are shared, not copied: what the schedule writes into a group reaches the
-    optimizer that reads it.
+    Groups and state are shared, not copied: a value that the schedule writes into a group reaches
+    the optimizer.
     """
 
     def __init__(self, muon: Muon, adamw: AdamW) -> None:
@@ -93,5 +93,5 @@ class MuonWithAdamW(Optimizer):
         return loss
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        super().load_state_dict(state_dict)  # makes new groups and a new state
+        super().load_state_dict(state_dict)  # replaces groups and state
         self._share()

@@ -1,4 +1,4 @@
-"""Choose GOOD and BAD among a run's checkpoints and export both with their model card."""
+"""The pair of a run: GOOD and BAD chosen among its checkpoints, and exported with a model card."""
 
 from __future__ import annotations
 
@@ -82,11 +82,11 @@ class Exported:
 
 
 def export_pair(recipe: Recipe, corpus: TrainingData, out: Path) -> None:
-    """Writes out/pair/{good,bad} and out/pair/README.md from a finished run.
+    """Write out/pair/{good,bad} and out/pair/README.md from a finished run.
 
-    Raises ModelError when no checkpoint is far enough behind GOOD to be BAD.
+    Raises ModelError if no checkpoint is far enough behind GOOD to be BAD.
     """
-    assert recipe.bad_gap is not None  # the caller asks for a pair only then
+    assert recipe.bad_gap is not None  # callers ask for a pair only if it has one
     good_step, bad_step = choose_pair(checkpoint_losses(out / "metrics.jsonl"), recipe.bad_gap)
     exported = {}
     for role, step in (("good", good_step), ("bad", bad_step)):
@@ -104,16 +104,17 @@ def export_pair(recipe: Recipe, corpus: TrainingData, out: Path) -> None:
 
 
 def export_checkpoint(checkpoint: Path, folder: Path) -> dict[str, Any]:
-    """The facts of its marker. Raises ModelError if it is not whole."""
+    """Copy a checkpoint and return the facts of its marker. Raises ModelError if it is not
+    whole."""
     facts = require_whole(checkpoint)
     model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=EXPORT_DTYPE)
-    model.config.use_cache = True  # Trainer saves False: of use in training only
+    model.config.use_cache = True  # Trainer saves False because training does not use it
     model.save_pretrained(folder)
     return facts
 
 
 def checkpoint_losses(metrics: Path) -> dict[int, float]:
-    """Step to validation loss over all sources, where it is finite; the last line of a step
+    """Return the finite validation losses over all sources by step; the last line of a step
     counts."""
     losses = {}
     for line in metrics.read_text(errors="replace").splitlines():
@@ -121,12 +122,13 @@ def checkpoint_losses(metrics: Path) -> dict[int, float]:
             entry = json.loads(line)
             losses[int(entry["step"])] = float(entry["validation"]["all"])
         except (ValueError, KeyError, TypeError, OverflowError):
-            continue  # cut short by a kill: the step was run again, or has no checkpoint
+            continue  # cut short by a kill; the step was repeated, or has no checkpoint
     return {step: loss for step, loss in losses.items() if math.isfinite(loss)}
 
 
 def choose_pair(losses: Mapping[int, float], gap: float) -> tuple[int, int]:
-    """(GOOD's step, BAD's step): the least loss, and the last step before it `gap` nats above."""
+    """Return (GOOD's step, BAD's step): the least loss, and the last step before it that is `gap`
+    nats above."""
     if not losses:
         raise ModelError("metrics.jsonl has no validation loss of a checkpoint: train again")
     good = min(losses, key=lambda step: (losses[step], step))
@@ -141,7 +143,7 @@ def choose_pair(losses: Mapping[int, float], gap: float) -> tuple[int, int]:
 
 
 def last_behind(losses: Mapping[int, float], good: int, gap: float) -> int | None:
-    """The last step before `good` whose loss is at least `gap` above its."""
+    """Return the last step before `good` whose loss is at least `gap` above its loss."""
     behind = (step for step in losses if step < good and losses[step] >= losses[good] + gap)
     return max(behind, default=None)
 

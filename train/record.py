@@ -1,12 +1,13 @@
-"""A run's folder: who may write in it, and what it records of the recipe and all that it names.
+"""The folder of a run: who may write in it, and the record of the recipe and of everything it
+names.
 
-OUT/recipe.json is written once everything that the recipe names could be read, so a recipe that is
-refused leaves the folder free. What decides no weight may change later.
+OUT/recipe.json is written once everything that the recipe names could be read, so a refused recipe
+leaves the folder free. Fields that decide no weight may change later.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 from pydantic import Field, ValidationError
 from safetensors import SafetensorError
 
+from cdgen.differences import differences
 from cdgen.errors import PlanMismatch, StorageError
 from cdgen.storage import canonical_json, lock, temporary_of, write_atomic
 from cdgen.train.config import Recipe
@@ -31,20 +33,21 @@ _DECIDES_NO_WEIGHT: Any = {
     "synthetic": {"corpora": {"__all__": {"path"}}},  # the manifest's hash counts
 }
 _SHOWN = 5
-_OF_TORCH_SAVE = "inline_container"  # its file in C++: it does not say what the system said
+_OF_TORCH_SAVE = "inline_container"  # raised by C++ without the system's reason
 
 
 class Record(Recipe):
-    """OUT/recipe.json: a field that an older cdgen did not write has its default."""
+    """OUT/recipe.json. A field that an older cdgen did not write has its default."""
 
     source_sha256: dict[str, str]
     manifests: dict[str, str] = Field(default_factory=dict)  # sha256, by corpus
-    tokenizer_sha256: str | None = None  # where the recipe names an existing one
-    architecture: dict[str, Any] | None = None  # where it names a config: its content
+    tokenizer_sha256: str | None = None  # if the recipe names an existing one
+    architecture: dict[str, Any] | None = None  # if it names a config: its content
 
 
 def record_of(recipe: Recipe, data_dir: Path) -> Record:
-    """Raises UsageError for what the recipe names and cannot be read."""
+    """Return the record of a recipe. Raises UsageError if something that the recipe names cannot be
+    read."""
     corpora = recipe.synthetic.corpora if recipe.synthetic else ()
     found: dict[str, Any] = {
         "source_sha256": {s.name: source_sha256(s, data_dir) for s in recipe.sources},
@@ -60,7 +63,7 @@ def record_of(recipe: Recipe, data_dir: Path) -> Record:
 
 
 def read_record(out: Path) -> Record | None:
-    """None where there is none. Raises StorageError for one that cannot be used."""
+    """Read the record, or return None if there is none. Raises StorageError if it is not usable."""
     path = out / _NAME
     if not path.exists():
         return None
@@ -76,15 +79,16 @@ def read_record(out: Path) -> Record | None:
 
 
 def require_same(out: Path, wanted: Record) -> None:
-    """Raises PlanMismatch where `out` holds a run of other weights, or what no run has left."""
+    """Raise PlanMismatch if `out` holds a run with other weights, or files that no run has
+    written."""
     found = read_record(out)
     if found is None:
         _require_ours(out)
-    elif changed := _differences(_deciding(found), _deciding(wanted)):
+    elif changed := differences(_deciding(found), _deciding(wanted)):
         more = f"; and {len(changed) - _SHOWN} more" if len(changed) > _SHOWN else ""
         raise PlanMismatch(
             f"{out} holds a run of another recipe or other text: {'; '.join(changed[:_SHOWN])}"
-            f"{more}. Use the earlier ones to go on with it, or name another --out"
+            f"{more}. Use the earlier ones to resume it, or name another --out"
         )
 
 
@@ -97,7 +101,7 @@ def write_record(out: Path, record: Record) -> None:
 
 def _require_ours(out: Path) -> None:
     passing = {temporary_of(out / name).name for name in (_NAME, _PROMPTS)}
-    kept = {_LOCK, _PROMPTS, "tokens", *passing}  # of a recipe that was refused
+    kept = {_LOCK, _PROMPTS, "tokens", *passing}  # left by a recipe that was refused
     if foreign := sorted({path.name for path in out.iterdir()} - kept):
         raise PlanMismatch(
             f"--out {out} is not empty (it holds {foreign[0]}) and has no {_NAME} of a run: choose"
@@ -106,42 +110,18 @@ def _require_ours(out: Path) -> None:
 
 
 def _deciding(record: Record) -> dict[str, Any]:
-    """What decides the weights."""
+    """Return the fields that decide the weights."""
     fields = record.model_dump(mode="json", exclude=_DECIDES_NO_WEIGHT)
     fields["split_seed"] = record.dealing_seed
-    for name in ("tokenizer", "model"):  # of existing ones the content counts, wherever they lie
+    for name in ("tokenizer", "model"):  # the content of an existing one counts, not its place
         if isinstance(getattr(record, name), Path):
             fields[name] = "(existing)"
-    return _flat(fields)
-
-
-def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    names = [*old, *(name for name in new if name not in old)]
-    pairs = ((name, old.get(name), new.get(name)) for name in names)
-    return [f"{name}: was {_brief(a)}, now {_brief(b)}" for name, a, b in pairs if a != b]
-
-
-def _flat(value: Any, name: str = "") -> dict[str, Any]:
-    if isinstance(value, Mapping):
-        parts = [(str(key), part) for key, part in value.items()]
-    elif isinstance(value, Sequence) and not isinstance(value, str):
-        parts = [(str(number), part) for number, part in enumerate(value)]
-    else:
-        return {name: value}
-    flat: dict[str, Any] = {}
-    for key, part in parts:
-        flat |= _flat(part, f"{name}.{key}" if name else key)
-    return flat
-
-
-def _brief(value: Any) -> str:
-    text = "(absent)" if value is None else str(value)
-    return text if len(text) <= 40 else f"{text[:12]}..."
+    return fields
 
 
 @contextmanager
 def hold_folder(out: Path) -> Iterator[None]:
-    """Be the only run that writes into `out`; leave no trace where nothing was recorded.
+    """Be the only run that writes into `out`; remove the folder again if nothing was recorded.
 
     Raises StorageError at once if another run holds it.
     """
@@ -162,7 +142,7 @@ def hold_folder(out: Path) -> Iterator[None]:
 
 @contextmanager
 def disk_trouble(out: Path) -> Iterator[None]:
-    """Turns what the operating system refuses into a StorageError."""
+    """Turn errors of the operating system into a StorageError."""
     try:
         yield
     except (OSError, SafetensorError, RuntimeError) as error:

@@ -1,7 +1,7 @@
-"""What runs read, from what they recorded: the readings of a `Budget`.
+"""The readings of a word budget, collected from the records of runs.
 
-Every run writes its own budget; that of a student tells the whole story only together with the
-runs of the pair that wrote its synthetic text: `experiment_budget`.
+Every run writes its own budget. A student's budget is complete only with the runs of the pair that
+wrote its synthetic text: `experiment_budget`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from cdgen.train.record import Record, read_record
 
 
 def write_run_budget(run: Path) -> None:
-    """Of a finished run: its tokenizer and its pair or its student."""
+    """Write the budget of a finished run: its tokenizer and its pair or its student."""
     gap = _record(run).bad_gap
     readings = tokenizer_readings(run)
     if gap is None:
@@ -40,7 +40,7 @@ def write_run_budget(run: Path) -> None:
 
 
 def budget_of_pairs(student: Path, pairs: Sequence[Path]) -> Budget:
-    """`experiment_budget` with the models of pair files, which share their GOOD."""
+    """Return `experiment_budget` for the models of pair files that share their GOOD."""
     if not pairs:
         raise UsageError("--pair is missing: name the pair file that wrote the student's corpora")
     chosen = [located_pair(path) for path in pairs]
@@ -51,9 +51,10 @@ def budget_of_pairs(student: Path, pairs: Sequence[Path]) -> Budget:
 
 
 def experiment_budget(good: Path, bads: Sequence[str], student: Path) -> Budget:
-    """Of the run `student`, on corpora of the checkpoint `good` and of `bads` as --bad names them.
+    """Return the budget of the run `student` on corpora of the checkpoint `good` and of `bads`,
+    each named as for --bad.
 
-    Raises UsageError where a run does not say what it read, or a corpus is of other models.
+    Raises UsageError if a run does not record what it read, or a corpus is of other models.
     """
     record = _record(student)
     mixed = record.synthetic.corpora if record.synthetic else ()
@@ -73,7 +74,7 @@ def experiment_budget(good: Path, bads: Sequence[str], student: Path) -> Budget:
 
 
 def model_readings(run: Path, role: Role, step: int | None = None) -> list[Reading]:
-    """Of a model of `run`: that of a step, or the last."""
+    """Return the readings of a model of `run`, at one step or the last."""
     mixture = _json(run / "mixture.json")
     texts, steps, readings = _texts(mixture, run), mixture["steps"], []
     for name, stream in mixture["streams"].items():
@@ -87,7 +88,8 @@ def model_readings(run: Path, role: Role, step: int | None = None) -> list[Readi
 
 
 def tokenizer_readings(run: Path) -> list[Reading]:
-    """Of the tokenizer that was made with `run`; none where the recipe names an existing one."""
+    """Return the readings of the tokenizer trained with `run`; none if the recipe names an existing
+    one."""
     record = _record(run)
     if isinstance(record.tokenizer, Path):
         return []
@@ -96,7 +98,8 @@ def tokenizer_readings(run: Path) -> list[Reading]:
 
 
 def _copies(record: Record, texts: Mapping[str, Text]) -> dict[Text, int]:
-    """How often an epoch of the real stream reads each text; two sources may hold the same one."""
+    """Return how often an epoch of the real stream reads each text; two sources may hold the same
+    text."""
     copies: dict[str, tuple[Text, int]] = {}
     for source in record.sources:
         text = texts[source.name]
@@ -106,7 +109,7 @@ def _copies(record: Record, texts: Mapping[str, Text]) -> dict[Text, int]:
 
 
 def prompt_readings(corpora: Sequence[Path]) -> list[Reading]:
-    """Of the real text that begins the sequences of synthetic corpora."""
+    """Return the readings of the real text that begins synthetic sequences."""
     prompts = [read_manifest(CorpusFolder(corpus)).plan.prompts for corpus in corpora]
     plans = {plan.tokens_sha256: plan for plan in prompts}
     return [
@@ -124,7 +127,7 @@ def _run_of(checkpoint: Path) -> Path:
 
 
 def _texts(mixture: Mapping[str, Any], run: Path) -> dict[str, Text]:
-    """What the run was trained on, by the names of sources and corpora."""
+    """Return the texts that the run was trained on, by the names of sources and corpora."""
     try:
         return {name: Text(name, **facts) for name, facts in mixture["texts"].items()}
     except (KeyError, TypeError, AttributeError) as error:
@@ -134,7 +137,7 @@ def _texts(mixture: Mapping[str, Any], run: Path) -> dict[str, Text]:
 
 
 def _identity(bad: str) -> str:
-    """As a plan has it."""
+    """Return a BAD as a plan names it."""
     source = parse_bad(bad)
     if source.folder:
         return open_checkpoint(source.folder).sha256

@@ -4,9 +4,9 @@ GOOD has the least validation loss of all checkpoints with the first run's token
 
     early    an earlier step of GOOD's run
     small    a checkpoint of a run with fewer parameters
-    dropout  GOOD itself with attention dropout, of which no loss is known
+    dropout  GOOD itself with attention dropout; its loss is not known
 
-The one to use is the last early one that is at least `gap` nats per token above GOOD.
+The default is the last early one that is at least `gap` nats per token above GOOD.
 """
 
 from __future__ import annotations
@@ -65,9 +65,9 @@ class Selection:
     bad: Candidate
     early: tuple[Candidate, ...]  # without `bad`
     small: tuple[Candidate, ...]
-    dropout: bool  # whether GOOD can serve as its own BAD
+    dropout: bool  # GOOD can serve as its own BAD
     gap: float
-    notes: tuple[str, ...]  # what was not considered, and why
+    notes: tuple[str, ...]  # checkpoints left out, and why
 
     def table(self) -> str:
         rows = [("GOOD", self.good), ("BAD", self.bad)]
@@ -84,11 +84,12 @@ class Selection:
 
 
 def select_pair(runs: Sequence[Path], gap: float) -> Selection:
-    """Raises UsageError for what is no run, ModelError where no checkpoint is fit for its role."""
+    """Choose GOOD and BAD. Raises UsageError if a folder is no run, ModelError if no checkpoint
+    fits its role."""
     if not 0 < gap < math.inf:
         raise UsageError(f"--gap: expected nats per token above 0, such as 0.5, got {gap}")
     found, notes = _candidates(runs)
-    good = min(found, key=lambda c: c.loss)  # of equal ones the earliest
+    good = min(found, key=lambda c: c.loss)  # the earliest of equal ones
     early = [c for c in found if c.run == good.run and c.step < good.step]
     step = last_behind({c.step: c.loss for c in [*early, good]}, good.step, gap)
     if step is None:
@@ -99,7 +100,7 @@ def select_pair(runs: Sequence[Path], gap: float) -> Selection:
             " again with a smaller checkpoint_every"
         )
     bad = next(c for c in early if c.step == step)
-    open_pair(good.folder, parse_bad(str(bad.folder)))  # what `cdgen generate` will check first
+    open_pair(good.folder, parse_bad(str(bad.folder)))  # as `cdgen generate` will
     small = [c for c in found if c.parameters < good.parameters]
     return Selection(
         good,
@@ -113,11 +114,11 @@ def select_pair(runs: Sequence[Path], gap: float) -> Selection:
 
 
 def write_pair_file(selection: Selection, out: Path) -> None:
-    """Raises UsageError where `out` is something else than a pair file."""
+    """Write the pair file. Raises UsageError if `out` is something other than a pair file."""
     if out.is_dir():
         raise UsageError(f"--out {out} is a folder: name the file to write, such as pair.yaml")
     if out.exists():
-        read_pair_file(out)  # raises: a recipe, given by mistake, is not written over
+        read_pair_file(out)  # raises, so that a recipe given by mistake is not overwritten
     make_folder(out.parent)
     content = _PAIR_FILE.format(
         good=selection.good,
@@ -155,7 +156,8 @@ def _yaml(values: dict[str, object]) -> str:
 
 
 def _candidates(runs: Sequence[Path]) -> tuple[list[Candidate], list[str]]:
-    """Checkpoints with the first run's tokenizer, by run and step, and why others are not there."""
+    """Return the checkpoints with the first run's tokenizer, by run and step, and why others were
+    left out."""
     if len({run.resolve() for run in runs}) < len(runs):
         raise UsageError("--select-pair: a run is given more than once; name each once")
     found: list[Candidate] = []
@@ -194,7 +196,8 @@ def _of_run(run: Path) -> tuple[list[Candidate], list[str]]:
 
 
 def _checkpoint_folders(run: Path) -> list[Path]:
-    """Those of steps come first: a milestone of words at the same step is the same model."""
+    """Return the folders, those of steps first: a milestone of words at the same step is the same
+    model."""
     below = [path for parent in (run / "checkpoints", run) for path in parent.glob("ch*")]
     numbered = [(match, path) for path in below if (match := _CHECKPOINT.fullmatch(path.name))]
     return [path for _, path in sorted(numbered, key=lambda m: (bool(m[0][2]), int(m[0][1])))]
@@ -206,7 +209,7 @@ def _candidate(run: Path, folder: Path, losses: Mapping[int, float]) -> Candidat
     marker, tokenizer = read_json(folder / MARKER), folder / "tokenizer.json"
     try:
         step = int(marker["step"])
-        # A milestone of words has its own loss: the Trainer may have saved nothing at its step.
+        # A word milestone has a loss of its own: the Trainer may have saved nothing at its step.
         loss = float(marker.get("validation", {}).get("all", losses.get(step, math.nan)))
     except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
         raise ModelError(f"{folder / MARKER} is damaged ({error!r}): passed over") from error
@@ -228,13 +231,13 @@ def _unfinished(run: Path, last: int) -> list[str]:
 
 
 def _held_out(run: Path) -> tuple[object, object]:
-    """What decides it."""
+    """Return what decides the held-out text."""
     recipe = _record(run / "recipe.json")
     seed = recipe.get("split_seed")
     return recipe.get("sources"), recipe.get("seed") if seed is None else seed
 
 
 def _record(path: Path) -> dict[str, Any]:
-    """Empty in a run of another trainer."""
+    """Return the record of a run; empty for a run of another trainer."""
     with reading(path):
         return read_json(path) if path.exists() else {}

@@ -1,4 +1,4 @@
-"""The Trainer of a run: its optimizer, a look at the loss of every step, complete checkpoints."""
+"""The Trainer of a run: its optimizer, a check of every step's loss, complete checkpoints."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class RunTrainer(Trainer):
         **of_trainer: Any,
     ) -> None:
         super().__init__(model=model, **of_trainer)
-        self.remove_callback(PrinterCallback)  # `Progress` says it better
+        self.remove_callback(PrinterCallback)  # `Progress` reports it
         self.bare, self.training, self.tokenizer, self.words = model, training, tokenizer, words
         self._step_loss: torch.Tensor | float = 0.0
 
@@ -40,25 +40,26 @@ class RunTrainer(Trainer):
         return self.optimizer
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """Raises ModelError, in every process, before a loss that is not finite moves a weight."""
+        """Raise ModelError, in every process, before a loss that is not finite changes a weight."""
         loss = super().training_step(*args, **kwargs)
         self._step_loss = loss + self._step_loss
-        if self.accelerator.sync_gradients:  # the last of the step's micro-batches
-            # One look per step: a GPU waits for it.
+        if self.accelerator.sync_gradients:  # the step's last micro-batch
+            # Read once per step, because a GPU waits for it.
             mean = self.accelerator.gather(self._step_loss).mean().item()
             require_finite(mean, self.state.global_step + 1)
             self._step_loss = 0.0
         return loss
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        """Trainer's own loads to "cpu:0" where processes share a CPU, which torch.load refuses."""
-        assert checkpoint and self.optimizer and self.lr_scheduler  # called on a resume only
+        """Load to a device that torch.load accepts: Trainer's own passes "cpu:0" if processes share
+        a CPU."""
+        assert checkpoint and self.optimizer and self.lr_scheduler  # only called on a resume
         for part, name in ((self.optimizer, OPTIMIZER_NAME), (self.lr_scheduler, SCHEDULER_NAME)):
             path = Path(checkpoint, name)
             part.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
 
     def _issue_warnings_after_load(self, load_result: Any) -> None:
-        """A head that is tied to the embedding has no tensor of its own in the file."""
+        """Ignore the missing tensor of a head that is tied to the embedding."""
         tied = self.bare.all_tied_weights_keys
         load_result.missing_keys[:] = [k for k in load_result.missing_keys if k not in tied]
         super()._issue_warnings_after_load(load_result)
@@ -75,7 +76,8 @@ class RunTrainer(Trainer):
 
 
 def accumulation(training: Training, processes: int) -> int:
-    """Micro-batches per process and step, so that the step is the recipe's whoever shares it."""
+    """Return the micro-batches per process and step that make the recipe's step, however many
+    processes share it."""
     at_once = training.micro_batch_blocks * processes
     if training.batch_blocks % at_once:
         raise UsageError(

@@ -1,6 +1,6 @@
 """Held-out loss in nats per token.
 
-The forward pass has the model's own precision (autocast, while a bf16 run trains it); softmax and
+The forward pass has the model's own precision (autocast while a bf16 run trains it); softmax and
 sums are float32.
 """
 
@@ -22,7 +22,7 @@ _BATCH_BLOCKS = 8
 def validation_losses(
     model: PreTrainedModel, validation: Mapping[str, np.ndarray]
 ) -> dict[str, float]:
-    """Mean loss of each source's blocks, and "all": the mean over the tokens of all of them.
+    """Return the mean loss of each source's blocks, and under "all" the mean over all their tokens.
 
     A block's first token has no context and is not predicted; padding is not counted.
     """

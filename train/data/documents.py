@@ -1,4 +1,4 @@
-"""Where a document begins and ends in running text, and how its text is cleaned."""
+"""Splitting running text into documents, and cleaning their text."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 
 TEXT_END = "<|endoftext|>"
-_TITLE = re.compile(r"= = = (?!=)(.*?)(?: = = =)?\s*")  # more marks: a heading within an article
-_CLOSING = "\"')]\u201d\u2019"  # what may stand between a full stop and the next sentence
+_TITLE = re.compile(r"= = = (?!=)(.*?)(?: = = =)?\s*")  # more marks: a heading inside an article
+_CLOSING = "\"')]\u201d\u2019"  # characters between a full stop and the next sentence
 _SENTENCE = re.compile(rf".*?[.!?][{re.escape(_CLOSING)}]*\s+|.+", re.DOTALL)
 _HEADING = re.compile(r"^#+ .*$", re.MULTILINE)
 _ASIDE = re.compile(r"\[(?:Illustration|Footnote)[^\]]*\]")
-# Quotation marks, dashes and the ellipsis become ASCII; invisible spaces and emphasis marks go.
+# Turn quotation marks, dashes and the ellipsis into ASCII; drop invisible spaces and emphasis.
 _PLAIN = str.maketrans(
     {
         **dict.fromkeys("\u201c\u201d", '"'),
@@ -24,14 +24,15 @@ _PLAIN = str.maketrans(
     }
 )
 
-Ended = tuple[str, bool]  # a document's text, and whether it ends there: it was not cut off
+Ended = tuple[str, bool]  # a document's text, and whether it is complete, not cut off
 Lines = Iterable[str]
 
 
 def split_lines(split: str, lines: Lines, ended: bool, words: int = 0) -> Iterator[Ended]:
-    """The documents of `lines` that hold visible text; `ended`: the last line ends the last one.
+    """Yield the documents of `lines` that have visible text, and whether each is complete.
 
-    `split` and `words` are those of a Source. Marks that part documents are no part of them.
+    `split` and `words` are those of a Source. Marks between documents belong to none of them.
+    `ended` says that the last line ends the last document.
     """
     if split == "length":
         documents = _by_length(lines, words, ended)
@@ -41,7 +42,7 @@ def split_lines(split: str, lines: Lines, ended: bool, words: int = 0) -> Iterat
 
 
 def _last_is_open(texts: Iterator[str], ended: bool) -> Iterator[Ended]:
-    """Where the next document begins, the one before has ended."""
+    """Mark every document but the last as complete: the next one has begun."""
     text = next(texts, "")
     for after in texts:
         yield text, True
@@ -76,10 +77,10 @@ def _at_marks(lines: Lines) -> Iterator[str]:
 
 
 def _at_titles(lines: Lines) -> Iterator[str]:
-    """BabyLM's Simple Wikipedia marks an article's first line as well as its title: a marked line
-    that is longer than a title right above it is not a title."""
+    """Split at titles. BabyLM's Simple Wikipedia marks an article's first line like its title, so a
+    marked line that is longer than the title right above it is not a title."""
     document: list[str] = []
-    lone_title = False  # the document has a title and nothing else
+    lone_title = False  # the document is nothing but a title
     for line in lines:
         title = _TITLE.fullmatch(line)
         if title and not (lone_title and len(title[1]) > len(document[0])):
@@ -105,9 +106,9 @@ _PARTED: dict[str, Callable[[Lines], Iterator[str]]] = {
 
 
 def _by_length(lines: Lines, words: int, ended: bool) -> Iterator[Ended]:
-    """At the first sentence end after `words` words; where there is none, before 2 x `words`.
+    """Split at the first sentence end after `words` words, or else before 2 x `words`.
 
-    None of the pieces but the last can have ended: the text goes on behind it.
+    Only the last piece can be complete: after the others the text continues.
     """
     piece: list[str] = []
     count = 0
@@ -124,7 +125,8 @@ def _by_length(lines: Lines, words: int, ended: bool) -> Iterator[Ended]:
 
 
 def _fragments(lines: Lines, words: int) -> Iterator[tuple[str, int, bool]]:
-    """Sentences, or parts of at most `words` words: text, words, whether a sentence ends there."""
+    """Yield sentences, or parts of at most `words` words: text, words, and whether a sentence ends
+    there."""
     for line in lines:
         for sentence in _SENTENCE.findall(f"{line}\n"):
             tokens = re.findall(r"\s*\S+\s*|\s+", sentence)
@@ -140,15 +142,16 @@ def _ends_sentence(text: str) -> bool:
 
 
 def pieces(text: str, words: int) -> list[str]:
-    """`text` whole if it has fewer than `words` words, else cut into pieces as by `length`."""
+    """Return `text` whole if it has fewer than `words` words, else the pieces that `length` makes
+    of it."""
     if len(text.split()) < words:
         return [text]
     return [piece for piece, _ in split_lines("length", text.split("\n"), True, words)]
 
 
 def clean_text(text: str, unit: str) -> str:
-    """One of `unit`, "lines" or "paragraphs", per line; what holds no letter or digit (rules, rows
-    of stars) is dropped."""
+    """Clean one text per `unit`, "lines" or "paragraphs"; drop lines without a letter or digit,
+    such as rules and rows of stars."""
     text = _ASIDE.sub("", text.translate(_PLAIN))
     parts = re.split("\n" if unit == "lines" else r"\n\s*\n", text)
     joined = (" ".join(part.split()) for part in parts)

@@ -1,9 +1,9 @@
-"""Which documents are for training, which begin synthetic text, which measure: by document.
+"""The split into training, prompts and validation, by document.
 
-A document's part is a function of the seed and of what the document is: its text, or the work it
-belongs to. So every stage finds the same parts, whatever the order of files and whatever sources
-come and go. Where sources with different shares, or two works, hold one text, it is held out if any
-of them holds it out: validation wins over prompts, prompts over training.
+The part of a document is a function of the seed and of its text, or of the work that it belongs to.
+So every stage finds the same parts, whatever the order of files and the other sources. If sources
+with different shares, or two works, hold one text, it is held out if any of them holds it out:
+validation takes precedence over prompts, prompts over training.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Parts:
 
 
 class _Held:
-    """What documents hold: their texts and works."""
+    """The texts and works of some documents."""
 
     def __init__(self, documents: Iterable[Document]) -> None:
         self.texts: set[str] = set()
@@ -46,8 +46,8 @@ class _Held:
 def split_sources(
     sources: Sequence[tuple[Source, Sequence[Document]]], seed: int
 ) -> tuple[dict[str, Parts], int]:
-    """The parts of every source, by name, and how many documents were left out because they are
-    held out elsewhere. Raises UsageError when that leaves nothing of a part that is asked for."""
+    """Return the parts of every source by name, and the number of documents that were dropped
+    because they are held out elsewhere. Raises UsageError if that leaves a requested part empty."""
     dealt = {source.name: split_documents(found, source, seed) for source, found in sources}
     measured = _Held(d for parts in dealt.values() for d in parts.validation)
     prompting = _Held(d for parts in dealt.values() for d in measured.without(parts.prompts))
@@ -66,11 +66,12 @@ def split_sources(
 
 
 def split_documents(documents: Sequence[Document], source: Source, seed: int) -> Parts:
-    """Raises UsageError when a part that the source asks for would have no document."""
+    """Split the documents of one source. Raises UsageError if a requested part would have no
+    document."""
     parts = Parts()
     for document in documents:
         place = _place(document, seed)
-        # From the two ends: to change one share moves nothing between the other part and training.
+        # The two parts are taken from the two ends, so changing one share does not touch the other.
         if place < source.validation:
             parts.validation.append(document)
         elif place >= 1 - source.prompts:
@@ -89,13 +90,13 @@ def split_documents(documents: Sequence[Document], source: Source, seed: int) ->
 
 
 def _place(document: Document, seed: int) -> float:
-    """In [0, 1), uniform over documents."""
+    """Return a number in [0, 1) that is uniform over documents."""
     identity = f"{seed}\0{document.identity}".encode(errors="surrogatepass")
     return int.from_bytes(hashlib.blake2b(identity, digest_size=6).digest()) / 2**48
 
 
 def prompt_lines(prompts: Mapping[str, Sequence[Document]]) -> bytes:
-    """JSON lines of source and text for `cdgen generate --prompts`."""
+    """Return JSON lines of source and text for `cdgen generate --prompts`."""
     rows = (
         {"source": name, "text": piece}
         for name, documents in prompts.items()

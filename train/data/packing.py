@@ -1,7 +1,7 @@
-"""From documents to blocks of tokens: encoding and packing.
+"""Encoding documents and packing them into blocks of tokens.
 
-In a block, ~t (below 0) stands for token t that is read but not taught: padding, and what follows a
-text that was cut off, which is no sign of its end.
+In a block, ~t (below 0) stands for token t that is read but not taught: padding, and the token
+after a text that was cut off, which does not mark its end.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from tokenizers import Tokenizer
 
 from cdgen.train.data.tokenizer import SpecialIds
 
-_ENCODED_AT_ONCE = 4096  # documents: as Python integers, all tokens at once would take ten times
+_ENCODED_AT_ONCE = 4096  # documents at a time: as Python integers, all tokens would take ten times
 
 
 @dataclass(frozen=True)
 class Document:
     text: str
-    work: str = ""  # what the parts keep together, such as all chapters of a book
+    work: str = ""  # kept in one part of the split, such as all chapters of a book
     complete: bool = True  # False: the text was cut off, so no end-of-text follows it
 
     @property
@@ -33,7 +33,7 @@ class Document:
 def encode(
     tokenizer: Tokenizer, special: SpecialIds, documents: Sequence[Document]
 ) -> list[np.ndarray]:
-    """BOS, the text, and EOS unless the document was cut off; on all of the machine's threads."""
+    """Encode documents with all threads: BOS, the text, and EOS unless the document was cut off."""
     sequences, begin = [], [] if special.bos is None else [special.bos]
     for start in range(0, len(documents), _ENCODED_AT_ONCE):
         batch = documents[start : start + _ENCODED_AT_ONCE]
@@ -48,10 +48,11 @@ def encode(
 def pack(
     sequences: Sequence[Sequence[int] | np.ndarray], block_size: int, special: SpecialIds
 ) -> np.ndarray:
-    """Sequences end to end, cut into [blocks, block_size] int32; padding fills up the last block.
+    """Join sequences end to end and cut them into [blocks, block_size] int32, padding the last
+    block.
 
-    A sequence that crosses a block boundary goes on in the next block: no token is added there,
-    none is lost. Where one token both ends and begins a text, it stands once between two.
+    A sequence that crosses a block boundary continues in the next block: no token is added or lost
+    there. If one token both ends and begins a text, it stands once between two texts.
     """
     count = sum(len(sequence) for sequence in sequences)
     padding = special.eos if special.pad is None else special.pad
@@ -72,8 +73,8 @@ def pack(
 
 
 def read_and_taught(
-    blocks: torch.Tensor,  # [..., T] int64, as `pack` makes them
-) -> tuple[torch.Tensor, torch.Tensor]:  # [..., T]: token ids; labels, -100 where none is taught
+    blocks: torch.Tensor,  # [..., T] int64, from `pack`
+) -> tuple[torch.Tensor, torch.Tensor]:  # [..., T]: token ids; labels, -100 for none
     return torch.where(blocks < 0, ~blocks, blocks), blocks.masked_fill(blocks < 0, -100)
 
 
@@ -83,7 +84,8 @@ def training_blocks(
     special: SpecialIds,
     seed: int,
 ) -> np.ndarray:
-    """One epoch: every (sequences, repeat) source, its sequences repeated, all shuffled, packed."""
+    """Return one epoch: the sequences of every (sequences, repeat) source, repeated, shuffled and
+    packed."""
     sequences = [
         sequence
         for source, repeat in sequences_by_source

@@ -1,4 +1,4 @@
-"""The documents of a source: text, JSONL and Parquet files, `datasets`, finalized corpora."""
+"""Reading the documents of a source: text, JSONL and Parquet files, datasets, finalized corpora."""
 
 from __future__ import annotations
 
@@ -31,15 +31,16 @@ _EXPECTED = f"{', '.join(SUFFIXES)}, a folder of them, a finalized corpus or a `
 
 @dataclass(frozen=True)
 class _Text:
-    """What is split into documents: a file, a line or a row."""
+    """A text before it is split into documents: a file, a line or a row."""
 
     lines: Iterable[str]
-    ended: bool  # its end is the end of a document
+    ended: bool  # its end is a document's end
     work: str = ""
 
 
 def read_documents(source: Source, data_dir: Path) -> list[Document]:
-    """Raises UsageError when the source is missing, damaged, empty, or lacks a title it names."""
+    """Read a source. Raises UsageError if it is missing, damaged or empty, or lacks a title that it
+    names."""
     documents = []
     for text in _texts(source, _find(source, data_dir)):
         for part, complete in split_lines(source.split, text.lines, text.ended, source.words):
@@ -54,7 +55,7 @@ def read_documents(source: Source, data_dir: Path) -> list[Document]:
 
 
 def source_sha256(source: Source, data_dir: Path) -> str:
-    """Of the bytes of its files; of the texts of a `datasets` name."""
+    """Return the hash of a source's files, or of a dataset's texts."""
     place = _find(source, data_dir)
     if isinstance(place, Path):
         return sha256_of(place / "manifest.json") if _is_corpus(place) else hash_source(str(place))
@@ -65,10 +66,10 @@ def source_sha256(source: Source, data_dir: Path) -> str:
 
 
 def corpus_texts(out: Path) -> Iterator[tuple[str, bool]]:
-    """The text of every row of a finalized corpus, and whether it ended at an end-of-text.
+    """Yield the text of every row of a finalized corpus, and whether it ended at an end-of-text.
 
-    Quarantined rows are left out: they stopped where sampling failed. Raises StorageError when a
-    file is not as it was finalized.
+    Quarantined rows are skipped: they stopped where sampling failed. Raises StorageError if a file
+    has changed since it was finalized.
     """
     for row in corpus_rows(out, ["text", "finish_reason"]):
         if row["finish_reason"] != "quarantined":
@@ -76,7 +77,7 @@ def corpus_texts(out: Path) -> Iterator[tuple[str, bool]]:
 
 
 def _find(source: Source, data_dir: Path) -> Path | str:
-    """A file or folder below the data folder, or else the name of a data set."""
+    """Return a file or folder below the data folder, or else the name of a dataset."""
     place, name = data_dir / source.path, str(source.path)
     if place.is_dir() and not _is_corpus(place) and not usable_files(place):
         raise UsageError(f"source {source.name}: {place} holds no file of {_EXPECTED}")
@@ -84,7 +85,7 @@ def _find(source: Source, data_dir: Path) -> Path | str:
         raise UsageError(f"source {source.name}: {place} is of an unknown kind, not {_EXPECTED}")
     if place.exists():
         return place
-    if Path(name).exists():  # `datasets` would read it
+    if Path(name).exists():  # `datasets` could read it
         raise UsageError(
             f"source {source.name}: {name} lies in the current folder, but not in --data"
             f" {data_dir}; move it, or give another --data"
@@ -95,7 +96,7 @@ def _find(source: Source, data_dir: Path) -> Path | str:
 
 
 def is_synthetic(source: Source, data_dir: Path) -> bool:
-    """Whether it is a corpus of `cdgen generate`."""
+    """Return whether a source is a corpus of `cdgen generate`."""
     return _is_corpus(data_dir / source.path)
 
 
@@ -122,7 +123,7 @@ def _file(path: Path, split: str) -> Iterator[_Text]:
         yield from (_Text(text.split("\n"), True) for text in file_texts(path))
     elif split == "rows":
         yield from (_Text([line], True) for line in file_texts(path))
-    else:  # nothing says that the last document is whole: samples end anywhere
+    else:  # the last document may be cut off: samples end anywhere
         yield _Text(file_texts(path), False)
 
 

@@ -1,4 +1,4 @@
-"""Sequences to train on from the finalized corpora of `cdgen generate`."""
+"""Training sequences from the finalized corpora of `cdgen generate`."""
 
 from __future__ import annotations
 
@@ -20,11 +20,12 @@ from cdgen.train.data.packing import Document, encode
 from cdgen.train.data.tokenizer import SpecialIds
 
 _COLUMNS = ("tokens", "text", "finish_reason")
-_BETWEEN = "\n\n"  # what `render_text` of a corpus puts between the documents of a row
+_BETWEEN = "\n\n"  # `render_text` puts it between the documents of a row
 
 
 def manifest_sha256(out: Path) -> str:
-    """What identifies the corpus: hashes of its files are in the manifest. Raises UsageError."""
+    """Return the hash that identifies a corpus: its manifest has the hashes of its files. Raises
+    UsageError."""
     if not CorpusFolder(out).is_finalized:
         raise UsageError(f"{out}: expected a finalized corpus (cdgen finalize), found none")
     return sha256_of(out / "manifest.json")
@@ -33,12 +34,12 @@ def manifest_sha256(out: Path) -> str:
 def synthetic_sequences(
     out: Path, tokenizer: Tokenizer, special: SpecialIds
 ) -> tuple[list[np.ndarray], list[str]]:
-    """Token sequences of the documents in `out`; and, where its tokens are not the student's, that
-    its text was tokenized again, why, and what is lost by it.
+    """Return the token sequences of the documents in `out`, and notes: that its text was tokenized
+    again because its tokens are not the student's, why, and what is lost.
 
-    A row's tokens are split where a document ends; the last one gets no EOS if it was cut off: the
-    model would learn to stop in mid-sentence. Quarantined rows are left out. Raises UsageError when
-    no row is left, StorageError when a file is not as it was finalized.
+    A row's tokens are split at the ends of documents. The last document gets no EOS if it was cut
+    off, or the model would learn to stop in mid-sentence. Quarantined rows are skipped. Raises
+    UsageError if no row is left, StorageError if a file has changed since it was finalized.
     """
     plan = read_manifest(CorpusFolder(out)).plan
     if reason := _why_again(plan, tokenizer, special):
@@ -69,7 +70,8 @@ def _rows(out: Path) -> Iterator[dict[str, Any]]:
 def split_row(
     tokens: Sequence[int], stops: Collection[int], special: SpecialIds
 ) -> list[list[int]]:
-    """The documents of a row: BOS, its tokens, and EOS where it ended; a BOS begins the next."""
+    """Return the documents of a row: BOS, its tokens, and EOS if it ended; a BOS begins the next
+    one."""
     begin = [] if special.bos is None else [special.bos]
     documents: list[list[int]] = [[*begin]]
     for token in tokens:
@@ -102,10 +104,10 @@ def _documents(out: Path, stops: Collection[int]) -> tuple[list[Document], list[
 
 
 def split_text(text: str, tokens: Sequence[int], stops: Collection[int]) -> list[Document] | None:
-    """The documents of a row's text, which blank lines part; the tokens tell how many there are and
-    which of them ended. None where the text has another number of parts."""
+    """Return the documents of a row's text, which are separated by blank lines; the tokens tell how
+    many there are and which of them ended. Returns None if the text has another number of parts."""
     parts = text.split(_BETWEEN)
-    # A BOS behind the last end is a token of no text. Its id is not known; a row may begin with it.
+    # A BOS after the last end belongs to no text. Its id is not known; a row may begin with it.
     for bos in (None, tokens[0]):
         ends = documents_ended(tokens, stops, bos)
         found = [text] if len(ends) <= 1 else parts
@@ -115,7 +117,7 @@ def split_text(text: str, tokens: Sequence[int], stops: Collection[int]) -> list
 
 
 def documents_ended(tokens: Sequence[int], stops: Collection[int], bos: int | None) -> list[bool]:
-    """Of every document of a row that has a token: whether it ended."""
+    """Return, for every document of a row that has a token, whether it ended."""
     ended: list[bool] = []
     is_open = False
     for token in tokens:

@@ -1,8 +1,8 @@
-"""Blocks of tokens on disk, memory-mapped: made once, then reused while nothing they depend on
-changed.
+"""Blocks of tokens on disk, memory-mapped: made once, then reused until something they depend on
+changes.
 
 FOLDER/KEY/ holds one .npy file per array and facts.json, which is written last and has the files'
-sha256. KEY is a hash of all that decides the content.
+sha256. KEY is a hash of everything that decides the content.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from cdgen.storage import (
     write_record,
 )
 
-_FORMAT = 3  # of the files and of what is made of a source: raise it when either changes
+_FORMAT = 3  # of the files and of their making: raise it when either changes
 
 
 @dataclass(frozen=True)
@@ -39,9 +39,9 @@ class Tokens:
 def reuse_or_build(
     folder: Path | None, key: Mapping[str, Any], build: Callable[[], Tokens]
 ) -> Tokens:
-    """What `build` makes, from disk if it is there; a second process waits for the first.
+    """Return the result of `build`, from disk if it is there; a second process waits for the first.
 
-    Without a folder, made anew and kept in memory. Raises StorageError.
+    Without a folder it is built anew and kept in memory. Raises StorageError.
     """
     if folder is None:
         return build()
@@ -58,13 +58,13 @@ def reuse_or_build(
 
 
 def _read(entry: Path) -> Tokens | None:
-    """None, and says so, if a file is damaged or missing."""
+    """Read an entry; return None, with a message, if a file is damaged or missing."""
     if not (entry / "facts.json").exists():
         return None
     try:
         record = read_record(entry / "facts.json")
         if all(sha256_of(entry / file) == sha for file, sha in record["sha256"].values()):
-            # Copy on write: torch takes no read-only array without a warning.
+            # Copy on write, because torch warns about read-only arrays.
             arrays = {
                 name: np.load(entry / file, mmap_mode="c")
                 for name, (file, _) in record["sha256"].items()
@@ -80,13 +80,14 @@ def _write(entry: Path, tokens: Tokens) -> None:
     make_folder(entry)
     files = {}
     for number, (name, array) in enumerate(tokens.arrays.items()):
-        file = f"{number}.npy"  # a source's name may hold a slash
+        file = f"{number}.npy"  # a source's name may contain a slash
         files[name] = (file, write_atomic(entry / file, partial(_save, array)).sha256)
     write_record(entry / "facts.json", {"sha256": files, "facts": tokens.facts})
 
 
 def _save(array: np.ndarray, file: BinaryIO) -> None:
-    """numpy.save would write behind the back of the file that hashes what it is given."""
+    """Write an array through `file`: numpy.save would bypass the file object that hashes the
+    bytes."""
     array = np.ascontiguousarray(array)
     header = np.lib.format.header_data_from_array_1_0(array)
     np.lib.format.write_array_header_1_0(file, header)

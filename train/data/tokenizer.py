@@ -1,5 +1,5 @@
-"""Tokenizers that encode any text without an unknown token: byte-level BPE, or BPE as SentencePiece
-has it (Ulm et al. 2025), or one that exists."""
+"""Tokenizers that encode any text without an unknown token: byte-level BPE, BPE in the style of
+SentencePiece (Ulm et al. 2025), or an existing one."""
 
 from __future__ import annotations
 
@@ -24,22 +24,23 @@ from cdgen.errors import UsageError
 from cdgen.storage import record_checksum, sha256_of
 
 PAD, BOS, EOS, UNK = "<pad>", "<s>", "</s>", "<unk>"
-PAD_ID, BOS_ID, EOS_ID = 0, 1, 2  # of `train_tokenizer`; of any tokenizer: `special_ids`
+PAD_ID, BOS_ID, EOS_ID = 0, 1, 2  # ids in `train_tokenizer`; see `special_ids` for other tokenizers
 _BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
-_SPACE = "\u2581"  # SentencePiece writes a space so
-_MAX_CHARACTERS = 1000  # rarer ones are spelled in bytes: a vocabulary entry would go unused
+_SPACE = "\u2581"  # SentencePiece's mark for a space
+_MAX_CHARACTERS = 1000  # rarer characters are spelled in bytes: their entries would be unused
 
 
 @dataclass(frozen=True)
 class SpecialNames:
-    """What a tokenizer calls them; an existing one may have no padding, and begin no text."""
+    """The names of a tokenizer's special tokens. An existing tokenizer may have no padding token
+    and no token that begins a text."""
 
     pad: str | None = PAD
     bos: str | None = BOS
     eos: str = EOS
 
 
-MADE = SpecialNames()  # of a tokenizer that a recipe makes
+MADE = SpecialNames()  # names in a tokenizer that a recipe trains
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class SpecialIds:
 
 
 def special_ids(tokenizer: Tokenizer, names: SpecialNames = MADE) -> SpecialIds:
-    """Raises UsageError when the tokenizer lacks one that `names` has."""
+    """Return the ids of special tokens. Raises UsageError if the tokenizer lacks one of `names`."""
     found = {
         name: tokenizer.token_to_id(name) for name in (names.pad, names.bos, names.eos) if name
     }
@@ -65,9 +66,10 @@ def special_ids(tokenizer: Tokenizer, names: SpecialNames = MADE) -> SpecialIds:
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
-    """Byte-level: specials take ids 0 to 2, the 256 bytes come next, then the merges by frequency.
+    """Train a byte-level BPE: special tokens have ids 0 to 2, then come the 256 bytes, then the
+    merges by frequency.
 
-    The vocabulary ends below `vocab_size` when the texts hold too few pairs to merge.
+    The vocabulary stays smaller than `vocab_size` if the texts have too few pairs to merge.
     """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -83,13 +85,14 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
 
 
 def train_sentencepiece(texts: Iterable[str], vocab_size: int) -> Tokenizer:
-    """<unk> 0, <s> 1, </s> 2, <pad> 3, then the 256 bytes, characters and merges.
+    """Train a BPE in the style of SentencePiece: <unk> 0, <s> 1, </s> 2, <pad> 3, then the 256
+    bytes, characters and merges.
 
-    Text is NFKC, so ligatures and full-width letters do not come back as they were; a character
-    that has no entry is spelled in bytes, so <unk> never occurs.
+    Text is NFKC-normalised, so ligatures and full-width letters do not come back as they were. A
+    character without an entry is spelled in bytes, so <unk> never occurs.
     """
     tokenizer = Tokenizer(models.BPE(unk_token=UNK, byte_fallback=True))
-    # A space before the first word, so that it has the token that it has elsewhere.
+    # Add a space before the first word, so that it gets the same token as elsewhere.
     tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Prepend(_SPACE)])
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Metaspace(prepend_scheme="never"), pre_tokenizers.Split("\n", "isolated")]
@@ -115,8 +118,8 @@ def train_sentencepiece(texts: Iterable[str], vocab_size: int) -> Tokenizer:
 
 
 def _bytes_unspecial(tokenizer: Tokenizer) -> Tokenizer:
-    """The trainer gives the bytes their ids as special tokens, but as such a text that spells out
-    "<0x41>" would be read as the byte."""
+    """Make the byte tokens ordinary ones. The trainer gives them ids as special tokens, and then a
+    text that spells out "<0x41>" would be read as the byte."""
     state = json.loads(tokenizer.to_str())
     state["added_tokens"] = [t for t in state["added_tokens"] if t["content"] not in _BYTES]
     return Tokenizer.from_str(json.dumps(state))
@@ -128,12 +131,12 @@ def _with_bos(tokenizer: Tokenizer) -> Tokenizer:
         pair=f"{BOS} $A {BOS} $B:1",
         special_tokens=[(BOS, tokenizer.token_to_id(BOS))],
     )
-    tokenizer.encode_special_tokens = True  # a text that spells out "</s>" does not end there
+    tokenizer.encode_special_tokens = True  # a text that spells out "</s>" must not end there
     return tokenizer
 
 
 def tokenizer_from_json(text: str) -> Tokenizer:
-    """A tokenizer's `to_str`, with what that leaves out."""
+    """Return a tokenizer from its `to_str`, with the settings that `to_str` leaves out."""
     tokenizer = Tokenizer.from_str(text)
     tokenizer.encode_special_tokens = True
     tokenizer.no_truncation()
@@ -142,11 +145,12 @@ def tokenizer_from_json(text: str) -> Tokenizer:
 
 
 def load_tokenizer(folder: Path, vocab_size: int) -> tuple[Tokenizer, SpecialNames]:
-    """Raises UsageError when it cannot be read, has too many tokens or no end of text."""
+    """Load an existing tokenizer. Raises UsageError if it cannot be read, has too many tokens or no
+    end of text."""
     file = tokenizer_file(folder)
     try:
         tokenizer = tokenizer_from_json(file.read_text(encoding="utf-8"))
-    except Exception as error:  # `tokenizers` raises bare Exception
+    except Exception as error:  # `tokenizers` raises Exception itself
         raise UsageError(f"tokenizer: cannot read {file}: {error}") from error
     names = special_names(folder)
     special_ids(tokenizer, names)
@@ -156,7 +160,8 @@ def load_tokenizer(folder: Path, vocab_size: int) -> tuple[Tokenizer, SpecialNam
 
 
 def special_names(folder: Path) -> SpecialNames:
-    """As transformers has them: in tokenizer_config.json, as text or as a record with `content`."""
+    """Return the names of special tokens in tokenizer_config.json, given as text or as a record
+    with `content`."""
     file = folder / "tokenizer_config.json"
     with reading(folder):
         config = read_json(file) if file.exists() else {}
@@ -168,7 +173,7 @@ def special_names(folder: Path) -> SpecialNames:
 
 
 def tokenizer_identity(folder: Path) -> str:
-    """A hash of all of an existing tokenizer that a run takes over."""
+    """Return a hash of everything that a run takes from an existing tokenizer."""
     file, names = tokenizer_file(folder), special_names(folder)
     return record_checksum({"tokenizer.json": sha256_of(file), "special": asdict(names)})
 
@@ -185,7 +190,7 @@ def tokenizer_file(folder: Path) -> Path:
 def for_transformers(
     tokenizer: Tokenizer, max_length: int, names: SpecialNames = MADE
 ) -> PreTrainedTokenizerFast:
-    """The same tokenizer in the form that `save_pretrained` writes and AutoTokenizer loads."""
+    """Return the tokenizer in the form that `save_pretrained` writes and AutoTokenizer loads."""
     unknown = {} if tokenizer.token_to_id(UNK) is None else {"unk_token": UNK}
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,

@@ -1,4 +1,4 @@
-"""What a recipe trains on: tokenizer, one epoch of every stream, their mixture, held-out text."""
+"""The data of a recipe: tokenizer, one epoch of every stream, their mixture, held-out text."""
 
 from __future__ import annotations
 
@@ -46,9 +46,9 @@ class TrainingData:
     names: SpecialNames
     train: list[np.ndarray]  # per stream of the mixture, [blocks, block_size] int32: one epoch
     mixture: Mixture
-    validation: dict[str, np.ndarray]  # per source, likewise
-    texts: dict[str, Text]  # what is trained on, by source and by corpus of `cdgen generate`
-    epoch_words: list[int]  # per stream, likewise: the words in one epoch of it
+    validation: dict[str, np.ndarray]  # per source, in the same form
+    texts: dict[str, Text]  # training text by source and by corpus of `cdgen generate`
+    epoch_words: list[int]  # per stream, the words in one epoch
 
     @property
     def special(self) -> SpecialIds:
@@ -56,9 +56,10 @@ class TrainingData:
 
 
 def build_corpus(recipe: Recipe, data_dir: Path, out: Path | None = None) -> TrainingData:
-    """With `out`: token files in out/tokens, made or reused, and the prompts in out/prompts.jsonl.
+    """Build the training data. With `out`, token files are made or reused in out/tokens, and the
+    prompts are written to out/prompts.jsonl.
 
-    Raises UsageError for sources, shares, tokenizer or corpora that cannot be used.
+    Raises UsageError for sources, shares, a tokenizer or corpora that cannot be used.
     """
     cache = out / "tokens" if out else None
     real = reuse_or_build(cache, _key(recipe, data_dir), lambda: _real(recipe, data_dir))
@@ -80,7 +81,7 @@ def build_corpus(recipe: Recipe, data_dir: Path, out: Path | None = None) -> Tra
 
 
 def _key(recipe: Recipe, data_dir: Path) -> dict[str, Any]:
-    """All that decides the tokens of the real text."""
+    """Return everything that decides the tokens of the real text."""
     made = recipe.tokenizer
     return {
         "sources": [
@@ -130,7 +131,8 @@ def _real(recipe: Recipe, data_dir: Path) -> Tokens:
 
 
 def _text_facts(documents: Iterable[Document], synthetic: bool) -> dict[str, Any]:
-    """A text is its documents, in whatever order, file or source they stand."""
+    """Return the facts of a text. Its identity is that of its documents, in any order, file or
+    source."""
     digests, words = [], 0
     for document in documents:
         digests.append(hashlib.sha256(document.text.encode(errors="surrogatepass")).digest())
@@ -140,7 +142,8 @@ def _text_facts(documents: Iterable[Document], synthetic: bool) -> dict[str, Any
 
 
 def _tokenizer(recipe: Recipe, parts: Mapping[str, Parts]) -> tuple[Tokenizer, SpecialNames]:
-    """Made from the training text, copies included, so that a source counts as it is trained on."""
+    """Train the tokenizer on the training text, copies included, so that a source counts as in
+    training."""
     if isinstance(recipe.tokenizer, Path):
         return load_tokenizer(recipe.tokenizer, recipe.vocab_size)
     train = train_sentencepiece if recipe.tokenizer == "sentencepiece" else train_tokenizer
@@ -153,7 +156,7 @@ def _write_prompts(content: bytes, out: Path) -> None:
     file = out / "prompts.jsonl"
     with lock(out / "tokens" / "prompts.lock"):
         if not content:
-            remove_file(file)  # of a recipe that was corrected
+            remove_file(file)  # left by a recipe that was corrected
         elif not file.exists() or file.read_bytes() != content:
             write_atomic(file, content)
 
@@ -165,7 +168,8 @@ def _synthetic(
     names: SpecialNames,
     cache: Path | None,
 ) -> Tokens:
-    """One epoch of a corpus, in whole blocks: a last one of padding would dilute the share."""
+    """Return one epoch of a corpus in whole blocks: a last block of padding would dilute the
+    share."""
     manifest = manifest_sha256(corpus.path)
 
     def build() -> Tokens:

@@ -1,4 +1,4 @@
-"""How many words training has read: what BabyLM's milestones and budgets are counted in."""
+"""Counting the words that training has read, for BabyLM's milestones and budgets."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _PARTS_AT_ONCE = 256
 def words_read(
     mixture: Mixture, epoch_words: Sequence[int], batch_blocks: int
 ) -> Callable[[int], int]:
-    """A function from a number of steps to the words in them, every stream at the mean density that
-    the words of its epoch give."""
-    # A share of 0 is left out of the mixture.
+    """Return a function from a number of steps to the words in them. Every stream has the mean
+    density of words of its epoch."""
+    # The mixture leaves out a share of 0.
     streams = zip(mixture.shares, epoch_words, strict=False)
     per_block = [words / share.blocks for share, words in streams]
 
@@ -32,10 +32,11 @@ def words_read(
 
 
 def count_words(tokenizer: Tokenizer, names: SpecialNames, blocks: np.ndarray) -> int:
-    """What white space or the end of a document separates; `blocks` are read end to end."""
+    """Count words, which end at white space or at the end of a document; `blocks` are read end to
+    end."""
     special = [name for name in asdict(names).values() if name]
     blocks = np.where(blocks < 0, ~blocks, blocks)
-    # A word that two parts share counts twice: one in thousands, for the use of every core.
+    # A word that two parts share counts twice: one in thousands, which allows the use of all cores.
     parts = [
         blocks[start : start + _BLOCKS_TOGETHER].ravel().tolist()
         for start in range(0, len(blocks), _BLOCKS_TOGETHER)
