@@ -7,7 +7,7 @@ from typing import Any, Literal, NoReturn, get_args
 
 import torch
 
-__all__ = ["Backend", "check", "choose_backend", "interpreting", "native", "threads"]
+__all__ = ["Backend", "choose_backend", "interpreting", "native", "threads"]
 
 
 class NotBuilt:
@@ -59,19 +59,3 @@ def choose_backend(device: torch.device, backend: str | None = None) -> Backend:
 def threads() -> int:
     """How many threads a native kernel may use: torch's own setting."""
     return torch.get_num_threads()
-
-
-def check(
-    name: str,
-    x: torch.Tensor,
-    shape: tuple[int, ...],
-    dtype: torch.dtype = torch.float32,
-) -> None:
-    """Raises ValueError unless `x` is a contiguous tensor of that shape and dtype: the kernels are
-    handed bare addresses."""
-    if x.shape == shape and x.dtype is dtype and x.is_contiguous():
-        return
-    raise ValueError(
-        f"{name}: expected contiguous {list(shape)} {dtype},"
-        f" got {list(x.shape)} {x.dtype} with strides {x.stride()}"
-    )

@@ -1,13 +1,10 @@
-// For one row, with m = max g:
-//   1. scan     m, reading GOOD once and keeping the maxima of tiles of 128 columns
-//   2. collect  the plausible tokens { v : g_v >= m + ln(alpha) }, visiting only tiles that hold
-//   one
-//   3. score    s = (w_good g - w_bad b) / T; b is gathered, or computed by a dot product, here
-//   only
-//   4. truncate top-k, top-p, min-p on s by selection, never by sorting more than is kept
-//   5. draw     argmax of s + Gumbel noise; a tile of tokens whose random words cannot win is
-//   skipped
-// Every step works on a compact list of 1 to V tokens, so flat rows and alpha = 0 need no other
+// The steps for one row, with m = max g:
+//   1. scan      find m in one pass over GOOD; keep the maxima of tiles of 128 columns
+//   2. collect   list the plausible tokens { v : g_v >= m + ln(alpha) }; skip tiles without one
+//   3. score     s = (w_good g - w_bad b) / T; only here b is gathered, or computed from the head
+//   4. truncate  apply top-k, top-p and min-p to s by selection; never sort more than is kept
+//   5. draw      argmax of s + Gumbel noise; skip tiles of tokens whose random words cannot win
+// Every step works on a compact list of 1 to V tokens, so flat rows and alpha = 0 take the same
 // path.
 #include "sample_contrastive.h"
 
@@ -24,7 +21,7 @@ namespace {
 constexpr float kInf = std::numeric_limits<float>::infinity();
 constexpr int64_t kTile = 16 * kLanes;  // columns per tile of the scan
 constexpr int32_t kDrawTile = 32;       // token ids whose random words are drawn together
-constexpr int64_t kSortBelow = 1024;    // candidates that are simply sorted for top-p
+constexpr int64_t kMostSorted = 1024;   // candidates: up to so many, top-p sorts them all
 
 struct Entry {
     float score;
@@ -32,12 +29,12 @@ struct Entry {
     double mass;
 };
 
-// The order of truncation: score descending, then token id ascending.
+// Orders entries for truncation: by score descending, then by token id ascending.
 inline bool before(const Entry& a, const Entry& b) {
     return a.score > b.score || (a.score == b.score && a.id < b.id);
 }
 
-// Scratch that a thread keeps between rows and calls; contents are not preserved on growth.
+// Memory that a thread keeps between rows and calls. Growing it loses the contents.
 template <class T>
 class Buffer {
    public:
@@ -86,7 +83,7 @@ Scan scan(const T* good, int64_t vocab, float* tile_max) {
     f32x8 row_max = set1(-kInf), nan = set1(0.0f);
     int64_t v = 0;
     for (; v + kTile <= vocab; v += kTile, tile_max += kLanes) {
-        // Four chains: one maximum that waits for the last would halve the speed of reading.
+        // Four chains: in one, each maximum would wait for the last and halve the reading speed.
         f32x8 a = set1(-kInf), b = a, c = a, d = a;
         for (int64_t i = 0; i < kTile; i += 4 * kLanes) {
             const T* g = good + v + i;
@@ -156,34 +153,38 @@ float dot(const float* x, const T* w, int64_t width) {
 }
 
 template <class T>
+const T* row_of(const Matrix& x, int64_t row) {
+    return static_cast<const T*>(x.data) + row * x.stride;
+}
+
+template <class T>
 void bad_from_logits(const T* bad, Candidates& tokens) {
     for (int64_t i = 0; i < tokens.count; ++i) tokens.bad[i] = to_float(bad[tokens.ids[i]]);
 }
 
 template <class T>
-void bad_from_head(const SampleArgs& args, int64_t row, Scratch& scratch, Candidates& tokens) {
-    const T* hidden = static_cast<const T*>(args.hidden) + row * args.hidden_stride;
-    const T* head = static_cast<const T*>(args.head);
-    const T* bias = static_cast<const T*>(args.bias);
-    float* x = &scratch.hidden.at_least(args.width)->x;
-    for (int64_t i = 0; i < args.width; ++i) x[i] = to_float(hidden[i]);
+void bad_from_head(const Head& head, int64_t row, Scratch& scratch, Candidates& tokens) {
+    const T* hidden = row_of<T>(head.hidden, row);
+    const T* bias = static_cast<const T*>(head.bias);
+    float* x = &scratch.hidden.at_least(head.hidden_size)->x;
+    for (int64_t i = 0; i < head.hidden_size; ++i) x[i] = to_float(hidden[i]);
     for (int64_t i = 0; i < tokens.count; ++i) {
         const int64_t id = tokens.ids[i];
-        tokens.bad[i] = dot(x, head + id * args.head_stride, args.width);
+        tokens.bad[i] = dot(x, row_of<T>(head.weight, id), head.hidden_size);
         if (bias) tokens.bad[i] += to_float(bias[id]);
     }
 }
 
-// The same four roundings as the eager reference: two products, a difference, a quotient.
-Status score(const SampleArgs& args, Candidates& tokens) {
-    const float temperature = args.temperature == 0.0f ? 1.0f : args.temperature;
-    const bool contrast = args.bad_weight != 0.0f;
+// Rounds four times, as the reference does: two products, a difference, a quotient.
+Status score(const Params& params, Candidates& tokens) {
+    const float temperature = params.temperature == 0.0f ? 1.0f : params.temperature;
+    const bool contrast = params.bad_weight != 0.0f;
     int bad_finite = 1, score_finite = 1;  // int, not bool, so that the loop vectorises
     for (int64_t i = 0; i < tokens.count; ++i) {
-        float s = args.good_weight * tokens.good[i];
+        float s = params.good_weight * tokens.good[i];
         if (contrast) {
             bad_finite &= std::fabs(tokens.bad[i]) < kInf;
-            s = s - args.bad_weight * tokens.bad[i];
+            s = s - params.bad_weight * tokens.bad[i];
         }
         s = s / temperature;
         score_finite &= std::fabs(s) < kInf;
@@ -193,7 +194,7 @@ Status score(const SampleArgs& args, Candidates& tokens) {
     return score_finite ? kOk : kScoreOverflow;
 }
 
-// The first of the largest values.
+// Returns the index of the largest value, the first of equals.
 int64_t first_max(const float* x, int64_t count) {
     f32x8 lanes_max = set1(-kInf);
     for (int64_t i = 0; i < count; i += kLanes)
@@ -209,8 +210,8 @@ inline double mass_of(const Entry& e, float top) {
     return std::exp(static_cast<double>(e.score) - static_cast<double>(top));
 }
 
-// How many of the ordered entries make up the shortest prefix whose mass reaches top_p of the
-// total.
+// Sorts the entries and returns the length of the shortest prefix with a mass of top_p or more of
+// the total.
 int64_t prefix_by_sorting(Entry* entries, int64_t count, double top_p) {
     std::sort(entries, entries + count, before);
     double total = 0.0, mass = 0.0;
@@ -221,12 +222,13 @@ int64_t prefix_by_sorting(Entry* entries, int64_t count, double top_p) {
     return kept;
 }
 
-// The same by quickselect on mass: linear in `count`; leaves the prefix in front, in any order.
+// Returns that length by quickselect on mass, linear in `count`; leaves the prefix in front, in any
+// order.
 int64_t prefix_by_selection(Entry* entries, int64_t count, double top_p) {
     const float top = std::min_element(entries, entries + count, before)->score;
     double total = 0.0, mass = 0.0;
     for (int64_t i = 0; i < count; ++i) total += entries[i].mass = mass_of(entries[i], top);
-    int64_t low = 0, high = count;  // the prefix ends in (low, high]; `mass` lies before low
+    int64_t low = 0, high = count;  // the prefix ends in (low, high]; mass: of entries before low
     while (high - low > 16) {
         const int64_t middle = low + (high - low) / 2;
         std::nth_element(entries + low, entries + middle, entries + high, before);
@@ -244,21 +246,21 @@ int64_t prefix_by_selection(Entry* entries, int64_t count, double top_p) {
     return low;
 }
 
-// Drops the candidates that top-k, top-p and min-p exclude, in that sequence.
-void truncate(const SampleArgs& args, Buffer<Entry>& buffer, Candidates& tokens) {
-    const bool by_rank = args.top_k && args.top_k < tokens.count;
-    if (!by_rank && args.top_p >= 1.0 && args.log_min_p == -kInf) return;
+// Drops the candidates that top-k, then top-p, then min-p exclude.
+void truncate(const Params& params, Buffer<Entry>& buffer, Candidates& tokens) {
+    const bool by_rank = params.top_k && params.top_k < tokens.count;
+    if (!by_rank && params.top_p >= 1.0 && params.log_min_p == -kInf) return;
     Entry* entries = buffer.at_least(tokens.count);
     int64_t kept = tokens.count;
     for (int64_t i = 0; i < kept; ++i) entries[i] = {tokens.score[i], tokens.ids[i], 0.0};
-    const float floor = std::min_element(entries, entries + kept, before)->score + args.log_min_p;
+    const float floor = std::min_element(entries, entries + kept, before)->score + params.log_min_p;
     if (by_rank) {
-        std::nth_element(entries, entries + args.top_k, entries + kept, before);
-        kept = args.top_k;
+        std::nth_element(entries, entries + params.top_k, entries + kept, before);
+        kept = params.top_k;
     }
-    if (args.top_p < 1.0)
-        kept = kept <= kSortBelow ? prefix_by_sorting(entries, kept, args.top_p)
-                                  : prefix_by_selection(entries, kept, args.top_p);
+    if (params.top_p < 1.0)
+        kept = kept <= kMostSorted ? prefix_by_sorting(entries, kept, params.top_p)
+                                   : prefix_by_selection(entries, kept, params.top_p);
     const Entry last = *std::max_element(entries, entries + kept, before);
     int64_t count = 0;
     for (int64_t i = 0; i < tokens.count; ++i) {
@@ -282,24 +284,24 @@ struct Winner {
     }
 };
 
-// key = s - ln E with E >= u, so what beats `best` has u <= exp(s - best). The slack covers every
-// rounding on the way to the compared keys; a score that can win is within 23 of `best`.
+// key = s - ln E with E >= u, so a token that beats `best` has u <= exp(s - best). The slack covers
+// every rounding on the way to the compared keys; a score that can win is within 23 of `best`.
 inline float slack(float best) { return 0.01f + 1e-6f * (2.0f * std::fabs(best) + 23.0f); }
 
-// The largest random word with which a score can still win.
+// Returns the largest random word with which a score can still win.
 uint32_t largest_winning_word(float score, float best) {
     const float u = std::exp(score - best + slack(best));
     return u < 1.0f ? static_cast<uint32_t>(u * 0x1p32f) : 0xFFFFFFFFu;
 }
 
-// Which of eight tokens can still win with their random words.
+// Returns a bit for each of eight tokens that can still win with its random word.
 int may_win(const float* scores, const uint32_t* words, float best) {
     const f32x8 gap = load(scores) - set1(best) + set1(slack(best));
     return bits(greater_equal(exp_nonpositive(min(gap, set1(0.0f))), fractions(words)));
 }
 
-// Offers tokens [begin, end), eight at a time; only words that may win are turned into noise. The
-// lists have room for a whole vector beyond their last token (`plausible_tokens`).
+// Offers tokens [begin, end), eight at a time; turns only words that may win into noise. The lists
+// have room for a whole vector beyond their last token (`plausible_tokens`).
 void offer_range(const Stream& stream, const Candidates& tokens, int64_t begin, int64_t end,
                  Winner& winner) {
     for (int64_t i = begin; i < end; i += kLanes) {
@@ -321,7 +323,7 @@ int32_t draw(const Stream& stream, const Candidates& tokens) {
     offer_range(stream, tokens, top, top + 1, winner);
     for (int64_t i = 0, end; i < tokens.count; i = end) {
         const int32_t tile = tokens.ids[i] / kDrawTile, tile_end = (tile + 1) * kDrawTile;
-        // A tile with few tokens is not worth its 32 words: take the next eight, wherever they are.
+        // A tile with few tokens is not worth its 32 words: take the next eight, from any tile.
         if (i + 16 > tokens.count || tokens.ids[i + 15] >= tile_end) {
             end = i + kLanes < tokens.count ? i + kLanes : tokens.count;
             offer_range(stream, tokens, i, end, winner);
@@ -346,57 +348,58 @@ void with_dtype(Dtype dtype, F f) {
 
 template <class T>
 Status plausible_tokens(const SampleArgs& args, int64_t row, Scratch& scratch, Candidates& tokens) {
-    const T* good = static_cast<const T*>(args.good) + row * args.good_stride;
-    float* tile_max = &scratch.tile_max.at_least((args.vocab / kTile + 1) * kLanes)->x;
-    const Scan seen = scan(good, args.vocab, tile_max);
+    const T* good = row_of<T>(args.good, row);
+    float* tile_max = &scratch.tile_max.at_least((args.vocab_size / kTile + 1) * kLanes)->x;
+    const Scan seen = scan(good, args.vocab_size, tile_max);
     if (seen.has_nan || seen.max == kInf) return kGoodNotFinite;
     if (seen.max == -kInf) return kNoFiniteGood;
-    // Whole vectors are stored at the end of the lists: room for one beyond the last token.
-    const int64_t room = args.vocab + kLanes;
+    // The last store is a whole vector: leave room for one beyond the last token.
+    const int64_t room = args.vocab_size + kLanes;
     tokens.ids = &scratch.ids.at_least(room)->x;
     tokens.good = &scratch.good.at_least(room)->x;
     tokens.bad = &scratch.bad.at_least(room)->x;
     tokens.score = &scratch.score.at_least(room)->x;
-    tokens.count =
-        collect(good, args.vocab, seen.max + args.log_alpha, tile_max, tokens.ids, tokens.good);
+    tokens.count = collect(good, args.vocab_size, seen.max + args.params.log_alpha, tile_max,
+                           tokens.ids, tokens.good);
     return kOk;
 }
 
 void sample_row(const SampleArgs& args, int64_t row, Scratch& scratch) {
     Candidates tokens{};
     Status status = kOk;
-    with_dtype(args.good_dtype, [&](auto t) {
+    with_dtype(args.good.dtype, [&](auto t) {
         using T = decltype(t);
         status = plausible_tokens<T>(args, row, scratch, tokens);
-        if (args.bad)
-            bad_from_logits(static_cast<const T*>(args.bad) + row * args.bad_stride, tokens);
+        if (args.bad.data) bad_from_logits(row_of<T>(args.bad, row), tokens);
     });
-    if (args.head)
-        with_dtype(args.head_dtype,
-                   [&](auto t) { bad_from_head<decltype(t)>(args, row, scratch, tokens); });
-    if (status == kOk) status = score(args, tokens);
+    if (args.head.weight.data)
+        with_dtype(args.head.weight.dtype,
+                   [&](auto t) { bad_from_head<decltype(t)>(args.head, row, scratch, tokens); });
+    if (status == kOk) status = score(args.params, tokens);
 
-    args.status[row] = status;
+    const Draws& out = args.out;
+    out.status[row] = status;
     if (status != kOk) {
-        args.tokens[row] = -1;
-        args.plausible[row] = args.kept[row] = 0;
+        out.tokens[row] = -1;
+        out.plausible[row] = out.kept[row] = 0;
         return;
     }
-    args.plausible[row] = static_cast<int32_t>(tokens.count);
-    truncate(args, scratch.entries, tokens);
-    args.kept[row] = static_cast<int32_t>(tokens.count);
-    if (args.temperature == 0.0f) {
-        args.tokens[row] = tokens.ids[first_max(tokens.score, tokens.count)];
+    out.plausible[row] = static_cast<int32_t>(tokens.count);
+    truncate(args.params, scratch.entries, tokens);
+    out.kept[row] = static_cast<int32_t>(tokens.count);
+    if (args.params.temperature == 0.0f) {
+        out.tokens[row] = tokens.ids[first_max(tokens.score, tokens.count)];
         return;
     }
-    args.tokens[row] =
-        draw(make_stream(args.seed, args.sequence_ids[row], args.positions[row]), tokens);
+    const Noise& noise = args.noise;
+    out.tokens[row] =
+        draw(make_stream(noise.seed, noise.sequence_ids[row], noise.positions[row]), tokens);
 }
 
 }  // namespace
 
 void sample_contrastive(const SampleArgs& args) {
-#pragma omp parallel for num_threads(threads_for(args.rows* args.vocab, args.threads)) \
+#pragma omp parallel for num_threads(threads_for(args.rows* args.vocab_size, args.threads)) \
     schedule(dynamic, 4)
     for (int64_t row = 0; row < args.rows; ++row) {
         static thread_local Scratch scratch;

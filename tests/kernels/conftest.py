@@ -10,6 +10,17 @@ import torch
 from cdgen.kernels import reference
 from cdgen.kernels.sampling_params import SampleOutput, SamplingParams
 
+OPS = (
+    "decode_attention",
+    "gelu",
+    "layer_norm",
+    "rms_norm",
+    "rotary_to_cache",
+    "sample_contrastive",
+    "swiglu",
+    "tree_attention",
+)
+
 
 @pytest.fixture(autouse=True)
 def _poisoned(poisoned_memory: None) -> None:
@@ -76,5 +87,5 @@ def no_kernel_runs(monkeypatch: pytest.MonkeyPatch) -> None:
         def __getattr__(self, name: str) -> None:
             raise AssertionError(f"native.{name} was reached with arguments that do not fit")
 
-    for op in ("decode_attention", "decoder_ops", "gelu", "layer_norm", "sample_contrastive"):
+    for op in OPS:
         monkeypatch.setattr(f"cdgen.kernels.{op}.native", Unreachable())

@@ -68,7 +68,8 @@ def test_native_kernels_that_were_not_built_say_how_to_build_them() -> None:
 
 IMPORTS = """
 import sys, torch
-import cdgen.kernels.decode_attention, cdgen.kernels.decoder_ops, cdgen.kernels.sample_contrastive
+import cdgen.kernels.decode_attention, cdgen.kernels.sample_contrastive
+import cdgen.kernels.rms_norm, cdgen.kernels.rotary_to_cache, cdgen.kernels.swiglu
 assert "triton" not in sys.modules, "imported for a backend that nobody asked for"
 
 def asked(*args):
@@ -77,8 +78,8 @@ def asked(*args):
 for name in ("_lazy_init", "is_available", "device_count", "current_device",
              "get_device_capability", "get_device_properties"):
     setattr(torch.cuda, name, asked)
-import cdgen.kernels.gpu.decode_attention, cdgen.kernels.gpu.decoder_ops
-import cdgen.kernels.gpu.sample_contrastive
+import cdgen.kernels.gpu.decode_attention, cdgen.kernels.gpu.sample_contrastive
+import cdgen.kernels.gpu.rms_norm, cdgen.kernels.gpu.rotary_to_cache, cdgen.kernels.gpu.swiglu
 """
 
 
