@@ -86,7 +86,10 @@ def check_weight(name: str, weight: torch.Tensor, x: torch.Tensor, width: int) -
     return models
 
 
-def per_row(weight: torch.Tensor, rows: int) -> torch.Tensor:  # [D] | [M, D] -> [R, D]
+def per_row(
+    weight: torch.Tensor,  # [width] or [M, width]
+    rows: int,
+) -> torch.Tensor:  # [R, width]
     """Repeat each model's weights for every row of that model."""
     weight = weight.view(-1, weight.shape[-1])
     return weight.repeat_interleave(rows // len(weight), dim=0)

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 import torch
 
 from cdgen.kernels import reference
-from cdgen.kernels.arguments import addresses
 from cdgen.kernels.dispatch import choose_backend, native, threads
 from cdgen.kernels.sampling_params import SampleOutput, SamplingParams, fp32
 
@@ -120,8 +119,13 @@ def _native(args: _Args) -> SampleOutput:
         None if args.bad is None else _matrix(args.bad),
         _native_head(args.hidden, args.head, args.bias),
         _native_params(args.params),
-        native.Noise(args.seed, *addresses(ids, positions)),
-        native.Draws(*addresses(out.tokens, out.status, out.plausible, out.kept)),
+        native.Noise(args.seed, ids.data_ptr(), positions.data_ptr()),
+        native.Draws(
+            out.tokens.data_ptr(),
+            out.status.data_ptr(),
+            out.plausible.data_ptr(),
+            out.kept.data_ptr(),
+        ),
         threads(),
     )
     return out
@@ -136,7 +140,8 @@ def _native_head(
 ) -> Any:
     if hidden is None or head is None:
         return None
-    return native.Head(_matrix(hidden), _matrix(head), *addresses(bias), head.shape[1])
+    bias_address = 0 if bias is None else bias.data_ptr()
+    return native.Head(_matrix(hidden), _matrix(head), bias_address, head.shape[1])
 
 
 @lru_cache(maxsize=16)

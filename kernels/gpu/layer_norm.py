@@ -28,7 +28,7 @@ def _layer_norm(
     column = tl.arange(0, BLOCK)
     inside = column < HIDDEN_SIZE
     start = row.to(tl.int64) * HIDDEN_SIZE
-    value = load_residual(x, delta, start + column, inside, ADDS)
+    value = load_residual(x + start, delta + start, column, inside, ADDS)
     wide = value.to(tl.float32)
     centred = tl.where(inside, wide - tl.sum(wide, axis=0) / HIDDEN_SIZE, 0.0)
     normed = centred * tl.rsqrt(tl.sum(centred * centred, axis=0) / HIDDEN_SIZE + eps)

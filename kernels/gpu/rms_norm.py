@@ -27,7 +27,7 @@ def _rms_norm(
     column = tl.arange(0, BLOCK)
     inside = column < HIDDEN_SIZE
     start = row.to(tl.int64) * HIDDEN_SIZE
-    value = load_residual(x, delta, start + column, inside, ADDS)
+    value = load_residual(x + start, delta + start, column, inside, ADDS)
     wide = value.to(tl.float32)
     normed = wide * tl.rsqrt(tl.sum(wide * wide, axis=0) / HIDDEN_SIZE + eps)
     gain = tl.load(weight + (row // rows_per_model) * HIDDEN_SIZE + column, mask=inside, other=0.0)

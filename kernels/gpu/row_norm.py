@@ -18,11 +18,11 @@ def warps_of_row(block: int) -> int:
 
 
 @triton.jit
-def load_residual(x, delta, offset, inside, ADDS: tl.constexpr):
-    """Load x; if ADDS, add delta, round the sum to x's dtype and store it as the new x."""
-    value = tl.load(x + offset, mask=inside, other=0.0)
+def load_residual(x, delta, column, inside, ADDS: tl.constexpr):
+    """Load a row of x; if ADDS, add delta, round the sum to x's dtype and store it as the new x."""
+    value = tl.load(x + column, mask=inside, other=0.0)
     if ADDS:
-        added = tl.load(delta + offset, mask=inside, other=0.0)
+        added = tl.load(delta + column, mask=inside, other=0.0)
         value = rounded(value.to(tl.float32) + added.to(tl.float32), value.dtype)
-        tl.store(x + offset, value, mask=inside)
+        tl.store(x + column, value, mask=inside)
     return value

@@ -19,8 +19,8 @@ def problem(
     models: int = 1,
     stored: torch.dtype | None = None,
 ) -> dict[str, torch.Tensor]:
-    """Return the arguments by name. The caches, of dtype `stored` or else qkv's, are full, so that a
-    stray write shows."""
+    """Return the arguments by name. The caches, in dtype `stored` or else qkv's, are full, so that
+    a stray write shows."""
     rows = models * ROWS
     angle = normal(CAPACITY, head_dim // 2, seed=3)
     keys, values = normal_on(device, stored or dtype, 2, rows, kv_heads, CAPACITY, head_dim, seed=4)
