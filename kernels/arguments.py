@@ -72,7 +72,7 @@ def check_caches(
 
 
 def check_weight(name: str, weight: torch.Tensor, x: torch.Tensor, width: int) -> int:
-    """Check that `weight` is [width] or [M, width], M dividing the rows of `x`, and return M."""
+    """Check that `weight` is [width] or [M, width] and that M divides the rows of `x`; return M."""
     if weight.dim() == 1:
         check_tensor(name, weight, (width,), x.dtype)
         return 1

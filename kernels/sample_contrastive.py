@@ -1,4 +1,4 @@
-"""One contrastive draw per row; BAD's logits are given, or computed only where they matter."""
+"""One contrastive draw per row, with BAD's logits given or computed for plausible tokens only."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""What every kernel test shares: poisoned memory, and the rule for comparing two sets of draws."""
+"""Fixtures of every kernel test: poisoned memory, the comparison of two sets of draws, and kernels
+that must not run."""
 
 from __future__ import annotations
 
@@ -24,7 +25,7 @@ OPS = (
 
 @pytest.fixture(autouse=True)
 def _poisoned(poisoned_memory: None) -> None:
-    """Every allocation in these tests starts as NaN or a sentinel."""
+    """Fill every allocation in these tests with NaN or a sentinel."""
 
 
 def _key(
@@ -37,7 +38,7 @@ def _key(
     sequence_ids: torch.Tensor,
     positions: torch.Tensor,
 ) -> float:
-    """What the draw maximises, of one token, in fp64 but for the noise."""
+    """Return the key of one token, which the draw maximises, in fp64 but for the noise."""
     score = params.good_weight * float(good[row, token])
     if bad is not None and params.bad_weight:
         score -= params.bad_weight * float(bad[row, token])
@@ -50,10 +51,10 @@ def _key(
 
 @pytest.fixture
 def assert_same_draws() -> Callable[..., None]:
-    """The rule by which a kernel is held to the reference, draw for draw.
+    """Return the check that holds a kernel to the reference, draw for draw.
 
-    Status, plausible and kept are equal (kept within `kept_slack`). The token is equal unless the
-    keys of the two tokens differ by less than `tolerance` times their magnitude, or 1 if larger.
+    Status, plausible and kept must be equal (kept within `kept_slack`). The tokens must be equal
+    unless their keys differ by less than `tolerance` times their magnitude, or times 1 if larger.
     """
 
     def check(
@@ -81,7 +82,7 @@ def assert_same_draws() -> Callable[..., None]:
 
 @pytest.fixture
 def no_kernel_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Reaching a native kernel fails the test, rather than reading whatever the address holds."""
+    """Make a call of a native kernel fail the test, before it reads whatever its addresses hold."""
 
     class Unreachable:
         def __getattr__(self, name: str) -> None:

@@ -1,4 +1,4 @@
-"""Numbers, widths and comparisons that the tests of a decoder layer's ops share."""
+"""Numbers, widths and comparisons for the tests of a decoder layer's ops."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ def assert_near(
     expected: torch.Tensor,  # float64
     tolerance: tuple[float, float],  # atol, rtol
 ) -> None:
+    """Assert that `out` is float32 and within the tolerance."""
     assert out.dtype is torch.float32
     atol, rtol = tolerance
     torch.testing.assert_close(out.double(), expected, atol=atol, rtol=rtol)

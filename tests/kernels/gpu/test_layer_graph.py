@@ -13,8 +13,8 @@ from cdgen.kernels.swiglu import swiglu
 
 
 def test_compiles_into_one_graph(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In-place effects included: on the residual stream, and on the caches."""
-    # Asked for CPU tensors only; the compiler cannot follow it into Triton's environment.
+    """The compiled graph has the same results and the same in-place effects as eager calls."""
+    # Called for CPU tensors only; the compiler cannot trace how it reads Triton's settings.
     monkeypatch.setattr("cdgen.kernels.dispatch.interpreting", lambda: True)
     weight = normal_on(device, torch.float32, 256, seed=2)
 

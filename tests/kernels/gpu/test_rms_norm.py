@@ -15,7 +15,7 @@ TOLERANCE = (1e-7, 2e-6)  # of fp32 arithmetic, derived in tests/kernels/test_rm
 
 @pytest.mark.filterwarnings("ignore:.*encountered in multiply:RuntimeWarning")
 def test_rounding_to_bf16_is_to_nearest_even(device: str) -> None:
-    """The interpreter's own conversion cuts bits off."""
+    """Sums round to nearest even, although the interpreter's own conversion truncates."""
     step = 2.0**-7  # of bf16 between 1 and 2
     weights = [1.0, 1 + step, 1 + 2 * step, -1 - step, 255.0]
     x = torch.tensor([[1.0, -1.0, 1.0, 1.0, 1.0]]).expand(2, -1).to(device, torch.bfloat16)

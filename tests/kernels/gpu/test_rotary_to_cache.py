@@ -138,7 +138,7 @@ def test_arguments_are_checked(
         rotary_to_cache(**(arguments | {argument: value.to(device)}), backend="triton")
 
 
-# On a GPU alone
+# Tests that need a GPU
 
 
 @pytest.mark.gpu

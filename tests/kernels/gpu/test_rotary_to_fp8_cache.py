@@ -17,7 +17,7 @@ FP8 = torch.float8_e4m3fn
 
 @pytest.fixture
 def fp8_device(device: str) -> str:
-    """The device, or a skip where it is a GPU that cannot convert e4m3."""
+    """Return the device; skip the test on a GPU that cannot convert e4m3."""
     if device == "cuda" and torch.cuda.get_device_capability() < (8, 9):
         pytest.skip("fp8 needs compute capability 8.9")
     return device
@@ -44,8 +44,8 @@ def test_rotary_to_an_fp8_cache(
     expected = rotary_to_cache(**twin, backend="reference")
     assert_rounds_alike(query / 20, expected / 20, TOLERANCE, 3 if norms else 1)
     assert torch.equal(bits(arguments["values"]), bits(twin["values"]))
-    # Keys carry fp32's last bits into the rounding, or a step of 16 bits after norms, which decides
-    # it the other way once in 2^5 numbers at most; neighbours in e4m3 have neighbouring codes.
+    # The last bits of fp32, or after norms a step of 16 bits, decide the rounding of keys the other
+    # way at most once in 2^5 numbers; neighbours in e4m3 have neighbouring codes.
     codes, theirs = bits(arguments["keys"]).int(), bits(twin["keys"]).int()
     assert int((codes - theirs).abs().max()) <= 1
     written = 2 * ROWS * kv_heads * head_dim
@@ -54,8 +54,8 @@ def test_rotary_to_an_fp8_cache(
 
 @pytest.mark.filterwarnings("ignore:invalid value encountered in multiply:RuntimeWarning")
 def test_fp8_rounds_to_nearest_even_and_saturates(fp8_device: str) -> None:
-    """Every number of e4m3, the middle between two, and what lies right beside the middle; keys at
-    angle 0, where they are not turned, and values."""
+    """Keys, at angle 0, and values are rounded alike: every number of e4m3, the middle between two
+    numbers, and what is just beside the middle."""
     numbers = torch.arange(127).to(torch.uint8).view(FP8).float()
     middle = (numbers[1:] + numbers[:-1]) / 2
     rest = torch.tensor([449.0, 464.0, 465.0, 480.0, 1e9, math.inf, 2.0**-30, 2.0**-140, 3e38])
@@ -71,9 +71,9 @@ def test_fp8_rounds_to_nearest_even_and_saturates(fp8_device: str) -> None:
     expected = reference.stored(x, FP8).to(fp8_device)
     assert not expected.float()[~x.isnan()].isnan().any()
     assert torch.equal(bits(caches[1]).view(rows, 4), bits(expected))
-    # inf * sin 0 and 0 * inf make NaN of an infinite key and its pair.
+    # inf * sin 0 turns an infinite key and its pair into NaN.
     finite = (x.isfinite() & x.roll(2, dims=1).isfinite()).to(fp8_device)
-    # As numbers: -0 - 0 * sin 0 may be either zero.
+    # Compared as numbers: -0 - 0 * sin 0 may be either zero.
     assert torch.equal(caches[0].view(rows, 4)[finite].float(), expected[finite].float())
 
 
