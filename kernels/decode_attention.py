@@ -1,22 +1,29 @@
-"""Attention of one query token per row over a KV cache with per-row lengths."""
+"""Attention of one query token per row over a KV cache in which every row has its own length."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 
 from cdgen.kernels import reference
-from cdgen.kernels.decoder_ops import check_caches, check_dtype, check_per_sequence
-from cdgen.kernels.dispatch import Backend, check, choose_backend, native, threads
+from cdgen.kernels.arguments import (
+    addresses,
+    check_caches,
+    check_dtype,
+    check_per_sequence,
+    check_tensor,
+)
+from cdgen.kernels.dispatch import Backend, choose_backend, native, threads
 
 
 @dataclass(frozen=True)
 class AttentionDropout:
     """Dropout of attention weights, its noise keyed by (seed, sequence, position, layer, head, key)
-    as in `reference.dropout_keep`. `rate` is in [0, 1), `seed` 64 bits.
+    as in `reference.dropout_keep`. `rate` is in [0, 1), `seed` has 64 bits.
 
-    Rows before `first_row` keep every weight. A BAD that is GOOD under dropout has GOOD's weights,
+    Rows before `first_row` keep every weight. If BAD is GOOD under dropout, it has GOOD's weights,
     so both run as one batch, GOOD's B rows before BAD's: first_row is B.
     """
 
@@ -30,119 +37,117 @@ class AttentionDropout:
 _NO_DROPOUT = AttentionDropout(0.0, 0, 0, torch.empty(0, dtype=torch.int64))
 
 
+class _Args(NamedTuple):
+    """The arguments of `decode_attention`."""
+
+    query: torch.Tensor
+    keys: torch.Tensor
+    values: torch.Tensor
+    lengths: torch.Tensor
+    scale: float
+    dropout: AttentionDropout | None
+
+
 def decode_attention(
-    query: torch.Tensor,  # [R, H, D] float32; on backends but cpu also bfloat16, float16
-    keys: torch.Tensor,  # [R, Hkv, T, D] cache, like query; on backends but cpu also float8_e4m3fn
-    values: torch.Tensor,  # [R, Hkv, T, D] cache, like keys
+    query: torch.Tensor,  # [R, H, Dh] float32; on backends but cpu also bfloat16, float16
+    keys: torch.Tensor,  # [R, Hkv, T, Dh] cache, like query; on backends but cpu also float8_e4m3fn
+    values: torch.Tensor,  # [R, Hkv, T, Dh] cache, like keys
     lengths: torch.Tensor,  # [B] int64 in [1, T]: row r attends to entries [0, lengths[r % B])
     *,
     scale: float,
     dropout: AttentionDropout | None = None,
     backend: str | None = None,
-) -> torch.Tensor:  # [R, H, D], like query
-    """softmax(scale * q . k) over the row's own keys, applied to its values; entries past the
-    length are never read. Sums run in one order per row, whatever its neighbours' lengths.
+) -> torch.Tensor:  # [R, H, Dh], like query
+    """Return softmax(scale * q . k) over the row's own keys, applied to its values.
 
-    R is B, or a multiple of it: GOOD's rows for B sequences, then BAD's for the same sequences, in
-    one launch. Softmax and sums are fp32; backend triton rounds the weights to the query's dtype
-    where query heads share KV heads, takes head sizes up to 256, and fp8 caches from compute
-    capability 8.9 on. Raises ValueError on tensors that do not fit; lengths are the caller's
-    promise.
+    R is B or a multiple of it: GOOD's rows for B sequences, then BAD's for the same sequences, in
+    one launch. Entries past a row's length are never read. The order of a row's sums depends on its
+    own length alone, not on its neighbours'. Softmax and sums are fp32.
+
+    Backend triton rounds the weights to the query's dtype if query heads share KV heads; it takes
+    head_dim up to 256, and fp8 caches from compute capability 8.9 on. Raises ValueError on tensors
+    that do not fit; lengths within [1, T] are the caller's promise.
     """
     chosen = choose_backend(query.device, backend)
-    _check(query, keys, values, lengths, dropout, chosen)
+    args = _Args(query, keys, values, lengths, scale, dropout)
+    _check(args, chosen)
     if chosen == "triton":
-        return _triton(query, keys, values, lengths, scale, dropout)
-    if (repeats := len(query) // len(lengths)) > 1:
-        lengths = lengths.repeat(repeats)
-        if dropout:
-            dropout = replace(dropout, sequence_ids=dropout.sequence_ids.repeat(repeats))
-    attend = _reference if chosen == "reference" else _native
-    if not dropout or dropout.first_row == 0:
-        return attend(query, keys, values, lengths, scale, dropout)
-    first = dropout.first_row
-    rest = replace(dropout, sequence_ids=dropout.sequence_ids[first:])
-    parts = [
-        attend(query[rows], keys[rows], values[rows], lengths[rows], scale, noise)
-        for rows, noise in ((slice(first), None), (slice(first, None), rest))
-    ]
-    return torch.cat(parts)
+        return _triton(args)
+    return _reference(args) if chosen == "reference" else _native(args)
 
 
-def _check(
-    query: torch.Tensor,
-    keys: torch.Tensor,
-    values: torch.Tensor,
-    lengths: torch.Tensor,
-    dropout: AttentionDropout | None,
-    backend: Backend,
-) -> None:
-    rows, heads, width = query.shape
-    kv_heads, capacity = keys.shape[1:3]
-    check_dtype("query", query, backend)
-    check("query", query, (rows, heads, width), query.dtype)
-    check_caches(keys, values, (rows, kv_heads, capacity, width), query.dtype, backend)
-    check_per_sequence("lengths", lengths, rows)
+def _check(args: _Args, backend: Backend) -> None:
+    rows, heads, head_dim = args.query.shape
+    kv_heads, capacity = args.keys.shape[1:3]
+    dtype = args.query.dtype
+    check_dtype("query", args.query, backend)
+    check_tensor("query", args.query, (rows, heads, head_dim), dtype)
+    check_caches(args.keys, args.values, (rows, kv_heads, capacity, head_dim), dtype, backend)
+    check_per_sequence("lengths", args.lengths, rows)
     if heads % kv_heads:
         raise ValueError(f"query: expected heads in groups of {kv_heads}, got {heads}")
-    if dropout:
-        check("sequence_ids", dropout.sequence_ids, (len(lengths),), torch.int64)
-        if not 0 <= dropout.first_row <= rows:
-            raise ValueError(f"first_row: expected 0 to {rows} rows, got {dropout.first_row}")
+    if args.dropout:
+        check_tensor("sequence_ids", args.dropout.sequence_ids, (len(args.lengths),), torch.int64)
+        if not 0 <= args.dropout.first_row <= rows:
+            raise ValueError(f"first_row: expected 0 to {rows}, got {args.dropout.first_row}")
 
 
-def _reference(
-    query: torch.Tensor,
-    keys: torch.Tensor,
-    values: torch.Tensor,
-    lengths: torch.Tensor,  # [R]
-    scale: float,
-    dropout: AttentionDropout | None,  # of every row
-) -> torch.Tensor:
+def _reference(args: _Args) -> torch.Tensor:
+    dropout, repeats = args.dropout, len(args.query) // len(args.lengths)
+    lengths = args.lengths.repeat(repeats)
     if not dropout:
-        return reference.decode_attention(query, keys, values, lengths, scale)
+        return reference.decode_attention(*args[:3], lengths, args.scale)
+
+    def inputs(rows: slice) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        return args.query[rows], args.keys[rows], args.values[rows], lengths[rows]
+
+    before, after = slice(dropout.first_row), slice(dropout.first_row, None)
     keep = reference.dropout_keep(
-        dropout.seed, dropout.rate, dropout.layer, dropout.sequence_ids, lengths,
-        query.shape[1], keys.shape[2],
-    )  # fmt: skip
-    return reference.decode_attention(query, keys, values, lengths, scale, keep, dropout.rate)
+        dropout.seed,
+        dropout.rate,
+        dropout.layer,
+        dropout.sequence_ids.repeat(repeats)[after],
+        lengths[after],
+        heads=args.query.shape[1],
+        keys=args.keys.shape[2],
+    )
+    whole = reference.decode_attention(*inputs(before), args.scale)
+    thinned = reference.decode_attention(*inputs(after), args.scale, keep, dropout.rate)
+    return torch.cat([whole, thinned])
 
 
-def _native(
-    query: torch.Tensor,
-    keys: torch.Tensor,
-    values: torch.Tensor,
-    lengths: torch.Tensor,  # [R]
-    scale: float,
-    dropout: AttentionDropout | None,  # of every row
-) -> torch.Tensor:
-    rows, heads, width = query.shape
-    out = torch.empty_like(query)
-    d = dropout or _NO_DROPOUT
-    native.decode_attention(
-        query.data_ptr(), keys.data_ptr(), values.data_ptr(), lengths.data_ptr(), out.data_ptr(),
-        rows, heads, keys.shape[1], keys.shape[2], width, scale, d.rate, d.seed, d.layer,
-        d.sequence_ids.data_ptr(), threads(),
-    )  # fmt: skip
+def _native(args: _Args) -> torch.Tensor:
+    rows, heads, head_dim = args.query.shape
+    kv_heads, capacity = args.keys.shape[1:3]
+    out = torch.empty_like(args.query)
+    pointers = addresses(args.query, args.keys, args.values, args.lengths, out)
+    shape = native.CacheShape(rows, heads, kv_heads, capacity, head_dim)
+    dropout = None if args.dropout is None else _native_dropout(args.dropout)
+    native.decode_attention(*pointers, shape, len(args.lengths), args.scale, dropout, threads())
     return out
 
 
-def _triton(
-    query: torch.Tensor,
-    keys: torch.Tensor,
-    values: torch.Tensor,
-    lengths: torch.Tensor,
-    scale: float,
-    dropout: AttentionDropout | None,
-) -> torch.Tensor:
+def _native_dropout(x: AttentionDropout) -> Any:
+    return native.AttentionDropout(x.rate, x.seed, x.layer, x.first_row, x.sequence_ids.data_ptr())
+
+
+def _triton(args: _Args) -> torch.Tensor:
     from cdgen.kernels.gpu import decode_attention as gpu
 
-    if query.shape[2] > gpu.WIDEST_HEAD:
-        raise ValueError(
-            f"query: expected heads up to {gpu.WIDEST_HEAD} wide, got {query.shape[2]}"
-        )
-    d = dropout or _NO_DROPOUT
+    head_dim = args.query.shape[2]
+    if head_dim > gpu.WIDEST_HEAD:
+        raise ValueError(f"query: expected head_dim up to {gpu.WIDEST_HEAD}, got {head_dim}")
+    dropout = args.dropout or _NO_DROPOUT
     return gpu.decode_attention(
-        query, keys, values, lengths, scale, d.sequence_ids if dropout else None, d.rate,
-        d.seed & 0xFFFFFFFF, d.seed >> 32, d.layer, d.first_row,
-    )  # fmt: skip
+        args.query,
+        args.keys,
+        args.values,
+        args.lengths,
+        args.scale,
+        args.dropout.sequence_ids if args.dropout else None,
+        dropout.rate,
+        dropout.seed & 0xFFFFFFFF,
+        dropout.seed >> 32,
+        dropout.layer,
+        dropout.first_row,
+    )

@@ -1,4 +1,4 @@
-"""Which backend computes an op: chosen by device, or asked for by name. Nothing falls back."""
+"""The choice of the backend that computes an op: by device, or by name. Nothing falls back."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Any, Literal, NoReturn, get_args
 
 import torch
 
-__all__ = ["Backend", "check", "choose_backend", "interpreting", "native", "threads"]
+__all__ = ["Backend", "choose_backend", "interpreting", "native", "threads"]
 
 
 class NotBuilt:
-    """Stands for the native kernels where they were not compiled: a GPU can do without them."""
+    """Stand-in for native kernels that were not compiled: a GPU can do without them."""
 
     def __getattr__(self, name: str) -> NoReturn:
         raise ImportError("the native CPU kernels are not built here; run: pip install -e .")
@@ -19,7 +19,7 @@ class NotBuilt:
 
 native: Any
 try:
-    # After torch: the extension has no OpenMP runtime of its own and takes the one torch loaded.
+    # Imported after torch: the extension has no OpenMP runtime and takes the one that torch loaded.
     native = import_module("cdgen.kernels._cpu")
 except ModuleNotFoundError:
     native = NotBuilt()
@@ -28,14 +28,14 @@ Backend = Literal["reference", "cpu", "triton"]
 
 
 def interpreting() -> bool:
-    """Whether Triton kernels run under Triton's interpreter, which needs no GPU."""
+    """Return True if Triton kernels run under Triton's interpreter, which needs no GPU."""
     from triton import knobs
 
     return bool(knobs.runtime.interpret)
 
 
 def choose_backend(device: torch.device, backend: str | None = None) -> Backend:
-    """The backend for tensors on `device`; ValueError where the one named cannot run there."""
+    """Return the backend for tensors on `device`. Raises ValueError if the one named cannot run."""
     if backend is None:
         if device.type not in ("cpu", "cuda"):
             raise ValueError(f"backend: expected tensors on cpu or cuda, got device {device}")
@@ -57,21 +57,5 @@ def choose_backend(device: torch.device, backend: str | None = None) -> Backend:
 
 
 def threads() -> int:
-    """How many threads a native kernel may use: torch's own setting."""
+    """Return how many threads a native kernel may use: torch's own setting."""
     return torch.get_num_threads()
-
-
-def check(
-    name: str,
-    x: torch.Tensor,
-    shape: tuple[int, ...],
-    dtype: torch.dtype = torch.float32,
-) -> None:
-    """Raises ValueError unless `x` is a contiguous tensor of that shape and dtype: the kernels are
-    handed bare addresses."""
-    if x.shape == shape and x.dtype is dtype and x.is_contiguous():
-        return
-    raise ValueError(
-        f"{name}: expected contiguous {list(shape)} {dtype},"
-        f" got {list(x.shape)} {x.dtype} with strides {x.stride()}"
-    )

@@ -1,4 +1,4 @@
-"""The Gaussian error linear unit between the two products of an MLP (GPT-2, GPT-NeoX)."""
+"""The Gaussian error linear unit between the two matrix products of an MLP (GPT-2, GPT-NeoX)."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import Literal, get_args
 import torch
 
 from cdgen.kernels import reference
-from cdgen.kernels.decoder_ops import check_dtype
-from cdgen.kernels.dispatch import check, choose_backend, native, threads
+from cdgen.kernels.arguments import addresses, check_dtype, check_tensor
+from cdgen.kernels.dispatch import choose_backend, native, threads
 
-# `erf`: x times the normal distribution function; `tanh`: its approximation in GPT-2.
+# `erf`: x times the normal distribution function; `tanh`: GPT-2's approximation of it.
 GeluKind = Literal["tanh", "erf"]
 
 
@@ -19,14 +19,17 @@ def gelu(
     kind: GeluKind,
     backend: str | None = None,
 ) -> torch.Tensor:  # [R, F], like x
-    """x Phi(x) (Hendrycks and Gimpel 2016), rounded once. Raises ValueError on tensors that do not
-    fit; dtypes are those of kernels/decoder_ops.py."""
+    """Return x Phi(x) (Hendrycks and Gimpel 2016), rounded once.
+
+    kernels/arguments.py lists the dtypes. Raises ValueError on an unknown kind and on tensors that
+    do not fit.
+    """
     if kind not in get_args(GeluKind):
         raise ValueError(f"kind: expected one of {get_args(GeluKind)}, got {kind!r}")
-    rows, width = x.shape
+    rows, intermediate_size = x.shape
     chosen = choose_backend(x.device, backend)
     check_dtype("x", x, chosen)
-    check("x", x, (rows, width), x.dtype)
+    check_tensor("x", x, (rows, intermediate_size), x.dtype)
     if chosen == "triton":
         from cdgen.kernels.gpu import gelu as gpu
 
@@ -34,5 +37,5 @@ def gelu(
     if chosen == "reference":
         return reference.gelu(x, kind)
     out = torch.empty_like(x)
-    native.gelu(x.data_ptr(), out.data_ptr(), rows * width, kind == "tanh", threads())
+    native.gelu(*addresses(x, out), x.numel(), kind == "tanh", threads())
     return out

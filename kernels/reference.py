@@ -1,13 +1,17 @@
-"""The definition of every op, in eager PyTorch: what each backend must compute.
+"""The definition of every op in eager PyTorch: each backend must compute what these functions do.
 
 Arithmetic on logits and scores is fp32 whatever their dtype; sums of probabilities are fp64 in one
-fixed order, so that where top-p cuts does not depend on how a row is split. Tests and benchmarks
+fixed order, so that the cut of top-p does not depend on how a row is split. Tests and benchmarks
 import these functions; nothing here is tuned.
 
 The sampling law is that of Li et al. 2023 (arXiv 2210.15097), section 3.3: with GOOD's logits g and
-BAD's logits b of one row, P = { v : g_v >= max g + ln(alpha) } and on it
-s_v = (w_g g_v - w_b b_v) / T. The log-normalisers of both models are constant over v, so no
-softmax is needed to sample.
+BAD's logits b of one row, the plausible set is { v : g_v >= max g + ln(alpha) }, and a plausible
+token has the score s_v = (w_g g_v - w_b b_v) / temperature. The log-normalisers of both models are
+constant over v, so no softmax is needed to sample.
+
+Letters of shapes in this folder: B rows of one model, one per sequence; M models, whose rows may be
+stacked to R = M * B; V vocabulary, D hidden size, F intermediate size; H query heads, Hkv KV heads,
+Dh head_dim; T tokens that a cache has room for; N nodes of a forest.
 """
 
 from __future__ import annotations
@@ -27,7 +31,8 @@ def philox4x32(
     counter: torch.Tensor,  # [..., 4] int64, each word in [0, 2**32)
     key: int,  # 64 bits: low word first
 ) -> torch.Tensor:  # [..., 4] int64, each word in [0, 2**32)
-    """Philox4x32-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3")."""
+    """Return the words of Philox4x32-10 for every counter (Salmon et al. 2011, "Parallel random
+    numbers: as easy as 1, 2, 3")."""
     c0, c1, c2, c3 = counter.unbind(-1)
     k0, k1 = key & _MASK32, (key >> 32) & _MASK32
     for _ in range(10):
@@ -48,8 +53,9 @@ def random_words(
     sequence_ids: torch.Tensor,  # [B] int64
     positions: torch.Tensor,  # [B] int32 | int64
     count: int,
-) -> torch.Tensor:  # [B, count] int64: the random word of each (sequence, position, token id)
-    """Word v & 3 of the Philox block with counter (v >> 2, position, sequence lo, sequence hi)."""
+) -> torch.Tensor:  # [B, count] int64: one word per (sequence, position, token id)
+    """Return, for token v, word v & 3 of the Philox block with the counter
+    (v >> 2, position, sequence lo, sequence hi)."""
     blocks = torch.arange((count + 3) // 4, device=sequence_ids.device).expand(
         len(sequence_ids), -1
     )
@@ -61,24 +67,26 @@ def random_words(
 
 
 def gumbel_from_words(words: torch.Tensor) -> torch.Tensor:  # int64 words -> float32 noise
-    """-log(-log1p(-u)) with u = (x + 0.5) / 2**32; the winning tail sits at small E, where fp32
-    resolves it, and the noise stays finite: between -2.9 and 22.9."""
+    """Return -log(E) with E = -log1p(-u) and u = (word + 0.5) / 2**32.
+
+    The winning tail is at small E, where fp32 resolves it. The noise is finite: from -2.9 to 22.9.
+    """
     u = ((words.float() + 0.5) * 2.0**-32).clamp(max=1 - 2.0**-24)
     return -torch.log(-torch.log1p(-u))
 
 
 def truncate(
-    score: torch.Tensor,  # [B, V] float32, -inf off the plausible set
+    score: torch.Tensor,  # [B, V] float32, -inf outside the plausible set
     params: SamplingParams,
-) -> torch.Tensor:  # [B, V] bool: what top-k, then top-p, then min-p keep
-    """Truncation in the order (score descending, token id ascending)."""
+) -> torch.Tensor:  # [B, V] bool: True for the tokens that remain
+    """Apply top-k, then top-p, then min-p to the order (score descending, token id ascending)."""
     ordered, order = score.sort(dim=-1, descending=True, stable=True)
     keep = ordered > _NEVER
     if params.top_k:
         keep[:, params.top_k :] = False
     if params.top_p < 1:
         weight = (ordered.double() - ordered[:, :1].double()).exp().where(keep, 0.0)
-        mass = F.pad(weight.cumsum(-1), (1, 0))  # mass[:, i]: of the i tokens before token i
+        mass = F.pad(weight.cumsum(-1), (1, 0))  # mass[:, i] sums the i tokens before token i
         keep &= mass[:, :-1] < params.top_p * mass[:, -1:]
     if params.min_p:
         keep &= ordered >= ordered[:, :1] + params.log_min_p
@@ -94,7 +102,7 @@ def sample_contrastive(
     positions: torch.Tensor,  # [B] int32 | int64
     vocab_size: int,
 ) -> SampleOutput:
-    """Gumbel-max over what truncation keeps of the scores; T = 0 takes the argmax of the score."""
+    """Draw by Gumbel-max from the scores that truncation keeps; temperature 0 takes the argmax."""
     g = good[:, :vocab_size].float()
     plausible = (g >= g.amax(-1, keepdim=True) + params.log_alpha) & (g > _NEVER)
     score = fp32(params.good_weight) * g
@@ -134,7 +142,7 @@ def head_logits(
     head: torch.Tensor,  # [V, D]
     bias: torch.Tensor | None,  # [V]
 ) -> torch.Tensor:  # [B, V] float32
-    """BAD's logits in full; `sample_contrastive_heads` is `sample_contrastive` on them."""
+    """Return all of BAD's logits; `sample_contrastive_heads` is `sample_contrastive` on them."""
     return F.linear(hidden.float(), head.float(), None if bias is None else bias.float())
 
 
@@ -143,13 +151,13 @@ def dropout_keep(
     rate: float,
     layer: int,
     sequence_ids: torch.Tensor,  # [B] int64
-    lengths: torch.Tensor,  # [B] int64: the query's position is lengths - 1
+    lengths: torch.Tensor,  # [B] int64: the query is at position lengths - 1
     heads: int,
     keys: int,
-) -> torch.Tensor:  # [B, heads, keys] bool: the attention weights that dropout keeps
-    """Attention dropout with counter-based noise: kept where word >= rate * 2**32.
+) -> torch.Tensor:  # [B, heads, keys] bool: True for the weights that dropout keeps
+    """Return which attention weights dropout keeps: those with word >= rate * 2**32.
 
-    The key is the run seed with its high word flipped, a stream apart from the sampler's. The
+    Philox's key is the seed with its high word flipped: a stream apart from the sampler's. The
     counter is (key index >> 2, query position, sequence lo, sequence hi | layer * heads + head
     in the upper half), so sequence ids stay below 2**48 and layers x heads below 2**16.
     """
@@ -164,15 +172,15 @@ def dropout_keep(
 
 
 def decode_attention(
-    query: torch.Tensor,  # [B, H, D]
-    keys: torch.Tensor,  # [B, Hkv, T, D] cache, of any float dtype
-    values: torch.Tensor,  # [B, Hkv, T, D] cache, likewise
+    query: torch.Tensor,  # [B, H, Dh]
+    keys: torch.Tensor,  # [B, Hkv, T, Dh] cache, of any float dtype
+    values: torch.Tensor,  # [B, Hkv, T, Dh] cache, like keys
     lengths: torch.Tensor,  # [B] int64: row b attends to cache entries [0, lengths[b])
     scale: float,
     keep: torch.Tensor | None = None,  # [B, H, T] bool, from `dropout_keep`
     rate: float = 0.0,
-) -> torch.Tensor:  # [B, H, D] in the query's dtype
-    """One query token per row against its cached keys; head h reads KV head h // (H / Hkv)."""
+) -> torch.Tensor:  # [B, H, Dh] in the query's dtype
+    """Attend from one query per row to the row's keys; head h reads KV head h // (H / Hkv)."""
     group = query.shape[1] // keys.shape[1]
     k, v = (x.float().repeat_interleave(group, dim=1) for x in (keys, values))
     weight = torch.einsum("bhd,bhtd->bht", query.float(), k) * scale
@@ -186,8 +194,8 @@ def decode_attention(
 
 
 def ancestors(parents: torch.Tensor) -> torch.Tensor:  # [N] int64 -> [N, N] bool
-    """Whether node j is node i or an ancestor of it. `parents` is -1 for roots and below its own
-    index for all others."""
+    """Return, at [i, j], whether node j is node i or one of its ancestors. `parents` is -1 for
+    roots; every other node comes after its parent."""
     related = torch.eye(len(parents), dtype=torch.bool, device=parents.device)
     for node, parent in enumerate(parents.tolist()):
         if parent >= 0:
@@ -196,13 +204,13 @@ def ancestors(parents: torch.Tensor) -> torch.Tensor:  # [N] int64 -> [N, N] boo
 
 
 def tree_attention(
-    query: torch.Tensor,  # [N, H, D]
-    keys: torch.Tensor,  # [N, Hkv, D]
-    values: torch.Tensor,  # [N, Hkv, D]
+    query: torch.Tensor,  # [N, H, Dh]
+    keys: torch.Tensor,  # [N, Hkv, Dh]
+    values: torch.Tensor,  # [N, Hkv, Dh]
     parents: torch.Tensor,  # [N] int64, -1 for roots
     scale: float,
-) -> torch.Tensor:  # [N, H, D] in the query's dtype
-    """Each node against itself and its ancestors; head h reads KV head h // (H / Hkv)."""
+) -> torch.Tensor:  # [N, H, Dh] in the query's dtype
+    """Attend from each node to itself and its ancestors; head h reads KV head h // (H / Hkv)."""
     group = query.shape[1] // keys.shape[1]
     k, v = (x.float().repeat_interleave(group, dim=1) for x in (keys, values))
     weight = torch.einsum("ihd,jhd->hij", query.float(), k) * scale
@@ -215,34 +223,34 @@ def rms_norm(
     weight: torch.Tensor,  # [D], or [B, D]
     eps: float,
 ) -> torch.Tensor:  # [B, D]
-    """x / sqrt(mean(x^2) + eps) * weight (Zhang and Sennrich 2019); rounds to x's dtype before the
-    weight, and after it."""
+    """Return x / sqrt(mean(x^2) + eps) * weight (Zhang and Sennrich 2019), rounded to x's dtype
+    before the weight and after it."""
     wide = x.float()
     normed = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + eps)
     return weight * normed.to(x.dtype)
 
 
 def stored(x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """`x` as a cache of that dtype holds it: to nearest even. fp8 saturates at its largest number,
-    448, infinities too, where torch's own conversion makes NaN of them in some versions."""
+    """Round `x` to nearest even in `dtype`, as a cache does. fp8 saturates at its largest number,
+    448, for infinities too, which some versions of torch would convert to NaN."""
     if dtype is torch.float8_e4m3fn:
         x = x.float().clamp(-448, 448)
     return x.to(dtype)
 
 
 def rotary(
-    x: torch.Tensor,  # [B, H, D]
-    cos: torch.Tensor,  # [B, D / 2]: of each row's position
-    sin: torch.Tensor,  # [B, D / 2]
-) -> torch.Tensor:  # [B, H, D]
-    """Rotates pair (x_i, x_{i + D/2}) by the position's angle i (Su et al. 2021, Llama layout)."""
+    x: torch.Tensor,  # [B, H, Dh]
+    cos: torch.Tensor,  # [B, Dh / 2], at each row's position
+    sin: torch.Tensor,  # [B, Dh / 2]
+) -> torch.Tensor:  # [B, H, Dh]
+    """Rotate pair (x_i, x_{i + Dh/2}) by the position's angle i (Su et al. 2021; Llama layout)."""
     low, high = x.float().chunk(2, dim=-1)
     c, s = cos[:, None], sin[:, None]
     return torch.cat([low * c - high * s, high * c + low * s], dim=-1).to(x.dtype)
 
 
 def swiglu(gate_up: torch.Tensor) -> torch.Tensor:  # [B, 2 F] -> [B, F]
-    """silu(gate) * up, gate and up being the two halves of a row (Shazeer 2020)."""
+    """Return silu(gate) * up of the two halves of a row (Shazeer 2020)."""
     gate, up = gate_up.float().chunk(2, dim=-1)
     return (F.silu(gate) * up).to(gate_up.dtype)
 
@@ -253,15 +261,16 @@ def layer_norm(
     bias: torch.Tensor,  # like weight
     eps: float,
 ) -> torch.Tensor:  # [B, D]
-    """(x - mean) / sqrt(mean((x - mean)^2) + eps) * weight + bias (Ba et al. 2016); rounds once."""
+    """Return (x - mean) / sqrt(mean((x - mean)^2) + eps) * weight + bias (Ba et al. 2016),
+    rounded once."""
     wide = x.float()
-    apart = wide - wide.mean(-1, keepdim=True)
-    normed = apart * torch.rsqrt(apart.pow(2).mean(-1, keepdim=True) + eps)
+    centred = wide - wide.mean(-1, keepdim=True)
+    normed = centred * torch.rsqrt(centred.pow(2).mean(-1, keepdim=True) + eps)
     return (normed * weight.float() + bias.float()).to(x.dtype)
 
 
 def gelu(x: torch.Tensor, kind: Literal["tanh", "erf"]) -> torch.Tensor:  # [B, F] -> [B, F]
-    """x Phi(x), Phi being the normal distribution function or its approximation by a tanh
+    """Return x Phi(x), Phi being the normal distribution function or its approximation by a tanh
     (Hendrycks and Gimpel 2016)."""
     approximate = {"tanh": "tanh", "erf": "none"}[kind]
     return F.gelu(x.float(), approximate=approximate).to(x.dtype)

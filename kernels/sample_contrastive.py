@@ -1,9 +1,9 @@
-"""One contrastive draw per row; BAD's logits are given, or computed only where they matter."""
+"""One contrastive draw per row, with BAD's logits given or computed for plausible tokens only."""
 
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -12,6 +12,24 @@ from cdgen.kernels.dispatch import choose_backend, native, threads
 from cdgen.kernels.sampling_params import SampleOutput, SamplingParams, fp32
 
 _DTYPE_NAMES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
+
+
+class _Args(NamedTuple):
+    """Checked arguments of one draw per row, in the order that the Triton backend takes them.
+
+    BAD is its logits, or hidden states and head, or, if its weight is 0, none of them.
+    """
+
+    good: torch.Tensor
+    bad: torch.Tensor | None
+    hidden: torch.Tensor | None
+    head: torch.Tensor | None
+    bias: torch.Tensor | None
+    params: SamplingParams
+    seed: int
+    sequence_ids: torch.Tensor
+    positions: torch.Tensor
+    vocab_size: int
 
 
 def sample_contrastive(
@@ -25,37 +43,25 @@ def sample_contrastive(
     vocab_size: int | None = None,
     backend: str | None = None,
 ) -> SampleOutput:
-    """Draws argmax(score + Gumbel noise) over the plausible tokens that truncation keeps.
+    """Draw argmax(score + Gumbel noise) over the plausible tokens that truncation keeps.
 
-    `seed` is 64 bits; the noise of a draw depends on (seed, sequence id, position, token id) alone,
-    so a row's token does not depend on its neighbours, its place in the batch or the backend's
-    blocking. `positions` is the index of the drawn token in its sequence. Columns from `vocab_size`
-    on are padding and never drawn. A row that cannot be sampled has token -1 and its `RowStatus`.
     The scores are those of Li et al. 2023 (arXiv 2210.15097) and O'Brien and Lewis 2023
-    (arXiv 2309.09117); see `SamplingParams`. Raises ValueError on arguments that do not fit.
+    (arXiv 2309.09117); see `SamplingParams`. `seed` has 64 bits; `positions` holds the index of the
+    drawn token in its sequence. The noise depends on (seed, sequence id, position, token id) alone,
+    so a row's token does not change with its neighbours, its place in the batch or the backend's
+    blocking. Columns from `vocab_size` on are padding and never drawn. A row that cannot be sampled
+    has token -1 and says why in its `RowStatus`. Raises ValueError on arguments that do not fit.
     """
     vocab = _check_good(good, seed, sequence_ids, positions, vocab_size)
-    reads_bad = fp32(params.bad_weight) != 0
-    bad = bad if reads_bad else None
-    if reads_bad:
-        if bad is None:
-            raise ValueError(f"bad: expected logits, got None with bad_weight {params.bad_weight}")
-        _check_like_good("bad", bad, good)
-        if (
-            bad.dim() != 2
-            or len(bad) != len(good)
-            or bad.shape[1] < vocab
-            or bad.dtype != good.dtype
-        ):
-            raise ValueError(
-                f"bad: expected [{len(good)}, {vocab} or more] {good.dtype} as good,"
-                f" got {tuple(bad.shape)} {bad.dtype}"
-            )
+    if fp32(params.bad_weight) == 0:
+        bad = None
+    else:
+        _check_bad(bad, good, params, vocab)
     chosen = choose_backend(good.device, backend)
     if chosen == "reference":
         return reference.sample_contrastive(good, bad, params, seed, sequence_ids, positions, vocab)
     draw = _triton if chosen == "triton" else _native
-    return draw(good, bad, None, None, None, params, seed, sequence_ids, positions, vocab)
+    return draw(_Args(good, bad, None, None, None, params, seed, sequence_ids, positions, vocab))
 
 
 def sample_contrastive_heads(
@@ -71,8 +77,11 @@ def sample_contrastive_heads(
     vocab_size: int | None = None,
     backend: str | None = None,
 ) -> SampleOutput:
-    """`sample_contrastive` with bad = bad_hidden @ bad_head.T + bad_bias, in fp32, never written:
-    the plausible set depends on GOOD alone, so only its few dot products are computed."""
+    """Draw as `sample_contrastive` does with bad = bad_hidden @ bad_head.T + bad_bias in fp32.
+
+    BAD's logits are never written: the plausible set depends on GOOD alone, so only the few dot
+    products of its tokens are computed. Raises ValueError on arguments that do not fit.
+    """
     vocab = _check_good(good, seed, sequence_ids, positions, vocab_size)
     _check_heads(good, bad_hidden, bad_head, bad_bias, vocab)
     chosen = choose_backend(good.device, backend)
@@ -81,32 +90,22 @@ def sample_contrastive_heads(
         bad = reference.head_logits(bad_hidden, bad_head[:vocab], bias)
         return reference.sample_contrastive(good, bad, params, seed, sequence_ids, positions, vocab)
     head = bad_head if fp32(params.bad_weight) else None
-    draw = _triton if chosen == "triton" else _native
-    return draw(
+    args = _Args(
         good, None, bad_hidden, head, bad_bias, params, seed, sequence_ids, positions, vocab
     )
+    return _triton(args) if chosen == "triton" else _native(args)
 
 
-def _triton(*arguments: Any) -> SampleOutput:
+def _triton(args: _Args) -> SampleOutput:
     from cdgen.kernels.gpu.sample_contrastive import sample_contrastive  # only now imports triton
 
-    return sample_contrastive(*arguments)
+    return sample_contrastive(*args)
 
 
-def _native(
-    good: torch.Tensor,
-    bad: torch.Tensor | None,
-    hidden: torch.Tensor | None,
-    head: torch.Tensor | None,
-    bias: torch.Tensor | None,
-    params: SamplingParams,
-    seed: int,
-    sequence_ids: torch.Tensor,
-    positions: torch.Tensor,
-    vocab: int,
-) -> SampleOutput:
-    # Named, so that a converted copy lives until the kernel has read it.
-    rows, ids, positions = len(good), sequence_ids.contiguous(), positions.long().contiguous()
+def _native(args: _Args) -> SampleOutput:
+    rows = len(args.good)
+    # These names keep a converted copy alive until the kernel has read it.
+    ids, positions = args.sequence_ids.contiguous(), args.positions.long().contiguous()
     out = SampleOutput(
         tokens=torch.empty(rows, dtype=torch.int64),
         status=torch.empty(rows, dtype=torch.uint8),
@@ -114,16 +113,21 @@ def _native(
         kept=torch.empty(rows, dtype=torch.int32),
     )
     native.sample_contrastive(
-        _matrix(good), rows, vocab,
-        None if bad is None else _matrix(bad),
-        None if hidden is None else _matrix(hidden),
-        None if head is None else _matrix(head),
-        0 if bias is None else bias.data_ptr(),
-        0 if head is None else head.shape[1],
-        _native_params(params), seed, ids.data_ptr(), positions.data_ptr(), threads(),
-        out.tokens.data_ptr(), out.status.data_ptr(), out.plausible.data_ptr(),
-        out.kept.data_ptr(),
-    )  # fmt: skip
+        _matrix(args.good),
+        rows,
+        args.vocab_size,
+        None if args.bad is None else _matrix(args.bad),
+        _native_head(args.hidden, args.head, args.bias),
+        _native_params(args.params),
+        native.Noise(args.seed, ids.data_ptr(), positions.data_ptr()),
+        native.Draws(
+            out.tokens.data_ptr(),
+            out.status.data_ptr(),
+            out.plausible.data_ptr(),
+            out.kept.data_ptr(),
+        ),
+        threads(),
+    )
     return out
 
 
@@ -131,12 +135,26 @@ def _matrix(x: torch.Tensor) -> Any:
     return native.Matrix(x.data_ptr(), x.stride(0), _DTYPE_NAMES[x.dtype])
 
 
+def _native_head(
+    hidden: torch.Tensor | None, head: torch.Tensor | None, bias: torch.Tensor | None
+) -> Any:
+    if hidden is None or head is None:
+        return None
+    bias_address = 0 if bias is None else bias.data_ptr()
+    return native.Head(_matrix(hidden), _matrix(head), bias_address, head.shape[1])
+
+
 @lru_cache(maxsize=16)
 def _native_params(params: SamplingParams) -> Any:
     return native.Params(
-        params.good_weight, params.bad_weight, params.log_alpha, params.temperature,
-        params.log_min_p, params.top_k, params.top_p,
-    )  # fmt: skip
+        params.good_weight,
+        params.bad_weight,
+        params.log_alpha,
+        params.temperature,
+        params.log_min_p,
+        params.top_k,
+        params.top_p,
+    )
 
 
 def _check_good(
@@ -173,6 +191,20 @@ def _check_per_row(
         f"{name}: expected [{len(good)}] {' or '.join(map(str, dtypes))} on {good.device},"
         f" got {list(x.shape)} {x.dtype} on {x.device}"
     )
+
+
+def _check_bad(
+    bad: torch.Tensor | None, good: torch.Tensor, params: SamplingParams, vocab: int
+) -> None:
+    if bad is None:
+        raise ValueError(f"bad: expected logits, got None with bad_weight {params.bad_weight}")
+    _check_like_good("bad", bad, good)
+    fits = bad.dim() == 2 and len(bad) == len(good) and bad.shape[1] >= vocab
+    if not fits or bad.dtype != good.dtype:
+        raise ValueError(
+            f"bad: expected [{len(good)}, {vocab} or more] {good.dtype} as good,"
+            f" got {tuple(bad.shape)} {bad.dtype}"
+        )
 
 
 def _check_like_good(name: str, x: torch.Tensor, good: torch.Tensor) -> None:

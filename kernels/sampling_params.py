@@ -1,4 +1,4 @@
-"""What to sample: the contrast, the truncation, and what one call returns."""
+"""Parameters of a draw (contrast, temperature, truncation) and its output."""
 
 from __future__ import annotations
 
@@ -11,33 +11,33 @@ import torch
 
 
 class RowStatus(IntEnum):
-    """Why a row could not be sampled. Such a row draws token -1; its neighbours are untouched."""
+    """Outcome of a row's draw. A row that is not OK has token -1; other rows are not affected."""
 
     OK = 0
-    GOOD_NOT_FINITE = 1  # NaN or +inf among GOOD's logits
-    NO_FINITE_GOOD = 2  # every logit of GOOD is -inf: nothing is plausible
-    BAD_NOT_FINITE = 3  # NaN or +-inf in BAD's logit of a plausible token
-    SCORE_OVERFLOW = 4  # finite logits, but a score beyond the range of fp32
+    GOOD_NOT_FINITE = 1  # one of GOOD's logits is NaN or +inf
+    NO_FINITE_GOOD = 2  # every logit of GOOD is -inf, so no token is plausible
+    BAD_NOT_FINITE = 3  # BAD's logit of a plausible token is NaN or +-inf
+    SCORE_OVERFLOW = 4  # the logits are finite, but a score is beyond fp32
 
 
 _FP32_MAX = 3.4028234663852886e38
 
 
 def fp32(value: float) -> float:
-    """`value` as every backend takes weights and temperature: rounded to fp32 (1e-60 is 0)."""
+    """Round `value` to fp32, as every backend does with weights and temperature (1e-60 is 0)."""
     return float(struct.unpack("f", struct.pack("f", value))[0])
 
 
 @dataclass(frozen=True)
 class SamplingParams:
-    """score = (good_weight * g - bad_weight * b) / temperature, on the plausible set.
+    """Parameters of score = (good_weight * g - bad_weight * b) / temperature on the plausible set.
 
-    The plausible set of GOOD logits g is { v : g_v >= max g + ln(alpha) } (Li et al. 2023,
-    section 3.3).
-    good_weight = bad_weight = 1 is the form of Li et al.; 1 + beta and beta that of O'Brien and
-    Lewis (2023); bad_weight = 0 leaves BAD unread. temperature = 0 is greedy: the argmax of the
-    score at temperature 1. top_k = 0, top_p = 1 and min_p = 0 switch the truncations off; they
-    apply to the scores, in that order. Raises ValueError on a value outside its range.
+    The plausible set of GOOD's logits g is { v : g_v >= max g + ln(alpha) } (Li et al. 2023,
+    section 3.3). good_weight = bad_weight = 1 is the form of Li et al.; weights 1 + beta and beta
+    are the form of O'Brien and Lewis (2023); with bad_weight = 0, BAD is not read. temperature = 0
+    is greedy: it takes the argmax of the score at temperature 1. top_k, top_p and min_p truncate
+    the scores, in that order; top_k = 0, top_p = 1 and min_p = 0 switch them off. Raises ValueError
+    on a value outside its range.
     """
 
     good_weight: float = 1.0
@@ -68,12 +68,12 @@ class SamplingParams:
 
     @property
     def log_alpha(self) -> float:
-        """ln(alpha), -inf for alpha = 0."""
+        """Return ln(alpha), -inf for alpha = 0."""
         return math.log(self.alpha) if self.alpha > 0 else -math.inf
 
     @property
     def log_min_p(self) -> float:
-        """ln(min_p), -inf for min_p = 0."""
+        """Return ln(min_p), -inf for min_p = 0."""
         return math.log(self.min_p) if self.min_p > 0 else -math.inf
 
 
@@ -81,7 +81,7 @@ class SamplingParams:
 class SampleOutput:
     """One draw per row."""
 
-    tokens: torch.Tensor  # [B] int64, -1 where status is not OK
+    tokens: torch.Tensor  # [B] int64, -1 unless status is OK
     status: torch.Tensor  # [B] uint8, a RowStatus
-    plausible: torch.Tensor  # [B] int32, size of the plausible set (0 where status is not OK)
-    kept: torch.Tensor  # [B] int32, how many of them the truncation left
+    plausible: torch.Tensor  # [B] int32, size of the plausible set, 0 unless status is OK
+    kept: torch.Tensor  # [B] int32, how many plausible tokens truncation keeps

@@ -33,7 +33,7 @@ def _norm_inputs() -> Iterator[tuple[str, torch.Tensor, torch.Tensor | None, tor
 
 
 def rms_norm_calls() -> Calls:
-    from cdgen.kernels.gpu.decoder_ops import rms_norm
+    from cdgen.kernels.gpu.rms_norm import rms_norm
 
     for name, x, delta, weight in _norm_inputs():
         yield name, partial(rms_norm, x, delta, weight, 1e-6)
@@ -57,7 +57,7 @@ def fp8_rotary_to_cache_calls() -> Calls:
 def _rotate(
     dtype: torch.dtype, stored: torch.dtype, width: int, norms: bool = False
 ) -> tuple[str, Callable[[], object]]:
-    from cdgen.kernels.gpu.decoder_ops import rotary_to_cache
+    from cdgen.kernels.gpu.rotary_to_cache import rotary_to_cache
 
     heads, kv_heads = 12, 4
     qkv = torch.empty(ROWS, (heads + 2 * kv_heads) * width, dtype=dtype)
@@ -72,7 +72,7 @@ def _rotate(
 
 
 def swiglu_calls() -> Calls:
-    from cdgen.kernels.gpu.decoder_ops import swiglu
+    from cdgen.kernels.gpu.swiglu import swiglu
 
     for dtype in NAMES:
         yield f"{NAMES[dtype]}, F 2048", partial(swiglu, torch.empty(ROWS, 4096, dtype=dtype))

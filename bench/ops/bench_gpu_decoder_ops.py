@@ -27,9 +27,11 @@ from cdgen.bench.timing.gpu_timing import (
     prepare,
     prepare_baselines,
 )
-from cdgen.kernels.decoder_ops import rms_norm, rotary_to_cache, swiglu
 from cdgen.kernels.gelu import gelu
 from cdgen.kernels.layer_norm import layer_norm
+from cdgen.kernels.rms_norm import rms_norm
+from cdgen.kernels.rotary_to_cache import rotary_to_cache
+from cdgen.kernels.swiglu import swiglu
 
 # The paper's model at 1024 slots.
 SEQUENCES, HIDDEN, HEADS, HEAD_WIDTH, FEED_FORWARD, CAPACITY = 1024, 768, 12, 64, 3072, 420
@@ -53,8 +55,8 @@ Normal = Callable[..., torch.Tensor]  # shape -> bf16 numbers
 
 
 def _norm_op(name: str, normal: Normal, rows: int, models: int, sets: int) -> Op:
-    from cdgen.kernels.gpu.decoder_ops import rms_norm_bytes
     from cdgen.kernels.gpu.layer_norm import layer_norm_bytes
+    from cdgen.kernels.gpu.rms_norm import rms_norm_bytes
 
     x = [normal(rows, HIDDEN) for _ in range(sets)]
     weight, bias = normal(models, HIDDEN), normal(models, HIDDEN)
@@ -71,8 +73,8 @@ def _norm_op(name: str, normal: Normal, rows: int, models: int, sets: int) -> Op
 
 
 def _activation_op(name: str, normal: Normal, rows: int, sets: int) -> Op:
-    from cdgen.kernels.gpu.decoder_ops import swiglu_bytes
     from cdgen.kernels.gpu.gelu import gelu_bytes
+    from cdgen.kernels.gpu.swiglu import swiglu_bytes
 
     width = 2 * FEED_FORWARD if name == "swiglu" else FEED_FORWARD
     x = [normal(rows, width) for _ in range(sets)]
@@ -87,7 +89,7 @@ def _activation_op(name: str, normal: Normal, rows: int, sets: int) -> Op:
 
 
 def make_op(name: str, models: int, sets: int, device: str, sequences: int = SEQUENCES) -> Op:
-    from cdgen.kernels.gpu import decoder_ops as gpu
+    from cdgen.kernels.gpu.rotary_to_cache import rotary_to_cache_bytes
 
     generator, rows = torch.Generator(device).manual_seed(models), models * sequences
 
@@ -110,7 +112,7 @@ def make_op(name: str, models: int, sets: int, device: str, sequences: int = SEQ
             qkv[i], cos, sin, positions, *caches[i], backend=backend
         ),
         caches,
-        gpu.rotary_to_cache_bytes(qkv[0], cos, positions, caches[0][0]),
+        rotary_to_cache_bytes(qkv[0], cos, positions, caches[0][0]),
     )
 
 

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 
 from cdgen.errors import UsageError
 from cdgen.kernels.decode_attention import AttentionDropout, decode_attention
-from cdgen.kernels.decoder_ops import rotary_to_cache
+from cdgen.kernels.rotary_to_cache import rotary_to_cache
 from cdgen.models.config import DecoderConfig
 from cdgen.models.linear import Linear, linear
 from cdgen.models.registry import load_weights

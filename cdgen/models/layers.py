@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 import torch
 
-from cdgen.kernels.decoder_ops import rms_norm, swiglu
 from cdgen.kernels.gelu import GeluKind, gelu
 from cdgen.kernels.layer_norm import layer_norm
+from cdgen.kernels.rms_norm import rms_norm
+from cdgen.kernels.swiglu import swiglu
 from cdgen.models.linear import Linear
 
 Norm = Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor]  # x += delta; return norm(x)

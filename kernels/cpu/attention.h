@@ -1,5 +1,5 @@
-// What the attention kernels share: memory for the weights of one query, their softmax, and the sum
-// of the values under them. Internal linkage throughout, as in simd.h.
+// Parts of the attention kernels: memory for the weights of one query, their softmax, and the sum
+// of the values with these weights. Internal linkage throughout, as in simd.h.
 #pragma once
 
 #include <cmath>
@@ -14,6 +14,7 @@ struct Float {  // so that unique_ptr is instantiated for each object alone (see
     float x;
 };
 
+// Returns room for `count` floats, which a thread keeps between calls.
 inline float* scratch(int64_t count) {
     static thread_local std::unique_ptr<Float[]> data;
     static thread_local int64_t capacity = 0;
@@ -24,7 +25,8 @@ inline float* scratch(int64_t count) {
     return &data[0].x;
 }
 
-// In place; weights beyond `length` become 0. The sum is divided out of the values later.
+// Turns scores into exp(scale * score - max) in place and returns their sum, by which
+// `weighted_values` divides. Weights beyond `length` become 0.
 inline float softmax_numerators(float* weights, int64_t length, float scale) {
     const int64_t padded = (length + kLanes - 1) / kLanes * kLanes;
     for (int64_t t = length; t < padded; ++t) weights[t] = -INFINITY;
@@ -44,42 +46,44 @@ inline float softmax_numerators(float* weights, int64_t length, float scale) {
     return sum(total);
 }
 
-// out[d] = sum_t w_t v_t[d] / total for N whole vectors of columns, kept in registers over all t
+// out[d] = sum_t w_t v_t[d] / total for N whole vectors of columns, kept in registers over all t.
 template <int N>
-inline void weighted_columns(const float* values, const float* w, int64_t length, int64_t width,
+inline void weighted_columns(const float* values, const float* w, int64_t length, int64_t head_dim,
                              f32x8 total, float* out) {
     f32x8 acc[N];
     for (f32x8& a : acc) a = set1(0.0f);
     for (int64_t t = 0; t < length; ++t) {
         const f32x8 weight = set1(w[t]);
         for (int i = 0; i < N; ++i)
-            acc[i] = fma(weight, load(values + t * width + i * kLanes), acc[i]);
+            acc[i] = fma(weight, load(values + t * head_dim + i * kLanes), acc[i]);
     }
     for (int i = 0; i < N; ++i) store(out + i * kLanes, acc[i] / total);
 }
 
-// The same for fewer columns than a vector has lanes.
-inline void weighted_tail(const float* values, const float* w, int64_t length, int64_t width,
+// out[d] = sum_t w_t v_t[d] / total for fewer columns than a vector has lanes.
+inline void weighted_tail(const float* values, const float* w, int64_t length, int64_t head_dim,
                           int64_t columns, f32x8 total, float* out) {
     f32x8 acc = set1(0.0f);
     for (int64_t t = 0; t < length; ++t)
-        acc = fma(set1(w[t]), load_tail(values + t * width, columns, 0.0f), acc);
+        acc = fma(set1(w[t]), load_tail(values + t * head_dim, columns, 0.0f), acc);
     float lane[kLanes];
     store(lane, acc / total);
     for (int64_t i = 0; i < columns; ++i) out[i] = lane[i];
 }
 
+// out = sum_t w_t v_t / total, in the widest pieces that fit.
 inline void weighted_values(const float* values, const float* w, float total, int64_t length,
-                            int64_t width, float* out) {
+                            int64_t head_dim, float* out) {
     const f32x8 divisor = set1(total);
     int64_t d = 0;
-    for (; width - d >= 8 * kLanes; d += 8 * kLanes)
-        weighted_columns<8>(values + d, w, length, width, divisor, out + d);
-    for (; width - d >= 4 * kLanes; d += 4 * kLanes)
-        weighted_columns<4>(values + d, w, length, width, divisor, out + d);
-    for (; width - d >= kLanes; d += kLanes)
-        weighted_columns<1>(values + d, w, length, width, divisor, out + d);
-    if (d < width) weighted_tail(values + d, w, length, width, width - d, divisor, out + d);
+    for (; head_dim - d >= 8 * kLanes; d += 8 * kLanes)
+        weighted_columns<8>(values + d, w, length, head_dim, divisor, out + d);
+    for (; head_dim - d >= 4 * kLanes; d += 4 * kLanes)
+        weighted_columns<4>(values + d, w, length, head_dim, divisor, out + d);
+    for (; head_dim - d >= kLanes; d += kLanes)
+        weighted_columns<1>(values + d, w, length, head_dim, divisor, out + d);
+    if (d < head_dim)
+        weighted_tail(values + d, w, length, head_dim, head_dim - d, divisor, out + d);
 }
 
 }  // namespace

@@ -1,24 +1,30 @@
-// One query per row against its cached keys: kernels/reference.py `decode_attention`.
+// Attention of one query per row over its cached keys, fp32: kernels/reference.py
+// `decode_attention`.
 #pragma once
 
 #include <cstdint>
 
+#include "cache_shape.h"
+
 namespace cdgen {
 
-struct AttentionArgs {
-    const float* query;      // [rows, heads, width]
-    const float* keys;       // [rows, kv_heads, capacity, width]
-    const float* values;     // [rows, kv_heads, capacity, width]
-    const int64_t* lengths;  // [rows], each in [1, capacity]
-    float* out;              // [rows, heads, width]
-    int64_t rows, heads, kv_heads, capacity, width;
-    float scale;
-
-    // Dropout of attention weights at `rate`; off when rate is 0.
-    double rate;
+struct AttentionDropout {  // kernels/reference.py `dropout_keep`
+    double rate;           // 0: every weight is kept
     uint64_t seed;
-    int64_t layer;
-    const int64_t* sequence_ids;  // [rows]
+    int64_t layer, first_row;     // rows before first_row keep every weight
+    const int64_t* sequence_ids;  // [sequences]
+};
+
+struct AttentionArgs {
+    const float* query;      // [rows, heads, head_dim]
+    const float* keys;       // [rows, kv_heads, capacity, head_dim]
+    const float* values;     // [rows, kv_heads, capacity, head_dim]
+    const int64_t* lengths;  // [sequences], each in [1, capacity]
+    float* out;              // [rows, heads, head_dim]
+    CacheShape shape;
+    int64_t sequences;  // row r is of sequence r % sequences
+    float scale;
+    AttentionDropout dropout;
     int threads;
 };
 

@@ -1,5 +1,5 @@
-// x * Phi(x), Phi the normal distribution function or its approximation by a tanh. Both are written
-// by way of their lower tail, so that large negative x keep their relative accuracy: 1 + erf and
+// x * Phi(x), Phi being the normal distribution function or its approximation by a tanh. Both are
+// computed from their lower tail, so that the result is accurate for large negative x: 1 + erf and
 // 1 + tanh would cancel there.
 #include "gelu.h"
 
@@ -8,18 +8,18 @@
 namespace cdgen::CDGEN_ISA {
 namespace {
 
-// (1 + tanh(u)) / 2 with u = sqrt(2 / pi) (x + 0.044715 x^3): 1 / (1 + exp(-2 u)), and with
-// e = exp(-|2 u|) that is 1 / (1 + e) or e / (1 + e).
-f32x8 tanh_share(f32x8 x) {
+// Phi(x) is about (1 + tanh(u)) / 2 with u = sqrt(2 / pi) (x + 0.044715 x^3). That is
+// 1 / (1 + exp(-2 u)), and with e = exp(-|2 u|) either 1 / (1 + e) or e / (1 + e).
+f32x8 phi_by_tanh(f32x8 x) {
     const f32x8 zero = set1(0.0f), one = set1(1.0f);
     const f32x8 twice = set1(1.59576912f) * x * fma(set1(0.044715f) * x, x, one);
     const f32x8 e = exp_nonpositive(min(twice, zero - twice));
     return select(greater(twice, zero), one, e) / (one + e);
 }
 
-// Phi(-|x|) = t Q(t) exp(-x^2 / 2) with t = 1 / (1 + 0.21 |x|); Q is a least-squares fit on |x|
-// from 0 to 14, with coefficients in fp32 within 5e-8 of the truth, relative.
-f32x8 normal_share(f32x8 x) {
+// Phi(-|x|) = t Q(t) exp(-x^2 / 2) with t = 1 / (1 + 0.21 |x|). Q is a least-squares fit for |x|
+// from 0 to 14; with its coefficients in fp32, the relative error is within 5e-8.
+f32x8 phi(f32x8 x) {
     const f32x8 zero = set1(0.0f), one = set1(1.0f);
     const f32x8 low = min(x, zero - x);
     const f32x8 t = one / (one - set1(0.21f) * low);
@@ -31,7 +31,7 @@ f32x8 normal_share(f32x8 x) {
     return select(greater(x, zero), one - tail, tail);
 }
 
-f32x8 gelu_of(f32x8 x, bool tanh) { return x * (tanh ? tanh_share(x) : normal_share(x)); }
+f32x8 gelu_of(f32x8 x, bool tanh) { return x * (tanh ? phi_by_tanh(x) : phi(x)); }
 
 }  // namespace
 

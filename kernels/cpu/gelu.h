@@ -9,15 +9,15 @@ struct GeluArgs {
     const float* x;  // [count]
     float* out;      // [count]
     int64_t count;
-    bool tanh;  // the approximation by a tanh, else the normal distribution itself
+    bool tanh;  // approximates the normal distribution function by a tanh
     int threads;
 };
 
 namespace avx2 {
 void gelu(const GeluArgs& args);
-}  // namespace avx2
+}
 namespace portable {
 void gelu(const GeluArgs& args);
-}  // namespace portable
+}
 
 }  // namespace cdgen

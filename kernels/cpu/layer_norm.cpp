@@ -1,8 +1,10 @@
-// out = (x - mean) / sqrt(mean((x - mean)^2) + eps) * weight + bias, mean and variance in two
-// passes over a row that stays in cache: a running sum of squares would cancel where the mean is
-// large.
+// x += delta;  out = (x - mean) / sqrt(mean((x - mean)^2) + eps) * weight + bias.
+//
+// Mean and variance take two passes over a row, which stays in cache: a running sum of squares
+// would cancel when the mean is large.
 #include "layer_norm.h"
 
+#include "row_norm.h"
 #include "simd.h"
 
 namespace cdgen::CDGEN_ISA {
@@ -21,12 +23,12 @@ float variance_of(const float* x, int64_t width, float mean) {
     f32x8 squares = set1(0.0f);
     int64_t i = 0;
     for (; i + kLanes <= width; i += kLanes) {
-        const f32x8 apart = load(x + i) - centre;
-        squares = fma(apart, apart, squares);
+        const f32x8 centred = load(x + i) - centre;
+        squares = fma(centred, centred, squares);
     }
     if (i < width) {
-        const f32x8 apart = load_tail(x + i, width - i, mean) - centre;
-        squares = fma(apart, apart, squares);
+        const f32x8 centred = load_tail(x + i, width - i, mean) - centre;
+        squares = fma(centred, centred, squares);
     }
     return sum(squares) / static_cast<float>(width);
 }
@@ -34,19 +36,16 @@ float variance_of(const float* x, int64_t width, float mean) {
 }  // namespace
 
 void layer_norm(const LayerNormArgs& args) {
-    const int64_t width = args.width;
+    const int64_t width = args.hidden_size;
 #pragma omp parallel for num_threads(threads_for(args.rows* width, args.threads)) schedule(static)
     for (int64_t row = 0; row < args.rows; ++row) {
-        float* x = args.x + row * width;
-        float* out = args.out + row * width;
-        if (args.delta) {
-            const float* delta = args.delta + row * width;
-            for (int64_t i = 0; i < width; ++i) x[i] += delta[i];
-        }
+        const int64_t gains = row / args.rows_per_model * width;
+        const float *weight = args.weight + gains, *bias = args.bias + gains;
+        float *x = args.x + row * width, *out = args.out + row * width;
+        add_delta(x, args.delta ? args.delta + row * width : nullptr, width);
         const float mean = mean_of(x, width);
         const float scale = 1.0f / std::sqrt(variance_of(x, width, mean) + args.eps);
-        for (int64_t i = 0; i < width; ++i)
-            out[i] = (x[i] - mean) * scale * args.weight[i] + args.bias[i];
+        for (int64_t i = 0; i < width; ++i) out[i] = (x[i] - mean) * scale * weight[i] + bias[i];
     }
 }
 

@@ -1,4 +1,4 @@
-// Layer normalisation, fp32: kernels/reference.py `layer_norm`.
+// Layer normalisation of the residual stream, fp32: kernels/reference.py `layer_norm`.
 #pragma once
 
 #include <cstdint>
@@ -6,21 +6,21 @@
 namespace cdgen {
 
 struct LayerNormArgs {
-    float* x;             // [rows, width]; becomes x + delta where delta is given
-    const float* delta;   // [rows, width] or null
-    const float* weight;  // [width]
-    const float* bias;    // [width]
-    float* out;           // [rows, width]
-    int64_t rows, width;
+    float* x;             // [rows, hidden_size]; becomes x + delta
+    const float* delta;   // [rows, hidden_size] or null
+    const float* weight;  // [models, hidden_size]: row r takes weight[r / rows_per_model]
+    const float* bias;    // [models, hidden_size], taken as weight is
+    float* out;           // [rows, hidden_size]
+    int64_t rows, rows_per_model, hidden_size;
     float eps;
     int threads;
 };
 
 namespace avx2 {
 void layer_norm(const LayerNormArgs& args);
-}  // namespace avx2
+}
 namespace portable {
 void layer_norm(const LayerNormArgs& args);
-}  // namespace portable
+}
 
 }  // namespace cdgen

@@ -1,6 +1,7 @@
-// Python bindings. Tensors arrive as addresses, sizes and strides: taking them through DLPack costs
-// 3 us each, as much as the whole draw of a row, and needs as little of torch. The wrappers beside
-// each op (kernels/*.py) are the only callers and check device, dtype, shape and layout first.
+// Python bindings. Tensors arrive as addresses, sizes and strides: DLPack would cost 3 us per
+// tensor, as much as the whole draw of a row, and would need as little of torch. The wrappers
+// beside each op (kernels/*.py) are the only callers and check device, dtype, shape and layout
+// first.
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/string.h>
 
@@ -8,10 +9,12 @@
 #include <string>
 
 #include "decode_attention.h"
-#include "decoder_ops.h"
 #include "gelu.h"
 #include "layer_norm.h"
+#include "rms_norm.h"
+#include "rotary_to_cache.h"
 #include "sample_contrastive.h"
+#include "swiglu.h"
 #include "tree_attention.h"
 
 namespace nb = nanobind;
@@ -19,7 +22,7 @@ using namespace nb::literals;
 
 namespace {
 
-using Address = uintptr_t;  // 0: no such tensor
+using Address = uintptr_t;  // of a tensor's first number; 0 if the tensor is not given
 
 template <class T>
 T* at(Address address) {
@@ -42,7 +45,7 @@ std::string instruction_set() { return use_avx2 ? "avx2" : "portable"; }
 void set_instruction_set(const std::string& name) {
     if (name != "portable" && !(name == "avx2" && has_avx2()))
         throw std::invalid_argument(
-            "instruction set: expected 'portable' or, where the processor has it, 'avx2'");
+            "instruction set: expected 'portable' or, if the processor has it, 'avx2'");
     use_avx2 = name == "avx2";
 }
 
@@ -60,175 +63,170 @@ cdgen::Dtype dtype_named(const std::string& name) {
     throw std::invalid_argument("dtype: expected float32, bfloat16 or float16");
 }
 
-struct Params {
-    float good_weight, bad_weight, log_alpha, temperature, log_min_p;
-    int64_t top_k;
-    double top_p;
-};
-
-struct Matrix {  // rows of `dtype`, `stride` elements apart
-    Address data;
-    int64_t stride;
-    cdgen::Dtype dtype;
-};
-
-void sample_contrastive(const Matrix& good, int64_t rows, int64_t vocab, const Matrix* bad,
-                        const Matrix* hidden, const Matrix* head, Address bias, int64_t width,
-                        const Params& params, uint64_t seed, Address sequence_ids,
-                        Address positions, int threads, Address tokens, Address status,
-                        Address plausible, Address kept) {
-    cdgen::SampleArgs args{};
-    args.good = at<const void>(good.data);
-    args.good_stride = good.stride;
-    args.good_dtype = good.dtype;
-    args.rows = rows;
-    args.vocab = vocab;
-    if (bad) {
-        args.bad = at<const void>(bad->data);
-        args.bad_stride = bad->stride;
-    }
-    if (hidden && head) {
-        args.hidden = at<const void>(hidden->data);
-        args.hidden_stride = hidden->stride;
-        args.head = at<const void>(head->data);
-        args.head_stride = head->stride;
-        args.head_dtype = head->dtype;
-        args.bias = at<const void>(bias);
-        args.width = width;
-    }
-    args.good_weight = params.good_weight;
-    args.bad_weight = params.bad_weight;
-    args.log_alpha = params.log_alpha;
-    args.temperature = params.temperature;
-    args.log_min_p = params.log_min_p;
-    args.top_k = params.top_k;
-    args.top_p = params.top_p;
-    args.seed = seed;
-    args.sequence_ids = at<const int64_t>(sequence_ids);
-    args.positions = at<const int64_t>(positions);
-    args.threads = threads;
-    args.tokens = at<int64_t>(tokens);
-    args.status = at<uint8_t>(status);
-    args.plausible = at<int32_t>(plausible);
-    args.kept = at<int32_t>(kept);
+void sample_contrastive(const cdgen::Matrix& good, int64_t rows, int64_t vocab_size,
+                        const cdgen::Matrix* bad, const cdgen::Head* head,
+                        const cdgen::Params& params, const cdgen::Noise& noise,
+                        const cdgen::Draws& out, int threads) {
+    const cdgen::SampleArgs args{.good = good,
+                                 .rows = rows,
+                                 .vocab_size = vocab_size,
+                                 .bad = bad ? *bad : cdgen::Matrix{},
+                                 .head = head ? *head : cdgen::Head{},
+                                 .params = params,
+                                 .noise = noise,
+                                 .out = out,
+                                 .threads = threads};
     nb::gil_scoped_release release;
     CDGEN_RUN(sample_contrastive, args);
 }
 
 void decode_attention(Address query, Address keys, Address values, Address lengths, Address out,
-                      int64_t rows, int64_t heads, int64_t kv_heads, int64_t capacity,
-                      int64_t width, float scale, double rate, uint64_t seed, int64_t layer,
-                      Address sequence_ids, int threads) {
-    const cdgen::AttentionArgs args{at<const float>(query),
-                                    at<const float>(keys),
-                                    at<const float>(values),
-                                    at<const int64_t>(lengths),
-                                    at<float>(out),
-                                    rows,
-                                    heads,
-                                    kv_heads,
-                                    capacity,
-                                    width,
-                                    scale,
-                                    rate,
-                                    seed,
-                                    layer,
-                                    at<const int64_t>(sequence_ids),
-                                    threads};
+                      const cdgen::CacheShape& shape, int64_t sequences, float scale,
+                      const cdgen::AttentionDropout* dropout, int threads) {
+    const cdgen::AttentionArgs args{.query = at<const float>(query),
+                                    .keys = at<const float>(keys),
+                                    .values = at<const float>(values),
+                                    .lengths = at<const int64_t>(lengths),
+                                    .out = at<float>(out),
+                                    .shape = shape,
+                                    .sequences = sequences,
+                                    .scale = scale,
+                                    .dropout = dropout ? *dropout : cdgen::AttentionDropout{},
+                                    .threads = threads};
     nb::gil_scoped_release release;
     CDGEN_RUN(decode_attention, args);
 }
 
-void rms_norm(Address x, Address delta, Address weight, Address out, int64_t rows, int64_t width,
-              float eps, int threads) {
-    const cdgen::NormArgs args{at<float>(x),
-                               at<const float>(delta),
-                               at<const float>(weight),
-                               at<float>(out),
-                               rows,
-                               width,
-                               eps,
-                               threads};
-    nb::gil_scoped_release release;
-    CDGEN_RUN(rms_norm, args);
-}
-
 void rotary_to_cache(Address qkv, Address cos, Address sin, Address positions, Address query_norm,
-                     Address key_norm, float eps, Address query, Address keys, Address values,
-                     int64_t rows, int64_t heads, int64_t kv_heads, int64_t capacity, int64_t width,
+                     Address key_norm, Address query, Address keys, Address values,
+                     const cdgen::CacheShape& shape, int64_t sequences, int64_t models, float eps,
                      int threads) {
-    const cdgen::RotaryArgs args{at<const float>(qkv),
-                                 at<const float>(cos),
-                                 at<const float>(sin),
-                                 at<const int64_t>(positions),
-                                 at<const float>(query_norm),
-                                 at<const float>(key_norm),
-                                 eps,
-                                 at<float>(query),
-                                 at<float>(keys),
-                                 at<float>(values),
-                                 rows,
-                                 heads,
-                                 kv_heads,
-                                 capacity,
-                                 width,
-                                 threads};
+    const cdgen::RotaryArgs args{.qkv = at<const float>(qkv),
+                                 .cos = at<const float>(cos),
+                                 .sin = at<const float>(sin),
+                                 .positions = at<const int64_t>(positions),
+                                 .query_norm = at<const float>(query_norm),
+                                 .key_norm = at<const float>(key_norm),
+                                 .query = at<float>(query),
+                                 .keys = at<float>(keys),
+                                 .values = at<float>(values),
+                                 .shape = shape,
+                                 .sequences = sequences,
+                                 .rows_per_model = shape.rows / models,
+                                 .eps = eps,
+                                 .threads = threads};
     nb::gil_scoped_release release;
     CDGEN_RUN(rotary_to_cache, args);
 }
 
-void swiglu(Address gate_up, Address out, int64_t rows, int64_t width, int threads) {
-    const cdgen::SwigluArgs args{at<const float>(gate_up), at<float>(out), rows, width, threads};
+void rms_norm(Address x, Address delta, Address weight, Address out, int64_t rows, int64_t models,
+              int64_t hidden_size, float eps, int threads) {
+    const cdgen::RmsNormArgs args{.x = at<float>(x),
+                                  .delta = at<const float>(delta),
+                                  .weight = at<const float>(weight),
+                                  .out = at<float>(out),
+                                  .rows = rows,
+                                  .rows_per_model = rows / models,
+                                  .hidden_size = hidden_size,
+                                  .eps = eps,
+                                  .threads = threads};
     nb::gil_scoped_release release;
-    CDGEN_RUN(swiglu, args);
+    CDGEN_RUN(rms_norm, args);
 }
 
 void layer_norm(Address x, Address delta, Address weight, Address bias, Address out, int64_t rows,
-                int64_t width, float eps, int threads) {
-    const cdgen::LayerNormArgs args{at<float>(x),
-                                    at<const float>(delta),
-                                    at<const float>(weight),
-                                    at<const float>(bias),
-                                    at<float>(out),
-                                    rows,
-                                    width,
-                                    eps,
-                                    threads};
+                int64_t models, int64_t hidden_size, float eps, int threads) {
+    const cdgen::LayerNormArgs args{.x = at<float>(x),
+                                    .delta = at<const float>(delta),
+                                    .weight = at<const float>(weight),
+                                    .bias = at<const float>(bias),
+                                    .out = at<float>(out),
+                                    .rows = rows,
+                                    .rows_per_model = rows / models,
+                                    .hidden_size = hidden_size,
+                                    .eps = eps,
+                                    .threads = threads};
     nb::gil_scoped_release release;
     CDGEN_RUN(layer_norm, args);
 }
 
+void swiglu(Address gate_up, Address out, int64_t rows, int64_t intermediate_size, int threads) {
+    const cdgen::SwigluArgs args{.gate_up = at<const float>(gate_up),
+                                 .out = at<float>(out),
+                                 .rows = rows,
+                                 .intermediate_size = intermediate_size,
+                                 .threads = threads};
+    nb::gil_scoped_release release;
+    CDGEN_RUN(swiglu, args);
+}
+
 void gelu(Address x, Address out, int64_t count, bool tanh, int threads) {
-    const cdgen::GeluArgs args{at<const float>(x), at<float>(out), count, tanh, threads};
+    const cdgen::GeluArgs args{.x = at<const float>(x),
+                               .out = at<float>(out),
+                               .count = count,
+                               .tanh = tanh,
+                               .threads = threads};
     nb::gil_scoped_release release;
     CDGEN_RUN(gelu, args);
 }
 
-struct Strided {
-    Address data;
-    int64_t node_stride, head_stride;
-};
-
-cdgen::Heads heads_of(const Strided& x) {
-    return {at<const float>(x.data), x.node_stride, x.head_stride};
-}
-
-int64_t tree_attention(const Strided& query, const Strided& keys, const Strided& values,
-                       Address parents, Address out, int64_t nodes, int64_t heads, int64_t kv_heads,
-                       int64_t width, float scale, int threads) {
-    const cdgen::TreeArgs args{heads_of(query),
-                               heads_of(keys),
-                               heads_of(values),
-                               at<const int64_t>(parents),
-                               at<float>(out),
-                               nodes,
-                               heads,
-                               kv_heads,
-                               width,
-                               scale,
-                               threads};
+int64_t tree_attention(const cdgen::NodeHeads& query, const cdgen::NodeHeads& keys,
+                       const cdgen::NodeHeads& values, Address parents, Address out, int64_t nodes,
+                       int64_t head_dim, float scale, int threads) {
+    const cdgen::TreeArgs args{.query = query,
+                               .keys = keys,
+                               .values = values,
+                               .parents = at<const int64_t>(parents),
+                               .out = at<float>(out),
+                               .nodes = nodes,
+                               .head_dim = head_dim,
+                               .scale = scale,
+                               .threads = threads};
     nb::gil_scoped_release release;
     return CDGEN_RUN(tree_attention, args);
+}
+
+// The records that calls are made of; addresses become typed pointers here.
+void bind_sampling_records(nb::module_& m) {
+    using cdgen::Draws, cdgen::Head, cdgen::Matrix, cdgen::Noise, cdgen::Params;
+    nb::class_<Params>(m, "Params")
+        .def(nb::init<float, float, float, float, float, int64_t, double>());
+    nb::class_<Matrix>(m, "Matrix")
+        .def("__init__", [](Matrix* self, Address data, int64_t stride, const std::string& dtype) {
+            new (self) Matrix{at<const void>(data), stride, dtype_named(dtype)};
+        });
+    nb::class_<Head>(m, "Head").def(
+        "__init__", [](Head* self, const Matrix& hidden, const Matrix& weight, Address bias,
+                       int64_t hidden_size) {
+            new (self) Head{hidden, weight, at<const void>(bias), hidden_size};
+        });
+    nb::class_<Noise>(m, "Noise")
+        .def("__init__", [](Noise* self, uint64_t seed, Address ids, Address positions) {
+            new (self) Noise{seed, at<const int64_t>(ids), at<const int64_t>(positions)};
+        });
+    nb::class_<Draws>(m, "Draws")
+        .def("__init__",
+             [](Draws* self, Address tokens, Address status, Address plausible, Address kept) {
+                 new (self) Draws{at<int64_t>(tokens), at<uint8_t>(status), at<int32_t>(plausible),
+                                  at<int32_t>(kept)};
+             });
+}
+
+void bind_attention_records(nb::module_& m) {
+    using cdgen::AttentionDropout, cdgen::CacheShape, cdgen::NodeHeads;
+    nb::class_<CacheShape>(m, "CacheShape")
+        .def(nb::init<int64_t, int64_t, int64_t, int64_t, int64_t>());
+    nb::class_<AttentionDropout>(m, "AttentionDropout")
+        .def("__init__", [](AttentionDropout* self, double rate, uint64_t seed, int64_t layer,
+                            int64_t first_row, Address sequence_ids) {
+            new (self)
+                AttentionDropout{rate, seed, layer, first_row, at<const int64_t>(sequence_ids)};
+        });
+    nb::class_<NodeHeads>(m, "NodeHeads")
+        .def("__init__", [](NodeHeads* self, Address data, int64_t node_stride, int64_t head_stride,
+                            int64_t heads) {
+            new (self) NodeHeads{at<const float>(data), node_stride, head_stride, heads};
+        });
 }
 
 }  // namespace
@@ -236,18 +234,12 @@ int64_t tree_attention(const Strided& query, const Strided& keys, const Strided&
 NB_MODULE(_cpu, m) {
     m.def("instruction_set", &instruction_set);
     m.def("set_instruction_set", &set_instruction_set);
-    nb::class_<Params>(m, "Params")
-        .def(nb::init<float, float, float, float, float, int64_t, double>());
-    nb::class_<Matrix>(m, "Matrix")
-        .def("__init__", [](Matrix* self, Address data, int64_t stride, const std::string& dtype) {
-            new (self) Matrix{data, stride, dtype_named(dtype)};
-        });
-    m.def("sample_contrastive", &sample_contrastive, "good"_a, "rows"_a, "vocab"_a, "bad"_a.none(),
-          "hidden"_a.none(), "head"_a.none(), "bias"_a, "width"_a, "params"_a, "seed"_a,
-          "sequence_ids"_a, "positions"_a, "threads"_a, "tokens"_a, "status"_a, "plausible"_a,
-          "kept"_a);
-    m.def("decode_attention", &decode_attention);
-    nb::class_<Strided>(m, "Strided").def(nb::init<Address, int64_t, int64_t>());
+    bind_sampling_records(m);
+    bind_attention_records(m);
+    m.def("sample_contrastive", &sample_contrastive, "good"_a, "rows"_a, "vocab_size"_a,
+          "bad"_a.none(), "head"_a.none(), "params"_a, "noise"_a, "out"_a, "threads"_a);
+    m.def("decode_attention", &decode_attention, "query"_a, "keys"_a, "values"_a, "lengths"_a,
+          "out"_a, "shape"_a, "sequences"_a, "scale"_a, "dropout"_a.none(), "threads"_a);
     m.def("tree_attention", &tree_attention);
     m.def("rms_norm", &rms_norm);
     m.def("rotary_to_cache", &rotary_to_cache);

@@ -1,5 +1,5 @@
 // Philox4x32-10 (Salmon et al. 2011): random words that depend on (seed, sequence, position, token)
-// alone. The counter layout is that of kernels/reference.py.
+// alone. The counter is that of `random_words` in kernels/reference.py.
 #pragma once
 
 #include "simd.h"
@@ -10,7 +10,7 @@ struct Words {
     uint32_t w[4];
 };
 
-// The stream of one drawn token: everything of the counter but the block of token ids.
+// The stream of one drawn token: the key, and the counter without the block of token ids.
 struct Stream {
     uint32_t key[2];
     uint32_t position;
@@ -27,7 +27,7 @@ inline Stream make_stream(uint64_t seed, int64_t sequence_id, int64_t position) 
 constexpr uint32_t kPhiloxM0 = 0xD2511F53u, kPhiloxM1 = 0xCD9E8D57u;
 constexpr uint32_t kPhiloxW0 = 0x9E3779B9u, kPhiloxW1 = 0xBB67AE85u;
 
-// The four words of token ids 4 * block ... 4 * block + 3.
+// Returns the words of token ids 4 * block to 4 * block + 3.
 inline Words philox(const Stream& s, uint32_t block) {
     uint32_t c0 = block, c1 = s.position, c2 = s.sequence[0], c3 = s.sequence[1];
     uint32_t k0 = s.key[0], k1 = s.key[1];
@@ -44,13 +44,13 @@ inline Words philox(const Stream& s, uint32_t block) {
     return {{c0, c1, c2, c3}};
 }
 
-// -log(-log1p(-u)), u = min((x + 0.5) / 2^32, 1 - 2^-24): falls as the word x grows.
+// Returns -log(-log1p(-u)) with u = min((x + 0.5) / 2^32, 1 - 2^-24): it falls as the word x grows.
 inline float gumbel(uint32_t x) {
     const float u = std::fmin((static_cast<float>(x) + 0.5f) * 0x1p-32f, 1.0f - 0x1p-24f);
     return -std::log(-std::log1p(-u));
 }
 
-// Eight blocks at once: word i of block j is lane j of w[i].
+// The words of eight blocks: word i of block j is lane j of w[i].
 #ifdef __AVX2__
 struct Words8 {
     __m256i w[4];
@@ -82,11 +82,11 @@ inline Words8 philox8(const Stream& s, __m256i blocks) {
     return {{c0, c1, c2, c3}};
 }
 
-// The random words of eight token ids.
+// Writes the random words of eight token ids.
 inline void words_of(const Stream& s, const int32_t* ids, uint32_t* words) {
     const __m256i id = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(ids));
     const Words8 all = philox8(s, _mm256_srli_epi32(id, 2));
-    // Bits 0 and 1 of the id, moved to the sign where a blend looks, choose among the four words.
+    // Bits 0 and 1 of the id choose among the four words: a blend reads the sign bit.
     const __m256 bit0 = _mm256_castsi256_ps(_mm256_slli_epi32(id, 31));
     const __m256 bit1 = _mm256_castsi256_ps(_mm256_slli_epi32(id, 30));
     __m256 w[4];
@@ -97,7 +97,7 @@ inline void words_of(const Stream& s, const int32_t* ids, uint32_t* words) {
                         _mm256_castps_si256(_mm256_blendv_ps(low, high, bit1)));
 }
 
-// Whether any of the 32 words of blocks [block, block + 8) is at most `limit`.
+// Returns whether any of the 32 words of blocks [block, block + 8) is at most `limit`.
 inline bool any_word_at_most(const Stream& s, uint32_t block, uint32_t limit) {
     const __m256i eight = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
     const Words8 all = philox8(s, _mm256_add_epi32(every(block), eight));

@@ -1,9 +1,9 @@
-// Eight fp32 lanes in two spellings: AVX2 intrinsics, and arrays that any compiler understands.
+// Eight fp32 lanes, written twice: with AVX2 intrinsics, and with arrays for any compiler.
 //
-// Each kernel source is compiled once per instruction set with CDGEN_ISA naming its namespace, and
-// module.cpp picks one at load time. Two objects must never share an inline function, or the linker
-// may hand AVX2 code to the portable path: so everything here has internal linkage, and kernels
-// instantiate std templates only over types of their own anonymous namespace.
+// Each kernel source is compiled once per instruction set, in the namespace that CDGEN_ISA names,
+// and module.cpp picks one at load time. Two objects must never share an inline function, or the
+// linker may give AVX2 code to the portable path. So everything here has internal linkage, and
+// kernels instantiate std templates only over types of their own anonymous namespace.
 #pragma once
 
 #include <cmath>
@@ -19,7 +19,7 @@ namespace {
 
 constexpr int kLanes = 8;
 
-// Below this many floats touched, waking the other threads costs more than it saves.
+// For fewer floats than this, waking other threads costs more than it saves.
 constexpr int64_t kGrain = 32768;
 
 inline int threads_for(int64_t floats, int threads) { return floats < kGrain ? 1 : threads; }
@@ -61,15 +61,16 @@ inline f32x8 operator-(f32x8 a, f32x8 b) { return {_mm256_sub_ps(a.v, b.v)}; }
 inline f32x8 operator*(f32x8 a, f32x8 b) { return {_mm256_mul_ps(a.v, b.v)}; }
 inline f32x8 operator/(f32x8 a, f32x8 b) { return {_mm256_div_ps(a.v, b.v)}; }
 inline f32x8 fma(f32x8 a, f32x8 b, f32x8 c) { return {_mm256_fmadd_ps(a.v, b.v, c.v)}; }
-// The larger lane; the second operand where either is NaN.
+// Returns the larger number per lane, and the second operand if either is NaN.
 inline f32x8 max(f32x8 a, f32x8 b) { return {_mm256_max_ps(a.v, b.v)}; }
 inline f32x8 min(f32x8 a, f32x8 b) { return {_mm256_min_ps(a.v, b.v)}; }
-// The upper 24 bits of each word, as a fraction of one: exact, and below word / 2^32 by < 2^-24.
+// Returns the upper 24 bits of each word, divided by 2^24: exact, and less than 2^-24 below
+// word / 2^32.
 inline f32x8 fractions(const uint32_t* words) {
     const __m256i w = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(words));
     return {_mm256_mul_ps(_mm256_cvtepi32_ps(_mm256_srli_epi32(w, 8)), _mm256_set1_ps(0x1p-24f))};
 }
-// All bits of a lane set where the comparison holds, as a float vector.
+// Comparisons set all bits of a lane in which they hold, as a float vector.
 inline f32x8 unordered(f32x8 a, f32x8 b) { return {_mm256_cmp_ps(a.v, b.v, _CMP_UNORD_Q)}; }
 inline f32x8 greater_equal(f32x8 a, f32x8 b) { return {_mm256_cmp_ps(a.v, b.v, _CMP_GE_OQ)}; }
 inline f32x8 greater(f32x8 a, f32x8 b) { return {_mm256_cmp_ps(a.v, b.v, _CMP_GT_OQ)}; }
@@ -83,13 +84,13 @@ inline int bits(f32x8 mask) { return _mm256_movemask_ps(mask.v); }
 inline f32x8 round_even(f32x8 x) {
     return {_mm256_round_ps(x.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)};
 }
-// Lanes added in one fixed tree on every instruction set: (04 + 26) + (15 + 37).
+// Adds the lanes in the same tree on every instruction set: (04 + 26) + (15 + 37).
 inline float sum(f32x8 x) {
     __m128 four = _mm_add_ps(_mm256_castps256_ps128(x.v), _mm256_extractf128_ps(x.v, 1));
     four = _mm_add_ps(four, _mm_movehl_ps(four, four));
     return _mm_cvtss_f32(_mm_add_ss(four, _mm_movehdup_ps(four)));
 }
-// Lane j of the result: the lanes of x[j] added, each in the same tree.
+// Lane j of the result is the sum of the lanes of x[j], added in that tree.
 inline f32x8 sum_each(const f32x8 (&x)[kLanes]) {
     const __m256 a = _mm256_hadd_ps(x[0].v, x[1].v), b = _mm256_hadd_ps(x[2].v, x[3].v);
     const __m256 c = _mm256_hadd_ps(x[4].v, x[5].v), d = _mm256_hadd_ps(x[6].v, x[7].v);
@@ -102,7 +103,7 @@ inline float max_lane(f32x8 x) {
     four = _mm_max_ps(four, _mm_movehl_ps(four, four));
     return _mm_cvtss_f32(_mm_max_ss(four, _mm_movehdup_ps(four)));
 }
-// 2^n for whole n in [-126, 127].
+// Returns 2^n for whole n in [-126, 127].
 inline f32x8 exp2_whole(f32x8 n) {
     const __m256i biased = _mm256_add_epi32(_mm256_cvtps_epi32(n.v), _mm256_set1_epi32(127));
     return {_mm256_castsi256_ps(_mm256_slli_epi32(biased, 23))};
@@ -222,7 +223,7 @@ inline f32x8 exp2_whole(f32x8 n) {
 
 #endif
 
-// The first `count` lanes from memory, `fill` in the rest: for the tail of a row.
+// Loads the first `count` lanes from memory and puts `fill` in the rest: for the tail of a row.
 template <class T>
 inline f32x8 load_tail(const T* p, int64_t count, float fill) {
     float lane[kLanes];
@@ -230,8 +231,9 @@ inline f32x8 load_tail(const T* p, int64_t count, float fill) {
     return load(lane);
 }
 
-// e^x for x <= 0 within 2 ulp, 0 below -87, NaN for NaN: 2^n * p(r) with r = x - n ln 2 in
-// [-ln2/2, ln2/2] and p the Taylor polynomial of degree 7 (its first neglected term is 5e-9 there).
+// Returns e^x for x <= 0 within 2 ulp, 0 below -87, NaN for NaN. It is 2^n * p(r) with
+// r = x - n ln 2 in [-ln2/2, ln2/2] and p the Taylor polynomial of degree 7, whose first neglected
+// term is 5e-9 there.
 inline f32x8 exp_nonpositive(f32x8 x) {
     const f32x8 lowest = set1(-87.0f), clamped = max(lowest, x);
     const f32x8 n = round_even(clamped * set1(1.44269504f));

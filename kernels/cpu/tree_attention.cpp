@@ -1,10 +1,10 @@
 // out_i = sum_j softmax_j(scale q_i . k_j) v_j over j = node i and its ancestors, in fp32.
 //
-// Nodes come in depth-first order, so the keys and values of node i's ancestors are those of node
-// i - 1 up to their common ancestor: each thread keeps the present path in buffers of its own and
-// writes one column per node. Keys are kept transposed, eight neighbours on the path to a vector:
-// heads of 8 numbers, where a dot product per key would be mostly horizontal sums, cost no more
-// than wide ones. A node's sums run over its own path in one order, whatever is around it.
+// Nodes come in depth-first order, so nodes i - 1 and i share their path down to their common
+// ancestor: each thread keeps the keys and values of the current path in its own buffers and writes
+// one column per node. Keys are kept transposed, eight neighbours on the path to a vector: a dot
+// product per key would be mostly horizontal sums when a head has only 8 numbers. A node's sums run
+// over its own path in one order, whatever is around it.
 #include "tree_attention.h"
 
 #include <memory>
@@ -15,15 +15,20 @@
 namespace cdgen::CDGEN_ISA {
 namespace {
 
-constexpr int64_t kBlock = 256;  // nodes that a thread takes at a time; each rebuilds one path
+constexpr int64_t kBlock = 256;  // nodes that a thread takes at a time, after one path is rebuilt
 
 struct Index {  // so that unique_ptr is instantiated for this file alone (see simd.h)
     int64_t at;
 };
 
+const float* head_of(const NodeHeads& x, int64_t node, int64_t head) {
+    return x.data + node * x.node_stride + head * x.head_stride;
+}
+
 struct Depths {
-    std::unique_ptr<Index[]> of;  // [nodes], roots at 0
-    int64_t deepest, misplaced;
+    std::unique_ptr<Index[]> of;  // [nodes], 0 for roots
+    int64_t deepest;              // the largest depth
+    int64_t misplaced;            // the first node that is not in depth-first order, or -1
 };
 
 Depths depths(const TreeArgs& args) {
@@ -44,28 +49,28 @@ Depths depths(const TreeArgs& args) {
     return found;
 }
 
-// One thread's path: keys as [kv_heads, width, capacity], values as [kv_heads, capacity, width].
+// The path from a root to one thread's current node: keys as [kv_heads, head_dim, capacity], values
+// as [kv_heads, capacity, head_dim], and the weights of one head as [capacity].
 struct Path {
     float *keys, *values, *weights;
-    int64_t capacity;  // of nodes, whole vectors
+    int64_t capacity;  // in nodes, a multiple of kLanes
 };
 
 Path make_path(const TreeArgs& args, int64_t deepest) {
     const int64_t capacity = (deepest + kLanes) / kLanes * kLanes;
-    const int64_t numbers = args.kv_heads * args.width * capacity;
+    const int64_t numbers = args.keys.heads * args.head_dim * capacity;
     float* memory = scratch(2 * numbers + capacity);
     return {memory, memory + numbers, memory + 2 * numbers, capacity};
 }
 
+// Puts the keys and values of a node on the path.
 void place(const TreeArgs& args, const Path& path, int64_t node, int64_t depth) {
-    for (int64_t head = 0; head < args.kv_heads; ++head) {
-        const float* k =
-            args.keys.data + node * args.keys.node_stride + head * args.keys.head_stride;
-        const float* v =
-            args.values.data + node * args.values.node_stride + head * args.values.head_stride;
-        float* column = path.keys + head * args.width * path.capacity + depth;
-        float* row = path.values + (head * path.capacity + depth) * args.width;
-        for (int64_t d = 0; d < args.width; ++d) {
+    for (int64_t head = 0; head < args.keys.heads; ++head) {
+        const float* k = head_of(args.keys, node, head);
+        const float* v = head_of(args.values, node, head);
+        float* column = path.keys + head * args.head_dim * path.capacity + depth;
+        float* row = path.values + (head * path.capacity + depth) * args.head_dim;
+        for (int64_t d = 0; d < args.head_dim; ++d) {
             column[d * path.capacity] = k[d];
             row[d] = v[d];
         }
@@ -74,11 +79,11 @@ void place(const TreeArgs& args, const Path& path, int64_t node, int64_t depth) 
 
 // weights[t] = q . k_t for N vectors of neighbours on the path.
 template <int N>
-void dot_columns(const float* query, const float* keys, int64_t width, int64_t capacity,
+void dot_columns(const float* query, const float* keys, int64_t head_dim, int64_t capacity,
                  float* weights) {
     f32x8 dots[N];
     for (f32x8& dot : dots) dot = set1(0.0f);
-    for (int64_t d = 0; d < width; ++d) {
+    for (int64_t d = 0; d < head_dim; ++d) {
         const f32x8 q = set1(query[d]);
         for (int i = 0; i < N; ++i)
             dots[i] = fma(q, load(keys + d * capacity + i * kLanes), dots[i]);
@@ -87,18 +92,18 @@ void dot_columns(const float* query, const float* keys, int64_t width, int64_t c
 }
 
 void attend(const TreeArgs& args, const Path& path, int64_t node, int64_t head, int64_t length) {
-    const int64_t kv_head = head / (args.heads / args.kv_heads);
-    const float* query =
-        args.query.data + node * args.query.node_stride + head * args.query.head_stride;
-    const float* keys = path.keys + kv_head * args.width * path.capacity;
+    const int64_t kv_head = head / (args.query.heads / args.keys.heads);
+    const float* query = head_of(args.query, node, head);
+    const float* keys = path.keys + kv_head * args.head_dim * path.capacity;
     int64_t t = 0;
     for (; length - t > 3 * kLanes; t += 4 * kLanes)
-        dot_columns<4>(query, keys + t, args.width, path.capacity, path.weights + t);
+        dot_columns<4>(query, keys + t, args.head_dim, path.capacity, path.weights + t);
     for (; t < length; t += kLanes)
-        dot_columns<1>(query, keys + t, args.width, path.capacity, path.weights + t);
+        dot_columns<1>(query, keys + t, args.head_dim, path.capacity, path.weights + t);
     const float total = softmax_numerators(path.weights, length, args.scale);
-    weighted_values(path.values + kv_head * path.capacity * args.width, path.weights, total, length,
-                    args.width, args.out + (node * args.heads + head) * args.width);
+    weighted_values(path.values + kv_head * path.capacity * args.head_dim, path.weights, total,
+                    length, args.head_dim,
+                    args.out + (node * args.query.heads + head) * args.head_dim);
 }
 
 void attend_block(const TreeArgs& args, const Depths& depth, int64_t first) {
@@ -108,7 +113,7 @@ void attend_block(const TreeArgs& args, const Depths& depth, int64_t first) {
         place(args, path, node, depth.of[node].at);
     for (int64_t node = first; node < last; ++node) {
         place(args, path, node, depth.of[node].at);
-        for (int64_t head = 0; head < args.heads; ++head)
+        for (int64_t head = 0; head < args.query.heads; ++head)
             attend(args, path, node, head, depth.of[node].at + 1);
     }
 }
@@ -118,7 +123,7 @@ void attend_block(const TreeArgs& args, const Depths& depth, int64_t first) {
 int64_t tree_attention(const TreeArgs& args) {
     const Depths depth = depths(args);
     if (depth.misplaced >= 0) return depth.misplaced;
-    const int64_t floats = args.nodes * args.kv_heads * args.width * 2;
+    const int64_t floats = args.nodes * args.keys.heads * args.head_dim * 2;
 #pragma omp parallel for num_threads(threads_for(floats, args.threads)) schedule(dynamic)
     for (int64_t first = 0; first < args.nodes; first += kBlock) attend_block(args, depth, first);
     return -1;

@@ -1,4 +1,4 @@
-// Every node of a forest of token sequences against its ancestors: kernels/reference.py
+// Attention of every node of a forest over itself and its ancestors, fp32: kernels/reference.py
 // `tree_attention`.
 #pragma once
 
@@ -6,21 +6,21 @@
 
 namespace cdgen {
 
-struct Heads {  // [nodes, heads, width], the last dimension contiguous
+struct NodeHeads {  // [nodes, heads, head_dim], the last dimension contiguous
     const float* data;
-    int64_t node_stride, head_stride;
+    int64_t node_stride, head_stride, heads;
 };
 
 struct TreeArgs {
-    Heads query, keys, values;
-    const int64_t* parents;  // [nodes]
-    float* out;              // [nodes, heads, width]
-    int64_t nodes, heads, kv_heads, width;
+    NodeHeads query, keys, values;
+    const int64_t* parents;  // [nodes], -1 for a root
+    float* out;              // [nodes, query.heads, head_dim]
+    int64_t nodes, head_dim;
     float scale;
     int threads;
 };
 
-// The first node that is not in depth-first order, or -1: then `out` is complete.
+// Returns -1, or the first node that is not in depth-first order; `out` is then not written.
 namespace avx2 {
 int64_t tree_attention(const TreeArgs& args);
 }

@@ -1,4 +1,4 @@
-"""Triton kernel of the layer norm: one program per row, which it keeps in registers."""
+"""Triton kernel of the layer norm: fp32 inside, rounded where the reference rounds."""
 
 from __future__ import annotations
 
@@ -7,10 +7,7 @@ import triton
 import triton.language as tl
 
 from cdgen.kernels.gpu.precision import rounded
-
-# As many numbers per thread as in the RMS norm (kernels/gpu/decoder_ops.py), for the same reasons:
-# 16-byte loads and no spills. Not timed on a GPU yet.
-_NUMBERS_PER_THREAD, _MOST_WARPS = 16, 16
+from cdgen.kernels.gpu.row_norm import load_residual, warps_of_row
 
 
 @triton.jit(do_not_specialize=["rows_per_model"])
@@ -22,26 +19,22 @@ def _layer_norm(
     out,  # [R, D]
     eps,
     rows_per_model,
-    WIDTH: tl.constexpr,
+    HIDDEN_SIZE: tl.constexpr,
     BLOCK: tl.constexpr,
     ADDS: tl.constexpr,
 ):
     # x += delta;  out = (x - mean) / sqrt(mean((x - mean)^2) + eps) * weight + bias
     row = tl.program_id(0)
     column = tl.arange(0, BLOCK)
-    inside = column < WIDTH
-    start = row.to(tl.int64) * WIDTH
-    value = tl.load(x + start + column, mask=inside, other=0.0)
-    if ADDS:
-        added = tl.load(delta + start + column, mask=inside, other=0.0)
-        value = rounded(value.to(tl.float32) + added.to(tl.float32), value.dtype)
-        tl.store(x + start + column, value, mask=inside)
+    inside = column < HIDDEN_SIZE
+    start = row.to(tl.int64) * HIDDEN_SIZE
+    value = load_residual(x + start, delta + start, column, inside, ADDS)
     wide = value.to(tl.float32)
-    apart = tl.where(inside, wide - tl.sum(wide, axis=0) / WIDTH, 0.0)
-    normed = apart * tl.rsqrt(tl.sum(apart * apart, axis=0) / WIDTH + eps)
-    own = (row // rows_per_model) * WIDTH + column
-    gain = tl.load(weight + own, mask=inside, other=0.0).to(tl.float32)
-    shift = tl.load(bias + own, mask=inside, other=0.0).to(tl.float32)
+    centred = tl.where(inside, wide - tl.sum(wide, axis=0) / HIDDEN_SIZE, 0.0)
+    normed = centred * tl.rsqrt(tl.sum(centred * centred, axis=0) / HIDDEN_SIZE + eps)
+    cell = (row // rows_per_model) * HIDDEN_SIZE + column
+    gain = tl.load(weight + cell, mask=inside, other=0.0).to(tl.float32)
+    shift = tl.load(bias + cell, mask=inside, other=0.0).to(tl.float32)
     result = rounded(normed * gain + shift, value.dtype)
     tl.store(out + start + column, result, mask=inside)
 
@@ -51,18 +44,26 @@ def layer_norm(
     x: torch.Tensor,  # [R, D], contiguous as all tensors here
     delta: torch.Tensor | None,  # [R, D]
     weight: torch.Tensor,  # [M, D]: row r takes weight[r // (R / M)]
-    bias: torch.Tensor,  # [M, D], likewise
+    bias: torch.Tensor,  # [M, D], taken as weight is
     eps: float,
 ) -> torch.Tensor:  # [R, D]
-    rows, width = x.shape
+    rows, hidden_size = x.shape
     out = torch.empty_like(x)
-    block = triton.next_power_of_2(width)
+    block = triton.next_power_of_2(hidden_size)
     with torch.cuda.device_of(x):  # Triton launches on the current device
         _layer_norm[(rows,)](
-            x, x if delta is None else delta, weight, bias, out, eps, rows // len(weight),
-            WIDTH=width, BLOCK=block, ADDS=delta is not None,
-            num_warps=max(1, min(_MOST_WARPS, block // _NUMBERS_PER_THREAD // 32)),
-        )  # fmt: skip
+            x,
+            x if delta is None else delta,
+            weight,
+            bias,
+            out,
+            eps,
+            rows // len(weight),
+            HIDDEN_SIZE=hidden_size,
+            BLOCK=block,
+            ADDS=delta is not None,
+            num_warps=warps_of_row(block),
+        )
     return out
 
 
@@ -72,6 +73,6 @@ def _(x, delta, weight, bias, eps):
 
 
 def layer_norm_bytes(x: torch.Tensor, delta: torch.Tensor | None, weight: torch.Tensor) -> int:
-    """x, weight and bias read and the result written; with delta, that is read and x written back:
-    (2 or 4) R D + 2 M D numbers."""
+    """Return the bytes that the op moves: (2 or 4) R D + 2 M D numbers. It reads x, weight and bias
+    and writes the result; with delta, it also reads that and writes x back."""
     return (2 if delta is None else 4) * x.nbytes + 2 * weight.nbytes

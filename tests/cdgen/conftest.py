@@ -13,7 +13,15 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 # What asks for a backend.
-OPS = ("decode_attention", "decoder_ops", "layer_norm", "gelu", "sample_contrastive")
+OPS = (
+    "decode_attention",
+    "gelu",
+    "layer_norm",
+    "rms_norm",
+    "rotary_to_cache",
+    "sample_contrastive",
+    "swiglu",
+)
 WORDS = ["<s>", "</s>", *(f"w{number}" for number in range(2, 48))]
 
 

@@ -1,4 +1,5 @@
-"""What every kernel test shares: poisoned memory, and the rule for comparing two sets of draws."""
+"""Fixtures of every kernel test: poisoned memory, the comparison of two sets of draws, and kernels
+that must not run."""
 
 from __future__ import annotations
 
@@ -10,10 +11,21 @@ import torch
 from cdgen.kernels import reference
 from cdgen.kernels.sampling_params import SampleOutput, SamplingParams
 
+OPS = (
+    "decode_attention",
+    "gelu",
+    "layer_norm",
+    "rms_norm",
+    "rotary_to_cache",
+    "sample_contrastive",
+    "swiglu",
+    "tree_attention",
+)
+
 
 @pytest.fixture(autouse=True)
 def _poisoned(poisoned_memory: None) -> None:
-    """Every allocation in these tests starts as NaN or a sentinel."""
+    """Fill every allocation in these tests with NaN or a sentinel."""
 
 
 def _key(
@@ -26,7 +38,7 @@ def _key(
     sequence_ids: torch.Tensor,
     positions: torch.Tensor,
 ) -> float:
-    """What the draw maximises, of one token, in fp64 but for the noise."""
+    """Return the key of one token, which the draw maximises, in fp64 but for the noise."""
     score = params.good_weight * float(good[row, token])
     if bad is not None and params.bad_weight:
         score -= params.bad_weight * float(bad[row, token])
@@ -39,10 +51,10 @@ def _key(
 
 @pytest.fixture
 def assert_same_draws() -> Callable[..., None]:
-    """The rule by which a kernel is held to the reference, draw for draw.
+    """Return the check that holds a kernel to the reference, draw for draw.
 
-    Status, plausible and kept are equal (kept within `kept_slack`). The token is equal unless the
-    keys of the two tokens differ by less than `tolerance` times their magnitude, or 1 if larger.
+    Status, plausible and kept must be equal (kept within `kept_slack`). The tokens must be equal
+    unless their keys differ by less than `tolerance` times their magnitude, or times 1 if larger.
     """
 
     def check(
@@ -70,11 +82,11 @@ def assert_same_draws() -> Callable[..., None]:
 
 @pytest.fixture
 def no_kernel_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Reaching a native kernel fails the test, rather than reading whatever the address holds."""
+    """Make a call of a native kernel fail the test, before it reads whatever its addresses hold."""
 
     class Unreachable:
         def __getattr__(self, name: str) -> None:
             raise AssertionError(f"native.{name} was reached with arguments that do not fit")
 
-    for op in ("decode_attention", "decoder_ops", "gelu", "layer_norm", "sample_contrastive"):
+    for op in OPS:
         monkeypatch.setattr(f"cdgen.kernels.{op}.native", Unreachable())

@@ -1,5 +1,5 @@
-"""Hidden states, heads and parameters that every backend's `sample_contrastive_heads` is tested
-with."""
+"""Hidden states, heads and parameters for the tests of `sample_contrastive_heads` on every
+backend."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import torch
 
 from cdgen.kernels.sampling_params import SamplingParams
 
-# How far apart, relative to their magnitude (or 1), the keys of two different tokens may be: sums
+# The keys of two different tokens may differ by this much, relative to their magnitude (or 1): sums
 # of products round differently in another order, by about sqrt(width) 2^-24 of BAD's logits.
 KEY_TOLERANCE = 2e-5
 
@@ -25,7 +25,8 @@ PARAMETERS = {
 def problem(
     width: int, dtype: torch.dtype = torch.float32, rows: int = ROWS
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """GOOD's logits; BAD's hidden states, head and bias. BAD's logits have a spread of about 1."""
+    """Return GOOD's logits, and BAD's hidden states, head and bias. BAD's logits have a spread of
+    about 1."""
     generator = torch.Generator().manual_seed(width)
     good = 2 * torch.randn(rows, VOCAB, generator=generator)
     hidden = torch.randn(rows, width, generator=generator)
@@ -35,4 +36,5 @@ def problem(
 
 
 def noise(rows: int = ROWS) -> tuple[int, torch.Tensor, torch.Tensor]:
+    """Return the seed, sequence ids and positions of the draws."""
     return SEED, torch.arange(rows) + 2**40, torch.arange(rows) * 3

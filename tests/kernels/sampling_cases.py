@@ -1,4 +1,4 @@
-"""Logits, parameters and coordinates that every backend's sampler is tested with."""
+"""Logits, parameters and coordinates for the tests of `sample_contrastive` on every backend."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from cdgen.kernels.sampling_params import SamplingParams
 
-# How far apart, relative to their magnitude (or 1), the keys of two different tokens may be: the
-# logarithms of the noise may differ in the last bit. A greedy draw has none, and must be exact.
+# The keys of two different tokens may differ by this much, relative to their magnitude (or 1): the
+# logarithms of the noise may differ in the last bit. A greedy draw has no noise and must be exact.
 KEY_TOLERANCE = 1e-5
 
 SEED = 2**63 + 12345
@@ -36,7 +36,8 @@ PARAMETERS = {
 
 
 def logit_rows(vocab: int, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
-    """GOOD and BAD of eight kinds of row; more of each where V is small, half where it is large."""
+    """Return GOOD and BAD with eight kinds of row: eight of each for small V, half the kinds for
+    large V."""
     generator = torch.Generator().manual_seed(vocab)
     repeats = 8 if vocab < 10_000 else 1
     noise = torch.randn(repeats, 8, vocab, generator=generator)
@@ -47,7 +48,7 @@ def logit_rows(vocab: int, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tens
     good[:, 3] = bad[:, 3] = 1.5  # all of V tied
     good[:, 4] = good[:, 4].round()  # many ties at the threshold, and in the score
     bad[:, 4] = bad[:, 4].round()
-    for kind, share in ((5, 0.5), (6, 0.99), (7, 1.0)):  # -inf but in one random column
+    for kind, share in ((5, 0.5), (6, 0.99), (7, 1.0)):  # -inf, except in one random column
         holes = torch.rand(repeats, vocab, generator=generator) < share
         column = torch.randint(vocab, (repeats, 1), generator=generator)
         good[:, kind] = good[:, kind].masked_fill(holes.scatter(1, column, False), -torch.inf)
@@ -56,7 +57,7 @@ def logit_rows(vocab: int, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tens
 
 
 def coordinates(rows: int) -> tuple[int, torch.Tensor, torch.Tensor]:
-    """Seed, sequence ids and positions of the draws."""
+    """Return the seed, sequence ids and positions of the draws."""
     return SEED, torch.arange(rows) * 0x9E3779B97F4A7, torch.arange(rows) * 37 + 1
 
 

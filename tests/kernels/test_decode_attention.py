@@ -1,4 +1,4 @@
-"""Attention of one query per row over its own part of the cache, against fp64."""
+"""Attention of one query per row over the row's part of the cache, on the CPU, against fp64."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ import torch
 from cdgen.kernels import reference
 from cdgen.kernels.decode_attention import AttentionDropout, decode_attention
 
-# Of outputs of order 1: fp32 sums of up to 128 products and 70 weights, and an exp of 2 ulp.
+# For outputs of order 1: fp32 sums of up to 128 products and 70 weights, and an exp of 2 ulp.
 ATOL, RTOL = 2e-6, 2e-5
 
 CAPACITY = 70
 
 
 def problem(
-    rows: int, heads: int, kv_heads: int, width: int, capacity: int = CAPACITY
+    rows: int, heads: int, kv_heads: int, head_dim: int, capacity: int = CAPACITY
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Query, keys, values and lengths; lengths run over 1, the capacity and what lies between."""
-    generator = torch.Generator().manual_seed(width)
-    query = torch.randn(rows, heads, width, generator=generator)
-    keys, values = torch.randn(2, rows, kv_heads, capacity, width, generator=generator)
+    """Return query, keys, values and random lengths, the first 1, the last the capacity."""
+    generator = torch.Generator().manual_seed(head_dim)
+    query = torch.randn(rows, heads, head_dim, generator=generator)
+    keys, values = torch.randn(2, rows, kv_heads, capacity, head_dim, generator=generator)
     lengths = torch.randint(1, capacity + 1, (rows,), generator=generator)
     lengths[0], lengths[-1] = 1, capacity
     return query, keys, values, lengths
@@ -37,7 +37,7 @@ def attend64(
     values: torch.Tensor,
     lengths: torch.Tensor,
     scale: float,
-) -> torch.Tensor:  # [B, H, D] float64
+) -> torch.Tensor:  # [B, H, Dh] float64
     group = query.shape[1] // keys.shape[1]
     out = torch.zeros(query.shape, dtype=torch.float64)
     for row, length in enumerate(lengths.tolist()):
@@ -47,12 +47,12 @@ def attend64(
     return out
 
 
-@pytest.mark.parametrize("width", [1, 2, 3, 5, 7, 8, 9, 15, 16, 17, 20, 32, 64, 80, 128])
+@pytest.mark.parametrize("head_dim", [1, 2, 3, 5, 7, 8, 9, 15, 16, 17, 20, 32, 64, 80, 128])
 @pytest.mark.parametrize(("heads", "kv_heads"), [(1, 1), (4, 4), (4, 2), (4, 1), (8, 1)])
-def test_against_fp64(instruction_set: str, heads: int, kv_heads: int, width: int) -> None:
-    query, keys, values, lengths = problem(5, heads, kv_heads, width)
-    out = decode_attention(query, keys, values, lengths, scale=width**-0.5)
-    expected = attend64(query, keys, values, lengths, width**-0.5)
+def test_against_fp64(instruction_set: str, heads: int, kv_heads: int, head_dim: int) -> None:
+    query, keys, values, lengths = problem(5, heads, kv_heads, head_dim)
+    out = decode_attention(query, keys, values, lengths, scale=head_dim**-0.5)
+    expected = attend64(query, keys, values, lengths, head_dim**-0.5)
     torch.testing.assert_close(out.double(), expected, atol=ATOL, rtol=RTOL)
 
 
@@ -93,13 +93,13 @@ def test_entries_past_the_length_are_never_read(instruction_set: str) -> None:
 
 
 @pytest.mark.parametrize("where", ["query", "keys", "values"])
-@pytest.mark.parametrize("width", [8, 20])
+@pytest.mark.parametrize("head_dim", [8, 20])
 def test_nan_reaches_the_output_of_its_head_alone(
-    instruction_set: str, width: int, where: str
+    instruction_set: str, head_dim: int, where: str
 ) -> None:
-    query, keys, values, lengths = problem(4, 4, 2, width)
+    query, keys, values, lengths = problem(4, 4, 2, head_dim)
     clean = decode_attention(query, keys, values, lengths, scale=0.2)
-    row, kv_head, column = 2, 1, width - 1
+    row, kv_head, column = 2, 1, head_dim - 1
     entry = int(lengths[row]) - 1
     if where == "query":
         query[row, 3, column] = math.nan
@@ -127,7 +127,7 @@ def test_order_batch_neighbours_and_threads_change_no_bit(
     for rows in ([8, 3, 0, 5], [3], [3, 3]):
         some = [x[rows].contiguous() for x in (query, keys, values, lengths)]
         assert torch.equal(decode_attention(*some, scale=0.2), one[rows])
-    # The neighbours' lengths, and how much room the cache has, change.
+    # Change the neighbours' lengths, then the capacity of the cache.
     others = torch.randint(1, capacity + 1, (9,), generator=torch.Generator().manual_seed(1))
     others[3] = lengths[3]
     assert torch.equal(decode_attention(query, keys, values, others, scale=0.2)[3], one[3])
@@ -138,13 +138,11 @@ def test_order_batch_neighbours_and_threads_change_no_bit(
 
 
 def kept_weights(dropout: AttentionDropout, lengths: torch.Tensor, heads: int) -> torch.Tensor:
-    """[B, H, T]: the weights of uniform attention, read off one-hot values."""
+    """Return the weights [B, H, T] of uniform attention after dropout, read off one-hot values."""
     rows, capacity = len(lengths), 64
     values = torch.eye(capacity).expand(rows, heads, -1, -1).contiguous()
-    return decode_attention(
-        torch.zeros(rows, heads, capacity), torch.zeros_like(values), values, lengths,
-        scale=1.0, dropout=dropout,
-    )  # fmt: skip
+    query, keys = torch.zeros(rows, heads, capacity), torch.zeros_like(values)
+    return decode_attention(query, keys, values, lengths, scale=1.0, dropout=dropout)
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.1, 0.5, 0.9, 0.999])
@@ -160,8 +158,8 @@ def test_dropout_keeps_what_the_reference_keeps(instruction_set: str, rate: floa
             assert (out[row, :, length:] == 0).all()
 
 
-def test_dropout_bound_is_exact_where_a_word_meets_it(instruction_set: str) -> None:
-    """A weight is kept where word >= rate * 2**32, for rates that fp32 cannot hold too."""
+def test_dropout_bound_is_exact_for_a_word_on_it(instruction_set: str) -> None:
+    """A weight is kept if word >= rate * 2**32, even for rates that fp32 cannot hold."""
     ids, lengths = torch.tensor([7]), torch.tensor([64])
     stream = 0xFFFFFFFF << 32  # the stream of dropout under seed 0
     words = reference.random_words(stream, ids, lengths - 1, 64)[0].tolist()
@@ -211,7 +209,7 @@ def test_stacked_models_equal_each_alone(instruction_set: str, backend: str, dro
     stacked = decode_attention(
         query, keys, values, lengths, scale=0.2, backend=backend, dropout=dropout
     )
-    # Native sums have one order per row; how eager ones are split may follow from the shape.
+    # Native sums have one order per row; eager ones may be split differently for another shape.
     atol, rtol = (0.0, 0.0) if backend == "cpu" else (ATOL, RTOL)
     torch.testing.assert_close(stacked, torch.cat(alone), atol=atol, rtol=rtol)
 

@@ -1,4 +1,4 @@
-"""A backend or an instruction set that cannot run is refused; nothing falls back."""
+"""Tests of the choice of backend and instruction set: one that cannot run is refused."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def test_backend_follows_the_device_or_the_name() -> None:
     assert choose_backend(torch.device("meta"), "reference") == "reference"
 
 
-def test_triton_runs_on_the_cpu_only_where_it_is_interpreted(
+def test_triton_runs_on_the_cpu_only_if_it_is_interpreted(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(knobs.runtime, "interpret", True)
@@ -54,7 +54,7 @@ def test_instruction_set_is_switched_and_checked(instruction_set: str) -> None:
     assert native.instruction_set() == instruction_set
 
 
-def test_threads_are_those_of_torch() -> None:
+def test_threads_follow_torch() -> None:
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     assert threads() == 1
@@ -68,19 +68,20 @@ def test_native_kernels_that_were_not_built_say_how_to_build_them() -> None:
 
 IMPORTS = """
 import sys, torch
-import cdgen.kernels.decode_attention, cdgen.kernels.decoder_ops, cdgen.kernels.sample_contrastive
-assert "triton" not in sys.modules, "imported for a backend that nobody asked for"
+import cdgen.kernels.decode_attention, cdgen.kernels.sample_contrastive
+import cdgen.kernels.rms_norm, cdgen.kernels.rotary_to_cache, cdgen.kernels.swiglu
+assert "triton" not in sys.modules, "triton was imported before a GPU kernel was"
 
 def asked(*args):
-    raise AssertionError("the GPU was asked while a module was imported")
+    raise AssertionError("a module asked about the GPU while it was imported")
 
 for name in ("_lazy_init", "is_available", "device_count", "current_device",
              "get_device_capability", "get_device_properties"):
     setattr(torch.cuda, name, asked)
-import cdgen.kernels.gpu.decode_attention, cdgen.kernels.gpu.decoder_ops
-import cdgen.kernels.gpu.sample_contrastive
+import cdgen.kernels.gpu.decode_attention, cdgen.kernels.gpu.sample_contrastive
+import cdgen.kernels.gpu.rms_norm, cdgen.kernels.gpu.rotary_to_cache, cdgen.kernels.gpu.swiglu
 """
 
 
-def test_importing_asks_no_gpu_and_needs_triton_for_its_kernels_alone() -> None:
+def test_imports_ask_no_gpu_and_only_gpu_kernels_import_triton() -> None:
     subprocess.run([sys.executable, "-c", IMPORTS], check=True)

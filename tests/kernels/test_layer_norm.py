@@ -7,30 +7,20 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from layer_cases import WIDTHS, assert_near, normal
 
 from cdgen.kernels.layer_norm import layer_norm
 
-WIDTHS = (1, 2, 3, 7, 8, 9, 15, 16, 17, 64, 100, 256, 769)
-
-# Of numbers near 1: the mean is off by some 1e-7 and shifts every one; then one square root, three
-# roundings, and a sum with the bias that may cancel.
-ATOL, RTOL = 1e-6, 2e-6
-
-
-def normal(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+# atol, rtol for numbers near 1: the mean is off by some 1e-7 and shifts each of them; then come one
+# square root, three roundings, and a sum with the bias that may cancel.
+TOLERANCE = (1e-6, 2e-6)
 
 
 def norm64(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, eps: float) -> torch.Tensor:
     wide = x.double()
-    apart = wide - wide.mean(-1, keepdim=True)
-    scale = (apart.pow(2).mean(-1, keepdim=True) + eps).sqrt()
-    return apart / scale * weight.double() + bias.double()
-
-
-def assert_near(out: torch.Tensor, expected: torch.Tensor) -> None:
-    assert out.dtype is torch.float32
-    torch.testing.assert_close(out.double(), expected, atol=ATOL, rtol=RTOL)
+    centred = wide - wide.mean(-1, keepdim=True)
+    scale = (centred.pow(2).mean(-1, keepdim=True) + eps).sqrt()
+    return centred / scale * weight.double() + bias.double()
 
 
 @pytest.mark.parametrize("backend", ["cpu", "reference"])
@@ -42,23 +32,24 @@ def test_layer_norm(instruction_set: str, width: int, with_delta: bool, backend:
     residual = x.clone() if delta is None else x + delta
     out = layer_norm(x, delta, weight, bias, 1e-5, backend=backend)
     assert torch.equal(x, residual)  # one rounding, so exact
-    assert_near(out, norm64(residual, weight, bias, 1e-5))
+    assert_near(out, norm64(residual, weight, bias, 1e-5), TOLERANCE)
 
 
 @pytest.mark.parametrize("width", [40, 43])
 @pytest.mark.parametrize("scale", [1e-12, 1e12])
 def test_small_and_large_rows(instruction_set: str, width: int, scale: float) -> None:
     x, weight, bias = scale * normal(3, width), torch.ones(width), torch.zeros(width)
-    assert_near(layer_norm(x, None, weight, bias, 1e-5), norm64(x, weight, bias, 1e-5))
+    out = layer_norm(x, None, weight, bias, 1e-5)
+    assert_near(out, norm64(x, weight, bias, 1e-5), TOLERANCE)
 
 
 @pytest.mark.parametrize("width", [40, 43])
-def test_a_large_mean_cancels_nothing_else(instruction_set: str, width: int) -> None:
-    """Whole numbers around 4096: their sum and differences are exact, their squares are not."""
+def test_a_large_mean_does_not_cancel_the_variance(instruction_set: str, width: int) -> None:
+    """Sums and differences of whole numbers around 4096 are exact; their squares would not be."""
     x = 4096 + torch.arange(3 * width).view(3, width) % 7 - 3.0
     weight, bias = torch.ones(width), torch.zeros(width)
     out = layer_norm(x, None, weight, bias, 1e-5)
-    # The mean itself is rounded to a step of fp32 at 4096, 5e-4, of which half shifts every number.
+    # The mean is rounded to a step of fp32 at 4096, 5e-4; half a step may shift every number.
     torch.testing.assert_close(out.double(), norm64(x, weight, bias, 1e-5), atol=2e-4, rtol=1e-6)
 
 
@@ -68,7 +59,7 @@ def test_a_constant_row_is_the_bias(instruction_set: str) -> None:
     assert torch.equal(out, bias.expand(2, 20))
 
 
-def test_stacked_models(instruction_set: str) -> None:
+def test_stacked_models_equal_each_alone(instruction_set: str) -> None:
     x, delta = normal(6, 20), normal(6, 20, seed=1)
     weight, bias = normal(2, 20, seed=2), normal(2, 20, seed=3)
     residual = x + delta
@@ -118,10 +109,17 @@ def test_order_batch_and_threads_change_no_bit(
         lambda: layer_norm(normal(2, 6), None, torch.ones(3, 6), torch.ones(3, 6), 1e-5),
     ],
     ids=[
-        "delta", "weight", "bias", "bias of one model", "strides", "strides of delta", "half",
-        "weight dtype", "3 models of 2 rows",
+        "delta",
+        "weight",
+        "bias",
+        "bias of one model",
+        "strides",
+        "strides of delta",
+        "half",
+        "weight dtype",
+        "3 models of 2 rows",
     ],
-)  # fmt: skip
+)
 def test_arguments_are_checked(call: Callable[[], torch.Tensor], no_kernel_runs: None) -> None:
     with pytest.raises(ValueError, match="expected"):
         call()

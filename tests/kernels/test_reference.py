@@ -1,4 +1,4 @@
-"""The sampling law itself, on cases small enough to work out by hand."""
+"""The reference on cases small enough to work out by hand, and against PyTorch's own ops."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from cdgen.kernels import reference
 from cdgen.kernels.sampling_params import RowStatus, SampleOutput, SamplingParams
@@ -20,7 +21,7 @@ def draw(
     params: SamplingParams = GREEDY,
     vocab_size: int | None = None,
 ) -> SampleOutput:
-    """Row r is sequence r; its drawn token has position 7."""
+    """Draw with row r as sequence r, its token at position 7."""
     g = torch.as_tensor(good)
     b = torch.zeros_like(g) if bad is None else torch.as_tensor(bad)
     ids = torch.arange(len(g))
@@ -29,13 +30,13 @@ def draw(
 
 
 def noise_of(rows: int, vocab: int) -> torch.Tensor:
-    """The noise that `draw` uses."""
+    """Return the noise that `draw` uses."""
     words = reference.random_words(1, torch.arange(rows), torch.full((rows,), 7), vocab)
     return reference.gumbel_from_words(words)
 
 
 def below(x: float) -> float:
-    """The fp32 number just below x."""
+    """Return the fp32 number just below x."""
     return float(torch.nextafter(torch.tensor(x), torch.tensor(-INF)))
 
 
@@ -146,14 +147,22 @@ def test_padding_columns_are_not_there() -> None:
     [
         (SamplingParams(), [1.0, -INF, 0.0], [0, 2]),
         (SamplingParams(top_k=2), [0.0, 5.0, 1.0, 3.0], [1, 3]),
-        (SamplingParams(top_k=3), [0.0, 5.0, 0.0, 5.0], [0, 1, 3]),  # of ties the lowest id
+        (SamplingParams(top_k=3), [0.0, 5.0, 0.0, 5.0], [0, 1, 3]),  # of ties, the lowest id
         (SamplingParams(top_k=9), [0.0, 5.0, -INF], [0, 1]),
         (SamplingParams(top_p=0.5), [0.0] * 4, [0, 1]),  # the prefix reaches 0.5 exactly
         (SamplingParams(top_p=0.51), [0.0] * 4, [0, 1, 2]),
         (SamplingParams(top_p=1e-9), [0.0, 3.0, 3.0], [1]),  # at least one
         (SamplingParams(top_p=0.8), [math.log(x) for x in (0.1, 0.5, 0.2, 0.2)], [1, 2, 3]),
-        (SamplingParams(top_p=0.5, top_k=2), [0.0] * 4, [0]),  # mass is that of what top-k kept
-        (SamplingParams(min_p=0.1), [0.0, math.log(0.1), -2.31], [0, 1]),  # exactly on it counts
+        (
+            SamplingParams(top_p=0.5, top_k=2),
+            [0.0] * 4,
+            [0],
+        ),  # the mass is that of the tokens that top-k kept
+        (
+            SamplingParams(min_p=0.1),
+            [0.0, math.log(0.1), -2.31],
+            [0, 1],
+        ),  # exactly on the threshold counts
         (SamplingParams(min_p=1.0), [2.0, 1.0, 2.0], [0, 2]),
         (SamplingParams(min_p=0.1, top_k=2), [0.0, -1.0, -5.0], [0, 1]),
         (SamplingParams(min_p=0.5, top_k=3, top_p=0.9), [0.0, -0.1, -5.0, -0.2, -9.0], [0, 1, 3]),
@@ -212,7 +221,7 @@ def test_status(good: list[float], bad: list[float], status: RowStatus) -> None:
     ids=["zeros", "ones", "pi"],
 )  # fmt: skip
 def test_philox_known_answers(counter: str, key: str, words: str) -> None:
-    """The philox4x32 10 lines of kat_vectors in the Random123 distribution."""
+    """The answers are the philox4x32 10 lines of kat_vectors in the Random123 distribution."""
     low, high = (int(word, 16) for word in key.split())
     block = torch.tensor([int(word, 16) for word in counter.split()])
     out = reference.philox4x32(block, low | high << 32)
@@ -249,10 +258,8 @@ def test_decode_attention_is_softmax_attention_over_the_first_keys() -> None:
     lengths = torch.tensor([1, 5, 9])
     out = reference.decode_attention(query, keys, values, lengths, scale=0.3)
     for row, length in enumerate(lengths.tolist()):
-        expected = torch.nn.functional.scaled_dot_product_attention(
-            query[row, :, None], keys[row, :, :length], values[row, :, :length],
-            scale=0.3, enable_gqa=True,
-        )  # fmt: skip
+        q, k, v = query[row, :, None], keys[row, :, :length], values[row, :, :length]
+        expected = F.scaled_dot_product_attention(q, k, v, scale=0.3, enable_gqa=True)
         torch.testing.assert_close(out[row], expected[:, 0])
 
 

@@ -1,4 +1,4 @@
-"""The native sampler against the reference, draw for draw with the same noise."""
+"""The native sampler against the reference: same noise, so the same draws."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def draw(
     )
 
 
-@cache  # one answer serves every instruction set
+@cache  # one result serves every instruction set
 def reference_draw(vocab: int, dtype: torch.dtype, name: str) -> SampleOutput:
     return draw(*logit_rows(vocab, dtype), PARAMETERS[name], "reference")
 
@@ -60,8 +60,7 @@ def test_same_draws_as_the_reference(
     )
 
 
-# The instruction set stays the same over all the examples of one run, so resetting the fixture
-# between them is not needed.
+# All examples of one run use the same instruction set, so the fixture need not be reset.
 @settings(
     max_examples=250,
     deadline=None,
@@ -87,8 +86,8 @@ def test_same_draws_as_the_reference_on_anything(
 
 
 def test_equal_keys_go_to_the_lowest_id(instruction_set: str) -> None:
-    """At 2**27 fp32 numbers are 16 apart: noise within 8 vanishes, and stronger noise lifts a token
-    to the very key of one whose score is higher."""
+    """At 2**27, fp32 numbers are 16 apart: noise within 8 vanishes, and stronger noise lifts a
+    token to exactly the key of a token with a higher score."""
     generator = torch.Generator().manual_seed(0)
     good = 2.0**27 + 16 * torch.randint(2, (10_000, 64), generator=generator)
     params = SamplingParams(alpha=0.0, bad_weight=0.0)

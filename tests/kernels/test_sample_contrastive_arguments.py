@@ -1,5 +1,5 @@
-"""What does not fit is refused with a message that names the argument, what was expected and what
-came: a kernel is handed bare addresses and could not tell."""
+"""Arguments that do not fit are refused with a message that names the argument, what was expected
+and what it got: a kernel gets bare addresses and could not tell."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ HEADS: list[tuple[dict[str, Any], str]] = [
 
 
 def pattern(message: str) -> str:
-    """`message` with only its ` .* ` gaps meant as a regular expression."""
+    """Return `message` as a pattern in which only ` .* ` is a regular expression."""
     return ".*".join(re.escape(part) for part in message.split(".*"))
 
 
@@ -127,7 +127,7 @@ def test_params_are_checked(changes: dict[str, Any], message: str) -> None:
         SamplingParams(**changes)
 
 
-def test_public_names_are_those_of_the_kernels() -> None:
+def test_cdgen_exports_the_kernels_under_their_names() -> None:
     assert cdgen.sample_contrastive is sample_contrastive
     assert cdgen.sample_contrastive_heads is sample_contrastive_heads
     assert cdgen.SamplingParams is SamplingParams

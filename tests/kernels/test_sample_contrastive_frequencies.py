@@ -1,5 +1,5 @@
-"""Frequencies of many draws against probabilities worked out apart from the reference: whatever the
-noise, tokens must come as often as the law says, and no others at all."""
+"""Frequencies of many draws against probabilities computed independently of the reference: tokens
+must come as often as the law says, and excluded tokens never."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from cdgen.kernels.sample_contrastive import sample_contrastive
 from cdgen.kernels.sampling_params import SamplingParams
 
 VOCAB, DRAWS = 32, 50_000
-UPPER_NORMAL_QUANTILE = 4.753424  # of 1e-6: the chance that a right sampler fails one test
+UPPER_NORMAL_QUANTILE = 4.753424  # for 1e-6, the chance that a correct sampler fails one test
 
 
 def critical_chi_square(degrees: int) -> float:
-    """The value that chi-square exceeds with probability 1e-6 (Wilson and Hilferty 1931; a few per
-    cent too large below 10 degrees of freedom)."""
+    """Return the value that chi-square exceeds with probability 1e-6 (Wilson and Hilferty 1931; a
+    few per cent too large below 10 degrees of freedom)."""
     spread = 2 / (9 * degrees)
     return degrees * (1 - spread + UPPER_NORMAL_QUANTILE * math.sqrt(spread)) ** 3
 
 
 def assert_frequencies(tokens: torch.Tensor, probability: list[float]) -> None:
-    """Chi-square over bins of expected count 5 or more, the rare tokens sharing one bin."""
+    """Test by chi-square over bins of expected count 5 or more; rare tokens share one bin."""
     counts = torch.bincount(tokens, minlength=len(probability)).tolist()
     assert len(counts) == len(probability)
     assert all(count == 0 for count, p in zip(counts, probability, strict=True) if p == 0)
@@ -41,7 +41,7 @@ def assert_frequencies(tokens: torch.Tensor, probability: list[float]) -> None:
 
 
 def softmax(score: dict[int, float]) -> list[float]:
-    """Probabilities of all of the vocabulary, in fp64; 0 for tokens that have no score."""
+    """Return the probabilities of the vocabulary in fp64, 0 for tokens that have no score."""
     top = max(score.values())
     weight = [math.exp(score[v] - top) if v in score else 0.0 for v in range(VOCAB)]
     return [w / math.fsum(weight) for w in weight]
@@ -106,13 +106,13 @@ def test_frequencies_and_support(instruction_set: str, name: str, over: str) -> 
     tokens = draws(GOOD, BAD, PARAMETERS[name], ids, positions)
     probability = expected_probability(PARAMETERS[name])
     assert_frequencies(tokens, probability)
-    # The rarest kept token is expected more than 40 times: all of them must have come up.
+    # The rarest kept token is expected more than 40 times, so each must have been drawn.
     assert min(p for p in probability if p) * DRAWS > 40
     assert set(tokens.tolist()) == {v for v, p in enumerate(probability) if p}
 
 
-def test_frequencies_where_tiles_of_noise_are_skipped(instruction_set: str) -> None:
-    """With many equal tokens most are ruled out by their random words before any logarithm."""
+def test_frequencies_when_tiles_of_noise_are_skipped(instruction_set: str) -> None:
+    """Among many equal tokens, random words rule most out before any logarithm is taken."""
     vocab, rows = 4096, 20_000
     good = torch.zeros(1, vocab).expand(rows, -1)
     ids = torch.arange(rows)

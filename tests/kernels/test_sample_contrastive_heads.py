@@ -1,4 +1,5 @@
-"""BAD's logits taken as dot products where they matter, against the reference that has them all."""
+"""The native sampler with BAD's head, which computes only the logits that matter, against the
+reference, which computes all of them."""
 
 from __future__ import annotations
 
@@ -52,13 +53,13 @@ def test_same_draws_as_the_reference(
     out = draw(good, hidden, head, params, bad_bias=bad_bias)
     expected = draw(good, hidden, head, params, bad_bias=bad_bias, backend="reference")
     bad = reference.head_logits(hidden, head, bad_bias)
-    # Where a score's last bits decide the last token of a prefix, kept may be one off.
+    # The last bits of a score may decide the last token of a prefix: kept may be one off.
     slack = 1 if params.top_p < 1 else 0
     assert_same_draws(out, expected, good, bad, params, noise(), KEY_TOLERANCE, slack)
 
 
 def test_whole_numbers_leave_no_room_for_rounding(instruction_set: str) -> None:
-    """Every product and sum is exact, so heads and logits must draw the very same tokens."""
+    """Every product and sum is exact, so heads and logits must draw the same tokens."""
     generator = torch.Generator().manual_seed(0)
     good = torch.randint(-6, 7, (ROWS, VOCAB), generator=generator).float()
     hidden = torch.randint(-3, 4, (ROWS, 33), generator=generator).float()
@@ -77,13 +78,9 @@ def test_good_may_have_another_dtype_than_the_head(
     instruction_set: str, good_dtype: torch.dtype, assert_same_draws: Callable[..., None]
 ) -> None:
     good, hidden, head, _ = problem(32, torch.bfloat16)
-    good, bad, params = (
-        good.to(good_dtype),
-        reference.head_logits(hidden, head, None),
-        PARAMETERS["cd"],
-    )
+    good, bad = good.to(good_dtype), reference.head_logits(hidden, head, None)
     out, expected = draw(good, hidden, head), draw(good, hidden, head, backend="reference")
-    assert_same_draws(out, expected, good, bad, params, noise(), KEY_TOLERANCE)
+    assert_same_draws(out, expected, good, bad, PARAMETERS["cd"], noise(), KEY_TOLERANCE)
 
 
 def test_strides_of_hidden_and_head(instruction_set: str) -> None:
@@ -99,9 +96,9 @@ def test_strides_of_hidden_and_head(instruction_set: str) -> None:
 
 
 def test_head_rows_beyond_2_to_the_31_elements(instruction_set: str) -> None:
-    """Untouched pages of an anonymous mapping take no memory: only the rows written do."""
+    """Only the rows written take memory: untouched pages of an anonymous mapping do not."""
     width, first = 8, VOCAB - 20
-    distance = 2**31 // first + 1  # so that every plausible token's row lies beyond
+    distance = 2**31 // first + 1  # so that the row of every plausible token is beyond
     pages = mmap.mmap(-1, 2 * VOCAB * distance, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     far = torch.frombuffer(pages, dtype=torch.bfloat16).as_strided((VOCAB, width), (distance, 1))
     good, hidden, head, _ = problem(width, torch.bfloat16)
@@ -158,8 +155,8 @@ def test_order_batch_and_threads_change_no_bit(
     assert columns(one) == columns(two)
     seed, ids, positions = noise(300)
     for rows in ([299, 0, 17], [5]):
+        coordinates = {"seed": seed, "sequence_ids": ids[rows], "positions": positions[rows]}
         out = sample_contrastive_heads(
-            good[rows], hidden[rows], head, PARAMETERS["cd"],
-            seed=seed, sequence_ids=ids[rows], positions=positions[rows],
-        )  # fmt: skip
+            good[rows], hidden[rows], head, PARAMETERS["cd"], **coordinates
+        )
         assert out.tokens.tolist() == one.tokens[rows].tolist()

@@ -1,5 +1,5 @@
-"""A row's draw depends on its own logits and coordinates alone: not on where it lies in memory, on
-its neighbours, on the threads, nor on what cannot be sampled beside it."""
+"""A row's draw depends on its own logits and coordinates alone: not on its place in memory, its
+neighbours, the threads, or rows beside it that cannot be sampled."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def draw(
     backend: str = "cpu",
     **arguments: Any,
 ) -> SampleOutput:
-    """Row r is sequence r, at position 3 r, unless `sequence_ids` says otherwise."""
+    """Draw with row r as sequence r, unless `sequence_ids` differs, at position 3 times its id."""
     ids = torch.arange(len(good)) if sequence_ids is None else sequence_ids
     return sample_contrastive(
         good, bad, params, seed=9, sequence_ids=ids, positions=3 * ids, backend=backend, **arguments
@@ -75,7 +75,7 @@ def test_overlapping_rows(instruction_set: str) -> None:
 
 
 def test_rows_beyond_2_to_the_31_elements(instruction_set: str) -> None:
-    """Untouched pages of an anonymous mapping take no memory: only the rows written do."""
+    """Only the rows written take memory: untouched pages of an anonymous mapping do not."""
     vocab, distance = 1000, 2**31 + 8
     pages = mmap.mmap(-1, 2 * (distance + vocab), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     far = torch.frombuffer(pages, dtype=torch.bfloat16).as_strided((2, vocab), (distance, 1))

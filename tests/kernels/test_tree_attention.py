@@ -1,4 +1,4 @@
-"""Attention along a forest of sequences, against fp64 and against each sequence on its own."""
+"""Attention over a forest of sequences on the CPU, against fp64 and against each sequence alone."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from cdgen.kernels import reference
 from cdgen.kernels.tree_attention import Forest, tree_attention
 
-# Of outputs of order 1: fp32 sums of up to 128 products and 70 weights, and an exp of 2 ulp.
+# For outputs of order 1: fp32 sums of up to 128 products and 70 weights, and an exp of 2 ulp.
 ATOL, RTOL = 2e-6, 2e-5
 
 
 def random_forest(nodes: int, seed: int) -> torch.Tensor:  # [nodes] int64 parents
-    """Depth-first; paths of 1 to some 70 nodes, several roots."""
+    """Return depth-first parents with several roots and paths of 1 to about 70 nodes."""
     generator = torch.Generator().manual_seed(seed)
     path: list[int] = []
     parents = []
@@ -32,17 +32,17 @@ def random_forest(nodes: int, seed: int) -> torch.Tensor:  # [nodes] int64 paren
 
 
 def problem(
-    nodes: int, heads: int, kv_heads: int, width: int
+    nodes: int, heads: int, kv_heads: int, head_dim: int
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, Forest]:
-    generator = torch.Generator().manual_seed(width)
-    query = torch.randn(nodes, heads, width, generator=generator)
-    keys, values = torch.randn(2, nodes, kv_heads, width, generator=generator)
-    return query, keys, values, Forest(random_forest(nodes, width))
+    generator = torch.Generator().manual_seed(head_dim)
+    query = torch.randn(nodes, heads, head_dim, generator=generator)
+    keys, values = torch.randn(2, nodes, kv_heads, head_dim, generator=generator)
+    return query, keys, values, Forest(random_forest(nodes, head_dim))
 
 
 def attend64(
     query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, forest: Forest, scale: float
-) -> torch.Tensor:  # [N, H, D] float64: node by node, along the path that its parents make
+) -> torch.Tensor:  # [N, H, Dh] float64: node by node, along the path of its ancestors
     group = query.shape[1] // keys.shape[1]
     out = torch.zeros(query.shape, dtype=torch.float64)
     parents = forest.parents.tolist()
@@ -56,12 +56,12 @@ def attend64(
     return out
 
 
-@pytest.mark.parametrize("width", [1, 3, 7, 8, 9, 16, 20, 64, 128])
+@pytest.mark.parametrize("head_dim", [1, 3, 7, 8, 9, 16, 20, 64, 128])
 @pytest.mark.parametrize(("heads", "kv_heads"), [(1, 1), (4, 4), (4, 2), (3, 1)])
-def test_against_fp64(instruction_set: str, heads: int, kv_heads: int, width: int) -> None:
-    query, keys, values, forest = problem(90, heads, kv_heads, width)
-    out = tree_attention(query, keys, values, forest, scale=width**-0.5)
-    expected = attend64(query, keys, values, forest, width**-0.5)
+def test_against_fp64(instruction_set: str, heads: int, kv_heads: int, head_dim: int) -> None:
+    query, keys, values, forest = problem(90, heads, kv_heads, head_dim)
+    out = tree_attention(query, keys, values, forest, scale=head_dim**-0.5)
+    expected = attend64(query, keys, values, forest, head_dim**-0.5)
     torch.testing.assert_close(out.double(), expected, atol=ATOL, rtol=RTOL)
 
 
@@ -74,7 +74,7 @@ def test_reference_and_mask_are_the_same_attention() -> None:
 
 
 def test_through_pytorchs_attention_under_the_mask() -> None:
-    """What tensors on a GPU take, here on the CPU."""
+    """Tensors on a GPU take this path; here it runs on the CPU."""
     from cdgen.kernels.tree_attention import _masked
 
     query, keys, values, forest = problem(60, 4, 2, 16)
@@ -102,7 +102,7 @@ def test_one_sequence_is_causal_attention(instruction_set: str, length: int) -> 
 
 
 def test_a_path_on_its_own_gives_the_same_bits(instruction_set: str) -> None:
-    """What stands beside a node's ancestors, or before them in the batch, changes nothing."""
+    """Nodes beside a node's ancestors, or before them in the batch, change nothing."""
     query, keys, values, forest = problem(700, 4, 2, 16)  # three blocks of nodes
     whole = tree_attention(query, keys, values, forest, scale=0.3)
     for node in (0, 255, 256, 300, 511, 512, 699):
@@ -124,7 +124,7 @@ def test_threads_change_no_bit(
 
 
 def test_any_strides_but_the_last() -> None:
-    """Heads side by side in one row, or heads outermost as transformers lays them out."""
+    """Heads may be side by side in a row, or outermost as transformers lays them out."""
     query, keys, values, forest = problem(50, 4, 2, 16)
     clean = tree_attention(query, keys, values, forest, scale=0.3)
     heads_first = [x.transpose(0, 1).contiguous().transpose(0, 1) for x in (query, keys, values)]

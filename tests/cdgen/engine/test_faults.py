@@ -33,7 +33,15 @@ from cdgen.models.registry import lean_config
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 SLOTS, CAPACITY, VOCABULARY = 16, 64, 48
-OPS = ("decode_attention", "decoder_ops", "layer_norm", "gelu", "sample_contrastive")
+OPS = (
+    "decode_attention",
+    "gelu",
+    "layer_norm",
+    "rms_norm",
+    "rotary_to_cache",
+    "sample_contrastive",
+    "swiglu",
+)
 
 
 # ---- what waits for the device -----------------------------------------------------------------

@@ -1,0 +1,25 @@
+// RMS normalisation of the residual stream, fp32: kernels/reference.py `rms_norm`.
+#pragma once
+
+#include <cstdint>
+
+namespace cdgen {
+
+struct RmsNormArgs {
+    float* x;             // [rows, hidden_size]; becomes x + delta
+    const float* delta;   // [rows, hidden_size] or null
+    const float* weight;  // [models, hidden_size]: row r takes weight[r / rows_per_model]
+    float* out;           // [rows, hidden_size]
+    int64_t rows, rows_per_model, hidden_size;
+    float eps;
+    int threads;
+};
+
+namespace avx2 {
+void rms_norm(const RmsNormArgs& args);
+}
+namespace portable {
+void rms_norm(const RmsNormArgs& args);
+}
+
+}  // namespace cdgen

@@ -1,0 +1,35 @@
+// Rotary embedding of one token per row, written to the KV cache, fp32: kernels/reference.py
+// `rotary`.
+#pragma once
+
+#include <cstdint>
+
+#include "cache_shape.h"
+
+namespace cdgen {
+
+struct RotaryArgs {
+    const float* qkv;          // [rows, (heads + 2 kv_heads) * head_dim]
+    const float* cos;          // [capacity, head_dim / 2]
+    const float* sin;          // [capacity, head_dim / 2]
+    const int64_t* positions;  // [sequences], each in [0, capacity)
+    const float* query_norm;   // [models, head_dim] or null: RMS norm of each head, done first
+    const float* key_norm;     // [models, head_dim] or null
+    float* query;              // [rows, heads, head_dim]
+    float* keys;               // [rows, kv_heads, capacity, head_dim], written at the positions
+    float* values;             // [rows, kv_heads, capacity, head_dim], written at the positions
+    CacheShape shape;
+    int64_t sequences, rows_per_model;  // row r takes positions[r % sequences] and the norms of
+                                        // model r / rows_per_model
+    float eps;
+    int threads;
+};
+
+namespace avx2 {
+void rotary_to_cache(const RotaryArgs& args);
+}
+namespace portable {
+void rotary_to_cache(const RotaryArgs& args);
+}
+
+}  // namespace cdgen
