@@ -51,8 +51,13 @@ class Interrupted(CdgenError):
     exit_code = 75
 
 
+def one_line(error: Exception, limit: int | None = None) -> str:
+    """Return the message of `error` on a single line, cut to `limit` characters."""
+    return " ".join(str(error).split())[:limit]
+
+
 def report(error: Exception) -> int:
-    """Says on stderr, in a line or two, what stopped a command; returns its exit code."""
+    """Print to stderr, in a line or two, what stopped a command, and return its exit code."""
     if "--debug" in sys.argv:
         traceback.print_exc()
     if isinstance(error, CdgenError):
@@ -63,7 +68,7 @@ def report(error: Exception) -> int:
         print(f"cdgen: {needed}", file=sys.stderr)
         return UsageError.exit_code
     print(
-        f"cdgen: unexpected {type(error).__name__}: {' '.join(str(error).split())}\n"
+        f"cdgen: unexpected {type(error).__name__}: {one_line(error)}\n"
         "Please report it with the output of the same command after `cdgen --debug`.",
         file=sys.stderr,
     )

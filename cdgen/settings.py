@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from cdgen.errors import UsageError
+from cdgen.errors import UsageError, one_line
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -22,7 +22,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+        raise UsageError(f"{path} is not valid YAML: {one_line(error)}") from error
     if not isinstance(values, dict):
         raise UsageError(f"{path}: expected `name: value` lines, got {type(values).__name__}")
     return values

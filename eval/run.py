@@ -14,7 +14,7 @@ from transformers import AutoConfig
 
 from cdgen.checkpoints.checkpoint import open_checkpoint
 from cdgen.device import choose_device
-from cdgen.errors import CdgenError, ModelError, UsageError
+from cdgen.errors import CdgenError, ModelError, UsageError, one_line
 from cdgen.eval.checkpoints import Named, find_checkpoints
 from cdgen.eval.report.display import Display
 from cdgen.eval.report.results import ResultFolder, make_room
@@ -161,8 +161,7 @@ class _Run:
         try:
             config = AutoConfig.from_pretrained(named.folder).to_dict()
         except (ValueError, OSError, KeyError) as error:
-            text = " ".join(str(error).split())
-            raise ModelError(f"{named.folder}/config.json: {text:.200}") from error
+            raise ModelError(f"{named.folder}/config.json: {one_line(error, 200)}") from error
         longest, window = longest_text(config, self.mode), context_length(config)
         key = f"{identity} {longest} {window}"
         if key not in self.tokenized:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from cdgen.checkpoints.checkpoint import Checkpoint, reading
-from cdgen.errors import ModelError
+from cdgen.errors import ModelError, one_line
 
 
 def load_causal_lm(folder: Path, dtype: torch.dtype) -> Any:
@@ -22,8 +22,7 @@ def load_causal_lm(folder: Path, dtype: torch.dtype) -> Any:
             folder, dtype=dtype, use_safetensors=True, local_files_only=True
         )
     except (ValueError, OSError, KeyError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise ModelError(f"transformers cannot load {folder}: {reason}") from error
+        raise ModelError(f"transformers cannot load {folder}: {one_line(error, 300)}") from error
     return model.eval()
 
 

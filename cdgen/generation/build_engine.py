@@ -16,7 +16,7 @@ from cdgen.engine.memory import SLOT_MULTIPLE, largest_slots, plan_memory
 from cdgen.engine.sequences import Limits
 from cdgen.engine.slot_engine import PREFILL_FROM, PREFILL_ROWS, SlotEngine
 from cdgen.engine.wave_engine import WaveEngine
-from cdgen.errors import ModelError
+from cdgen.errors import ModelError, one_line
 from cdgen.kernels.sampling_params import SamplingParams
 from cdgen.models.decoder import Decoder, Dropout
 from cdgen.models.registry import lean_config
@@ -49,7 +49,7 @@ def fitting_engine(
             if not shrinks or not half:
                 raise ModelError(
                     f"{plan.slots} slots do not fit into the device's memory"
-                    f" ({' '.join(str(error).split())[:200]}): give fewer --slots or"
+                    f" ({one_line(error, 200)}): give fewer --slots or"
                     " --max-new-tokens, or end what else uses it"
                 ) from error
         print(f"{plan.slots} slots do not fit into the device: trying {half}", file=sys.stderr)

@@ -19,7 +19,7 @@ from transformers import AttentionInterface, AutoModelForCausalLM
 from transformers.utils import logging
 
 from cdgen.checkpoints.checkpoint import reading
-from cdgen.errors import ModelError
+from cdgen.errors import ModelError, one_line
 from cdgen.eval.scoring.spans import Spans, spans_of
 from cdgen.eval.scoring.trie import Batch, Trie, batches
 from cdgen.kernels.tree_attention import Forest, tree_attention
@@ -81,8 +81,7 @@ def load_whole(folder: Path) -> Any:
                 folder, dtype=torch.float32, output_loading_info=True
             )
         except (ValueError, KeyError, RuntimeError) as error:
-            text = " ".join(str(error).split())
-            raise ModelError(f"{folder} cannot be loaded: {text:.300}") from error
+            raise ModelError(f"{folder} cannot be loaded: {one_line(error, 300)}") from error
     for kind in ("missing_keys", "mismatched_keys", "unexpected_keys"):
         if names := sorted(map(str, found.get(kind) or ())):
             what = kind.removesuffix("_keys")

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from tokenizers import Tokenizer
 
-from cdgen.errors import ModelError
+from cdgen.errors import ModelError, one_line
 from cdgen.eval.scoring.trie import Trie, build_trie
 
 _WINDOW = 2048  # for models that state no context length
@@ -82,8 +82,8 @@ class SpanEncoder:
             self.decode: Callable[[list[int]], Any] = wrapped.decode
             self.tokenizer: Tokenizer = wrapped.backend_tokenizer
         except (OSError, ValueError, AttributeError, KeyError) as error:
-            text = " ".join(str(error).split())
-            raise ModelError(f"{folder} has no usable fast tokenizer: {text:.200}") from error
+            reason = one_line(error, 200)
+            raise ModelError(f"{folder} has no usable fast tokenizer: {reason}") from error
         self.tokenizer.no_truncation()
         self.tokenizer.no_padding()
         self.prefix = self._prefix()
