@@ -9,11 +9,23 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 LOG_INTERVAL = 10.0  # seconds between lines where there is no terminal
 BEAT_INTERVAL = 5.0  # seconds between heartbeats
 WINDOW = 30.0  # seconds over which the rate is taken
+
+
+def terminal_console() -> Console | None:
+    """Return a console on stderr, or None if that is no terminal or `rich` is not installed."""
+    if not (sys.stderr.isatty() and find_spec("rich")):
+        return None
+    from rich.console import Console
+
+    return Console(stderr=True)
 
 
 @dataclass
@@ -43,11 +55,10 @@ class Progress:
         self.meter = Meter()
         self.due = self.next_beat = 0.0
         self.live: Any = None
-        if shows and sys.stderr.isatty() and find_spec("rich"):
-            from rich.console import Console
+        if shows and (console := terminal_console()) is not None:
             from rich.live import Live
 
-            self.live = Live(console=Console(stderr=True), refresh_per_second=4)
+            self.live = Live(console=console, refresh_per_second=4)
 
     def __enter__(self) -> Self:
         if self.live:
