@@ -12,13 +12,13 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from cdgen.checkpoints.safetensors_header import TensorInfo, cut_short, read_header
 from cdgen.errors import ModelError
 
-if TYPE_CHECKING:
-    pass
+# Under these keys a config.json states its context length.
+CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "n_ctx")
 
 # Far above any real model, far below what would exhaust memory or overflow a byte count.
 _MAX_CONFIG_BYTES = 4 << 20
@@ -28,7 +28,7 @@ _SIZE_LIMITS = {
     **dict.fromkeys(("num_attention_heads", "n_head"), 1 << 16),
     **dict.fromkeys(("hidden_size", "n_embd"), 1 << 20),
     "vocab_size": 1 << 24,
-    **dict.fromkeys(("max_position_embeddings", "n_positions", "n_ctx"), 1 << 31),
+    **dict.fromkeys(CONTEXT_KEYS, 1 << 31),
 }
 _READ_BYTES = 1 << 20
 

@@ -13,7 +13,8 @@ import torch
 from safetensors.torch import save_file
 from tokenizers import AddedToken, Tokenizer, models
 
-from cdgen.checkpoints.pair import BadSource, Pair, open_pair, parse_bad
+from cdgen.checkpoints.bad_source import BadSource, parse_bad
+from cdgen.checkpoints.pair import Pair, open_pair
 from cdgen.errors import ModelError, UsageError
 
 WORDS = ["<s>", "</s>", "a", "b", "c", "d"]
@@ -312,7 +313,8 @@ def test_real_model_does_not_fit_another_tokenizer(good: Path) -> None:
 def test_opening_a_pair_imports_no_torch(good: Path) -> None:
     program = (
         "import sys; from pathlib import Path;"
-        "from cdgen.checkpoints.pair import open_pair, parse_bad;"
+        "from cdgen.checkpoints.bad_source import parse_bad;"
+        "from cdgen.checkpoints.pair import open_pair;"
         "open_pair(Path(sys.argv[1]), parse_bad('none'));"
         "print([name for name in ('torch', 'transformers') if name in sys.modules])"
     )
