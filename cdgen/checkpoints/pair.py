@@ -95,7 +95,7 @@ def _require_a_row_per_id(good: Checkpoint, ids: dict[str, int]) -> None:
     if highest >= good.config["vocab_size"]:
         raise ModelError(
             f"{good.folder / 'tokenizer.json'} gives {token!r:.40} the id {highest}, but vocab_size"
-            f" in config.json is {good.config['vocab_size']}: the tokenizer is another model's"
+            f" in config.json is {good.config['vocab_size']}: it belongs to another model"
         )
 
 

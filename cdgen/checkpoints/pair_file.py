@@ -74,7 +74,7 @@ def resolve_model(text: str, role: str, file: Path) -> str:
     folder = (file.parent / source.folder).absolute()
     if not folder.is_dir():
         raise ModelError(
-            f"{file}: {role}: {folder} is no folder (relative paths are relative to the file):"
+            f"{file}: {role}: {folder} is not a folder (relative paths are relative to the file):"
             f" correct it there, or give --{role}"
         )
     return str(folder)

@@ -71,7 +71,7 @@ def _parse_header(path: Path, raw: bytes) -> dict[str, Any]:
         header: dict[str, Any] = json.loads(raw.decode(), object_pairs_hook=_without_duplicates)
         "".join(header).encode()  # raises for lone surrogates, which JSON allows but UTF-8 does not
     except (ValueError, RecursionError) as error:
-        raise _bad_header(path, f"no valid JSON ({error})") from error
+        raise _bad_header(path, f"invalid JSON ({error})") from error
     metadata = header.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
         raise _bad_header(path, "a __metadata__ that is not a table of strings")

@@ -203,11 +203,11 @@ def entry(dtype: object = "F32", shape: object = (2,), offsets: object = (0, 8))
 @pytest.mark.parametrize(
     ("header", "expected"),
     [
-        (b"{", "no valid JSON"),
+        (b"{", "invalid JSON"),
         (b"[]", "does not begin with '{'"),
         (b' {"a":' + entry() + b"}", "does not begin with '{'"),
-        (b'{"a":\xff}', "no valid JSON"),
-        (b'{"a":' * 100_000, "no valid JSON"),
+        (b'{"a":\xff}', "invalid JSON"),
+        (b'{"a":' * 100_000, "invalid JSON"),
         (b'{"a":' + entry() + b',"a":' + entry() + b"}", "a name occurs twice"),
         (rb'{"\ud800":' + entry() + b"}", "surrogates not allowed"),
         (b'{"__metadata__":{"format":1},"a":' + entry() + b"}", "not a table of strings"),

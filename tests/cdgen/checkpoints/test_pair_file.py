@@ -118,9 +118,9 @@ def test_alternatives_change_nothing(folder: Path) -> None:
         ({"worse": "x"}, 2, "found worse: extra inputs are not permitted"),
         ({"alternatives": [{"bad": "x"}]}, 2, "found alternatives.0.kind: field required"),
         ({"bad": "dropout:2"}, 2, "expected dropout:P with P between 0 and 1"),
-        ({"good": "gone"}, 4, "/gone is no folder (relative paths are relative to the file)"),
+        ({"good": "gone"}, 4, "/gone is not a folder (relative paths are relative to the file)"),
         ({"bad": "gone"}, 4, "give --bad"),
-        ({"good": "pair.yaml"}, 4, "/pair.yaml is no folder"),
+        ({"good": "pair.yaml"}, 4, "/pair.yaml is not a folder"),
     ],
 )
 def test_a_file_that_is_not_right(
