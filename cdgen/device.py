@@ -103,7 +103,7 @@ def is_out_of_memory(error: RuntimeError) -> bool:
 
 @contextmanager
 def device_faults() -> Iterator[None]:
-    """Turn the loss of a GPU, or of its last free memory, during a run into Interrupted."""
+    """Turn the error of a GPU that failed or ran out of memory into Interrupted."""
     import torch
 
     try:

@@ -30,7 +30,7 @@ def terminal_console() -> Console | None:
 
 @dataclass
 class Meter:
-    """What this process has drawn so far."""
+    """The sequences and tokens that this process has drawn so far."""
 
     sequences: int = 0
     tokens: int = 0

@@ -1,4 +1,4 @@
-"""Where BAD comes from: what `--bad` accepts, and how a plan records it.
+"""The source of BAD: the values that `--bad` accepts, and the text that a plan records.
 
 To add a kind of BAD that is derived from GOOD, such as `layers:N`:
 

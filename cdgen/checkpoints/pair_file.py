@@ -54,7 +54,7 @@ def read_pair_file(path: Path) -> PairFile:
 
 
 def resolve_pair(file: Path) -> tuple[Path, str]:
-    """Return the values of `--good` and `--bad` that a pair file stands for.
+    """Return the values of `--good` and `--bad` that a pair file gives.
 
     Raises UsageError if the file is not valid, ModelError if a folder in it does not exist.
     """
@@ -63,10 +63,10 @@ def resolve_pair(file: Path) -> tuple[Path, str]:
 
 
 def resolve_model(text: str, role: str, file: Path) -> str:
-    """Return the value of `--good` or `--bad` (the `role`) that `text` in a pair file stands for.
+    """Turn the entry `text` of a pair file into the value of `--good` or `--bad`, as `role` says.
 
     A path becomes absolute; `dropout:P` and `none` stay as they are. Raises UsageError if `text` is
-    neither, ModelError if the folder does not exist.
+    not a valid `--bad`, ModelError if the folder does not exist.
     """
     source = parse_bad(text) if role == "bad" else BadSource("folder", Path(text))
     if source.folder is None:

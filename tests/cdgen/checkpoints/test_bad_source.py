@@ -1,4 +1,4 @@
-"""What `--bad` accepts, and what a plan records for it."""
+"""The values that `--bad` accepts, and the text that a plan records for each."""
 
 from __future__ import annotations
 
