@@ -193,7 +193,7 @@ def sha256_of(path: Path) -> str:
 
 
 def canonical_json(fields: Mapping[str, Any]) -> bytes:
-    """Return the canonical JSON of `fields`: sorted keys, two-space indent, shortest exact floats."""
+    """Return `fields` as canonical JSON: keys sorted, two-space indent, shortest exact floats."""
     text = json.dumps(fields, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
     return f"{text}\n".encode()
 
