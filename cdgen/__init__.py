@@ -1,4 +1,4 @@
-"""Synthetic pre-training corpora by contrasting two language models.
+"""Write synthetic pre-training corpora by contrasting two language models.
 
 The public names load on first use, so that `cdgen --help` imports neither torch nor transformers.
 """
@@ -9,8 +9,9 @@ from importlib import import_module
 from pkgutil import extend_path
 from typing import Any
 
-# `kernels`, `train`, `eval` and `bench` are folders beside this one in a checkout and below it in
-# an installed wheel; extend_path lets `python -m cdgen` from a checkout find the installed ones.
+# In a checkout the folders `kernels`, `train`, `eval` and `bench` are beside this one, in an
+# installed wheel below it. With extend_path, `python -m cdgen` in a checkout finds the installed
+# ones.
 __path__ = extend_path(__path__, __name__)
 
 __version__ = "0.1.0"

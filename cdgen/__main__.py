@@ -1,4 +1,4 @@
-"""python -m cdgen"""
+"""Run the command line: `python -m cdgen`."""
 
 from cdgen.cli.app import main
 

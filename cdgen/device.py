@@ -1,4 +1,4 @@
-"""Where a run computes and in which numbers: what `auto` means and what a plan calls it."""
+"""The device of a run and its number formats: what `auto` means, and what a plan records."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ FP8 = "float8_e4m3fn"
 
 
 def choose_device(name: str) -> str:
-    """What `--device` means here, cpu or cuda; raises UsageError."""
+    """Return the device type, cpu or cuda, that `--device` means here. Raises UsageError."""
     import torch
 
     if name == "auto":
@@ -25,7 +25,10 @@ def choose_device(name: str) -> str:
 
 
 def choose_dtypes(dtype: str, kv_dtype: str, device: str, lean: bool) -> tuple[str, str]:
-    """Of weights and of the KV cache, as torch names them; raises UsageError."""
+    """Return torch's names for the dtypes of the weights and of the KV cache.
+
+    `lean` says that the models run in our own decoder, not through transformers. Raises UsageError.
+    """
     chosen = dtype if dtype != "auto" else "bfloat16" if device == "cuda" else "float32"
     if device == "cpu" and chosen != "float32":
         raise UsageError(f"--dtype {dtype}: expected auto or float32 on a CPU")
@@ -42,10 +45,10 @@ def choose_dtypes(dtype: str, kv_dtype: str, device: str, lean: bool) -> tuple[s
 
 
 def device_kind(device: str, lean: bool) -> str:
-    """What a plan has of the device: not which one, but what rounds as it does.
+    """Return what a plan records of the device: everything about it that changes how sums round.
 
-    Matrix products round apart on other instruction sets and on other GPUs. Those of the lean
-    decoder do not on other thread counts, those of transformers may.
+    Matrix products round differently on another instruction set or another GPU model. With
+    transformers they may also depend on the number of threads; in the lean decoder they do not.
     """
     import torch
 
@@ -56,12 +59,12 @@ def device_kind(device: str, lean: bool) -> str:
 
 
 def device_type(kind: str) -> str:
-    """Return cpu or cuda, given what `device_kind` returned."""
+    """Return the device type, cpu or cuda, of a text that `device_kind` made."""
     return kind.split()[0]
 
 
 def backend_name(device: str) -> str:
-    """The kernels' build, which decides bits too."""
+    """Return what a plan records of the kernels' build, which changes rounding too."""
     if device == "cuda":
         import triton
 
@@ -72,7 +75,7 @@ def backend_name(device: str) -> str:
 
 
 def free_bytes(device: str) -> int | None:
-    """What can be allocated now, on a CPU without swapping; None where that is not known."""
+    """Return the memory that can be allocated now, on a CPU without swapping; None if unknown."""
     if device == "cuda":
         import torch
 
@@ -84,22 +87,23 @@ def free_bytes(device: str) -> int | None:
     return int(lines["MemAvailable"].split()[0]) * 1024
 
 
-# How Triton and the CUDA libraries, which raise RuntimeError, name what torch has classes for.
-_FAILED = ("Triton Error [CUDA]", "CUDA error", "CUBLAS_STATUS", "CUDNN_STATUS")
-_NO_ROOM = ("out of memory", "ALLOC_FAILED")
+# Triton and the CUDA libraries raise a plain RuntimeError; only its text tells what happened.
+_GPU_FAILURES = ("Triton Error [CUDA]", "CUDA error", "CUBLAS_STATUS", "CUDNN_STATUS")
+_NO_MEMORY = ("out of memory", "ALLOC_FAILED")
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:
+    """Return True if the device ran out of memory, whichever library noticed it."""
     import torch
 
     text = str(error)
-    named = any(name in text for name in _FAILED) and any(name in text for name in _NO_ROOM)
+    named = any(name in text for name in _GPU_FAILURES) and any(n in text for n in _NO_MEMORY)
     return isinstance(error, torch.OutOfMemoryError) or named
 
 
 @contextmanager
 def device_faults() -> Iterator[None]:
-    """Turns a GPU that ran out of memory or was lost in mid-run into Interrupted."""
+    """Turn the error of a GPU that failed or ran out of memory into Interrupted."""
     import torch
 
     try:
@@ -107,10 +111,10 @@ def device_faults() -> Iterator[None]:
     except RuntimeError as error:
         what = "out of memory" if is_out_of_memory(error) else "the GPU failed"
         is_of_device = isinstance(error, (torch.OutOfMemoryError, torch.AcceleratorError))
-        if not is_of_device and not any(name in str(error) for name in _FAILED):
+        if not is_of_device and not any(name in str(error) for name in _GPU_FAILURES):
             raise
         raise Interrupted(
-            f"{what}: {one_line(error, 200)}; committed ranges are kept, the one in"
-            " progress is not. Run the same command again to resume; if memory stays short, begin"
-            " another --out with fewer --slots."
+            f"{what}: {one_line(error, 200)}; committed ranges are kept, the one in progress is"
+            " not. Run the same command again to resume; if memory stays short, start another --out"
+            " with fewer --slots."
         ) from error

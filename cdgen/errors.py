@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import traceback
 
-# What only some commands need, and the extra that brings it.
+# Packages that only some commands need, each with the extra of cdgen that installs it.
 _EXTRAS = {"accelerate": "train", "matplotlib": "eval", "scipy": "eval"}
 
 
@@ -16,48 +16,48 @@ class CdgenError(ValueError):
 
 
 class UsageError(CdgenError):
-    """An argument or an input file is not usable."""
+    """An argument or an input file that cannot be used."""
 
     exit_code = 2
 
 
 class PlanMismatch(CdgenError):
-    """The output folder holds a corpus made from another plan."""
+    """An output folder that holds a corpus made from another plan."""
 
     exit_code = 3
 
 
 class ModelError(CdgenError):
-    """A checkpoint cannot be loaded, or GOOD and BAD do not fit together."""
+    """A checkpoint that cannot be loaded, or a GOOD and a BAD that do not fit together."""
 
     exit_code = 4
 
 
 class StorageError(CdgenError):
-    """The output folder cannot be written, or what is in it is damaged."""
+    """An output folder that cannot be written, or a damaged file in it."""
 
     exit_code = 5
 
 
 class QuarantineError(CdgenError):
-    """The corpus is complete, but more rows than allowed could not be sampled."""
+    """A complete corpus in which more rows than allowed could not be sampled."""
 
     exit_code = 6
 
 
 class Interrupted(CdgenError):
-    """Stopped by a signal; running the same command again goes on from the last committed range."""
+    """A stopped run. The same command, run again, goes on after the last committed range."""
 
     exit_code = 75
 
 
-def one_line(error: BaseException, limit: int | None = None) -> str:
-    """Return an error's message on one line, cut to `limit` characters."""
+def one_line(error: Exception, limit: int | None = None) -> str:
+    """Return the message of `error` on a single line, cut to `limit` characters."""
     return " ".join(str(error).split())[:limit]
 
 
 def report(error: Exception) -> int:
-    """Print on stderr, in a line or two, what stopped a command; return its exit code."""
+    """Print to stderr, in a line or two, what stopped a command, and return its exit code."""
     if "--debug" in sys.argv:
         traceback.print_exc()
     if isinstance(error, CdgenError):

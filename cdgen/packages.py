@@ -8,6 +8,6 @@ from cdgen.errors import UsageError
 
 
 def require_package(name: str, otherwise: str) -> None:
-    """Raises UsageError unless `name` is installed; `otherwise` ends its advice."""
+    """Raise UsageError unless `name` is installed; `otherwise` is appended to its advice."""
     if find_spec(name) is None:
         raise UsageError(f"{name} is not installed: pip install {name}{otherwise}")

@@ -1,5 +1,5 @@
-"""What the user sees while a corpus is written: one live line on a terminal where `rich` is, else a
-line now and then, so that a log file stays readable."""
+"""Show the progress of a corpus: one live line on a terminal if `rich` is installed, otherwise a
+new line every LOG_INTERVAL seconds, so that a log file stays readable."""
 
 from __future__ import annotations
 
@@ -9,26 +9,38 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
-LOG_INTERVAL = 10.0  # seconds between lines where there is no terminal
+if TYPE_CHECKING:
+    from rich.console import Console
+
+LOG_INTERVAL = 10.0  # seconds between lines without a terminal
 BEAT_INTERVAL = 5.0  # seconds between heartbeats
-WINDOW = 30.0  # seconds over which the rate is taken
+RATE_WINDOW = 30.0  # seconds over which the rate is measured
+
+
+def terminal_console() -> Console | None:
+    """Return a console on stderr, or None if that is no terminal or `rich` is not installed."""
+    if not (sys.stderr.isatty() and find_spec("rich")):
+        return None
+    from rich.console import Console
+
+    return Console(stderr=True)
 
 
 @dataclass
 class Meter:
-    """Counts of this process."""
+    """The sequences and tokens that this process has drawn so far."""
 
     sequences: int = 0
     tokens: int = 0
-    plausible: int = 0
-    started: float = field(default_factory=time.monotonic)
+    plausible: int = 0  # plausible tokens, summed over all tokens drawn
+    started: float = field(default_factory=time.monotonic)  # seconds
     samples: list[tuple[float, int]] = field(default_factory=list)  # (time, tokens) in the window
 
     def rate(self, now: float) -> float:
-        """Tokens per second over the last WINDOW seconds."""
-        self.samples = [s for s in self.samples if now - s[0] < WINDOW] + [(now, self.tokens)]
+        """Return tokens per second over the last RATE_WINDOW seconds."""
+        self.samples = [s for s in self.samples if now - s[0] < RATE_WINDOW] + [(now, self.tokens)]
         since, before = self.samples[0]
         if now - since < 1:
             since, before = self.started, 0
@@ -36,18 +48,20 @@ class Meter:
 
 
 class Progress:
-    """Shows a Meter: rate, time left and the mean plausible set; beats the heart meanwhile."""
+    """A line with the rate, the time left and the mean number of plausible tokens, kept up to date.
+
+    It also calls `beat` with the tokens drawn and the rate, every BEAT_INTERVAL seconds.
+    """
 
     def __init__(self, total: int, beat: Callable[[int, float], None], shows: bool = True) -> None:
         self.total, self.beat, self.shows = total, beat, shows
         self.meter = Meter()
         self.due = self.next_beat = 0.0
         self.live: Any = None
-        if shows and sys.stderr.isatty() and find_spec("rich"):
-            from rich.console import Console
+        if shows and (console := terminal_console()) is not None:
             from rich.live import Live
 
-            self.live = Live(console=Console(stderr=True), refresh_per_second=4)
+            self.live = Live(console=console, refresh_per_second=4)
 
     def __enter__(self) -> Self:
         if self.live:
@@ -61,11 +75,11 @@ class Progress:
         tb: TracebackType | None,
     ) -> None:
         if self.live:
-            self._show(time.monotonic())  # what stays on the screen is where it ended
+            self._show(time.monotonic())  # the final numbers stay on the screen
             self.live.stop()
 
     def step(self, drawn: int, plausible: int) -> None:
-        """After every step of the engine."""
+        """Count one step of the engine: `drawn` tokens, `plausible` candidates for them."""
         self.meter.tokens += drawn
         self.meter.plausible += plausible
         now = time.monotonic()
@@ -98,7 +112,7 @@ class Progress:
 
 
 def duration(seconds: float) -> str:
-    """1:02:03 or 2:03"""
+    """Format a duration as 1:02:03 or 2:03."""
     minutes, second = divmod(round(seconds), 60)
     hours, minute = divmod(minutes, 60)
     return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"

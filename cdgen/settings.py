@@ -1,4 +1,4 @@
-"""Settings that a user gives: read from YAML, checked by pydantic, refused as UsageError."""
+"""Read settings from YAML and check them with pydantic; a mistake is a UsageError."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file; raises UsageError where there is none."""
+    """Return the mapping in a YAML file. Raises UsageError if it holds anything else."""
     import yaml
 
     try:
@@ -29,7 +29,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def validated(model: type[Model], values: Mapping[str, Any]) -> Model:
-    """`values` as a `model`; raises UsageError with the first field that does not fit."""
+    """Build a `model` from `values`. Raises UsageError about the first field that is not valid."""
     try:
         return model.model_validate(values)
     except ValidationError as error:
@@ -40,6 +40,6 @@ def validated(model: type[Model], values: Mapping[str, Any]) -> Model:
         if first["type"] == "missing":
             raise UsageError(f"{flag} is missing: give the flag or put it into --config") from error
         if first["type"] == "extra_forbidden":
-            raise UsageError(f"{flag[2:]} in --config is no option of this command") from error
+            raise UsageError(f"{flag[2:]} in --config is not an option of this command") from error
         message = first["msg"][0].lower() + first["msg"][1:]
         raise UsageError(f"{flag}: {message}, got {first['input']!r}") from error

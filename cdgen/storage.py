@@ -1,7 +1,7 @@
-"""Files that are either complete or absent, records that prove themselves, and locks.
+"""Files that are either complete or absent, records with their own checksum, and locks.
 
 Every file of a corpus is written by `write_atomic`: temporary file in the same folder, fsync,
-rename, fsync of the folder. A process killed anywhere leaves the old file or the new one.
+rename, fsync of the folder. A process killed at any moment leaves the old file or the new one.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Any, BinaryIO
 
 from cdgen.errors import StorageError
 
-# The states of the disk between two system calls, in the order in which one file passes them.
+# The states of the disk between two system calls, in the order in which a file goes through them.
 CRASH_POINTS = (
     "before-write",  # the temporary file exists; before each write to it
     "after-write",  # after each write, nothing synced yet
@@ -38,17 +38,17 @@ _passings: dict[str, int] = {}
 
 @dataclass(frozen=True, slots=True)
 class WriteResult:
-    """What reached the disk."""
+    """The size and hash of a file that reached the disk."""
 
     bytes: int
     sha256: str
 
 
 def crash_point(name: str) -> None:
-    """Kill this process here if the environment asks for it: CDGEN_CRASH_AT="POINT:N".
+    """Kill this process if the environment asks for it, in a test: CDGEN_CRASH_AT="POINT:N".
 
-    For tests only. The process dies by SIGKILL when it passes POINT (one of CRASH_POINTS) for the
-    N-th time, counted from 1. No handler, `finally` or buffer flush runs, as in a real kill -9.
+    The process dies by SIGKILL when it passes POINT (one of CRASH_POINTS) for the N-th time,
+    counted from 1. No handler, `finally` or buffer flush runs, as in a real kill -9.
     """
     point, _, passing = os.environ.get("CDGEN_CRASH_AT", "").partition(":")
     if point != name:
@@ -78,8 +78,9 @@ class _HashingFile(io.FileIO):
 def write_atomic(path: Path, content: bytes | Callable[[BinaryIO], None]) -> WriteResult:
     """Replace `path` by `content`, or by what the function `content` writes to its argument.
 
-    The file must be written front to back. On any exception the temporary file is removed and
-    `path` is untouched; an OSError becomes a StorageError. Writers of one path hold a lock.
+    The function must write front to back. On any exception the temporary file is removed and
+    `path` is untouched; an OSError becomes a StorageError. Callers that may write the same path at
+    the same time must hold a lock.
     """
     temporary = temporary_of(path)
     try:
@@ -113,12 +114,12 @@ def _write_durably(path: Path, content: bytes | Callable[[BinaryIO], None]) -> W
 
 
 def _discard(path: Path) -> None:
-    with suppress(OSError):  # the error that brought us here is the one to report
+    with suppress(OSError):  # report the error that led here, not this one
         path.unlink(missing_ok=True)
 
 
 def temporary_of(path: Path) -> Path:
-    """Where `path` is written before it has its name: hidden, so that no data glob matches it."""
+    """Return the path at which `path` is first written: hidden, so that no data glob matches it."""
     return path.with_name(f".{path.name}.tmp")
 
 
@@ -154,11 +155,11 @@ def remove_folder(path: Path) -> None:
 def remove_temporaries(folder: Path, mine: Callable[[str], bool] = lambda name: True) -> None:
     """Delete the temporary files that dead writers left in `folder`, which need not exist.
 
-    Only those whose name is `mine`: the caller holds the lock of their writers.
+    Only names that satisfy `mine` are deleted: the caller must hold the lock of their writers.
     """
     if not folder.exists():
         return
-    with os.scandir(folder) as entries:  # one by one: a folder of ranges can be long
+    with os.scandir(folder) as entries:  # an iterator: a folder of ranges can be long
         for entry in entries:
             if entry.name.startswith(".") and entry.name.endswith(".tmp") and mine(entry.name):
                 remove_file(Path(entry.path))
@@ -177,7 +178,7 @@ def make_folder(path: Path) -> None:
 
 
 def require_space(folder: Path, needed_bytes: int) -> None:
-    """Raises StorageError if the file system of `folder` has less than `needed_bytes` free."""
+    """Raise StorageError if the file system of `folder` has less than `needed_bytes` free."""
     free = shutil.disk_usage(folder).free
     if free < needed_bytes:
         raise StorageError(
@@ -192,7 +193,7 @@ def sha256_of(path: Path) -> str:
 
 
 def canonical_json(fields: Mapping[str, Any]) -> bytes:
-    """The one JSON text of `fields`: sorted keys, two-space indent, shortest exact floats."""
+    """Return `fields` as canonical JSON: keys sorted, two-space indent, shortest exact floats."""
     text = json.dumps(fields, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
     return f"{text}\n".encode()
 
@@ -207,7 +208,7 @@ def write_record(path: Path, fields: Mapping[str, Any]) -> None:
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """What `write_record` wrote. Raises StorageError if one byte of it has changed."""
+    """Read what `write_record` wrote. Raises StorageError if a single byte of it has changed."""
     try:
         data = path.read_bytes()
         fields = json.loads(data)
@@ -224,9 +225,9 @@ def read_record(path: Path) -> dict[str, Any]:
 
 @contextmanager
 def lock(path: Path, busy: str | None = None) -> Iterator[None]:
-    """Hold an exclusive lock on the file `path`, until the block or the process ends.
+    """Hold an exclusive lock on the file `path` until the block or the process ends.
 
-    Waits for the present holder; with `busy`, raises StorageError with that message instead.
+    Wait for the present holder, or, if `busy` is given, raise StorageError with that message.
     """
     descriptor = _lock_file(path, busy)
     try:
@@ -240,7 +241,7 @@ def _lock_file(path: Path, busy: str | None) -> int:
         make_folder(path.parent)
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        except FileNotFoundError:  # a holder whose set-up failed removed the folder in between
+        except FileNotFoundError:  # another process removed the folder after its own set-up failed
             continue
         except OSError as error:
             raise StorageError(f"cannot create the lock {path}: {error.strerror}.") from error
@@ -248,7 +249,7 @@ def _lock_file(path: Path, busy: str | None) -> int:
             fcntl.flock(descriptor, fcntl.LOCK_EX | (fcntl.LOCK_NB if busy else 0))
             if os.path.samestat(os.fstat(descriptor), path.stat()):
                 return descriptor
-        except FileNotFoundError:  # likewise, while we waited: our lock is on a deleted file
+        except FileNotFoundError:  # the same, while we waited: our lock is on a deleted file
             pass
         except OSError as error:
             os.close(descriptor)

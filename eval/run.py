@@ -161,8 +161,7 @@ class _Run:
         try:
             config = AutoConfig.from_pretrained(named.folder).to_dict()
         except (ValueError, OSError, KeyError) as error:
-            text = one_line(error)
-            raise ModelError(f"{named.folder}/config.json: {text:.200}") from error
+            raise ModelError(f"{named.folder}/config.json: {one_line(error, 200)}") from error
         longest, window = longest_text(config, self.mode), context_length(config)
         key = f"{identity} {longest} {window}"
         if key not in self.tokenized:

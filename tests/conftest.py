@@ -10,16 +10,16 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-# As the command line does, before torch loads its OpenMP runtime: threads that spin while they wait
-# made small eager ops fifty times slower where another process held a core.
+# Set before torch loads its OpenMP runtime. Threads that spin while they wait made small eager ops
+# fifty times slower when another process held a core.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-# Likewise for NumPy's products, all of them small here, before NumPy is loaded.
+# Set before NumPy is loaded: its matrix products are all small in these tests.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import pytest
 import torch
 
-# Where there is no GPU, the tests of the Triton kernels run them in Triton's interpreter.
+# Without a GPU, the tests run the Triton kernels in Triton's interpreter.
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
@@ -48,7 +48,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(scope="session")
 def data_folder() -> Path:
-    """The development data beside the checkout: models, text and evaluation sets."""
+    """Return the development data beside the checkout: models, text and evaluation sets."""
     if not DATA.is_dir():
         pytest.skip(f"no development data at {DATA}")
     return DATA
@@ -56,7 +56,7 @@ def data_folder() -> Path:
 
 @dataclass(frozen=True)
 class Finished:
-    """How a command ended."""
+    """The exit code of a command and what it printed."""
 
     code: int
     out: str
@@ -65,16 +65,14 @@ class Finished:
 
 @pytest.fixture(scope="session")
 def stories260k(data_folder: Path) -> SimpleNamespace:
-    """The real pair of the development data."""
+    """Return the folders of the trained pair in the development data, `good` and `bad`."""
     folder = data_folder / "models/stories260k"
     return SimpleNamespace(good=folder / "good", bad=folder / "bad")
 
 
 @pytest.fixture
 def set_threads() -> Iterator[Callable[[int], None]]:
-    """How many threads torch and the kernels use, until the test ends."""
-    import torch
-
+    """Set the number of threads of torch and the kernels until the test ends."""
     before = torch.get_num_threads()
     yield torch.set_num_threads
     torch.set_num_threads(before)
@@ -82,19 +80,18 @@ def set_threads() -> Iterator[Callable[[int], None]]:
 
 @pytest.fixture
 def one_thread(set_threads: Callable[[int], None]) -> None:
-    """Models this small only lose by a second thread, most of all while the machine is busy."""
+    """Use one thread: a second one only slows models this small, most of all on a busy machine."""
     set_threads(1)
 
 
 @pytest.fixture(scope="session")
 def save_random() -> Callable[..., Path]:
-    """Saves a transformers model with every parameter drawn at random, biases and norms included.
+    """Save a transformers model with every parameter drawn at random, biases and norms included.
 
-    Their initial zeros and ones would hide a bias or a norm that is never applied.
+    With their initial zeros and ones, a bias or a norm that is never applied would not show.
     """
 
     def save(config: Any, folder: Path, seed: int = 0, head_scale: float = 1.0) -> Path:
-        import torch
         from transformers import AutoModelForCausalLM
 
         model = AutoModelForCausalLM.from_config(config)
@@ -117,7 +114,7 @@ def save_random() -> Callable[..., Path]:
 def cdgen(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> Callable[..., Finished]:
-    """The `cdgen` command with these arguments, through its real entry point."""
+    """Run the `cdgen` command with the given arguments through its real entry point."""
 
     def run(*arguments: object) -> Finished:
         from cdgen.cli import app
@@ -135,14 +132,16 @@ def cdgen(
 
 @pytest.fixture(scope="session")
 def device() -> str:
-    """Where Triton kernels run in these tests: compiled on a GPU, else interpreted on the CPU."""
+    """Return where the Triton kernels run: compiled on a GPU, otherwise interpreted on the CPU."""
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 @pytest.fixture
 def poisoned_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What `torch.empty` and its kin return is NaN, -77 or 177, so that reading it before it was
-    written, or returning it, shows."""
+    """Fill what `torch.empty`, `empty_like` and `empty_strided` return with NaN, -77 or 177.
+
+    A kernel that reads or returns memory that it never wrote then fails its test.
+    """
 
     def poisoned(allocate: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
         def allocate_poisoned(*args: object, **kwargs: object) -> torch.Tensor:
@@ -159,7 +158,7 @@ def poisoned_memory(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(params=["avx2", "portable"])
 def instruction_set(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Runs a test once with each build of the native kernels; avx2 where the processor has it."""
+    """Run a test with each build of the native kernels; skip avx2 if the processor lacks it."""
     from cdgen.kernels.dispatch import native
 
     before = native.instruction_set()
@@ -173,8 +172,10 @@ def instruction_set(request: pytest.FixtureRequest) -> Iterator[str]:
 
 @pytest.fixture
 def one_and_two_threads() -> Iterator[Callable[[Callable[[], Any]], tuple[Any, Any]]]:
-    """Calls a function with one thread, then with two; restores the setting. Give it inputs of
-    2**17 numbers or more: kernels leave small work to one thread."""
+    """Call a function with one thread, then with two, and return both results.
+
+    Give it inputs of 2**17 numbers or more: kernels leave smaller work to one thread.
+    """
     before = torch.get_num_threads()
 
     def twice(call: Callable[[], Any]) -> tuple[Any, Any]:

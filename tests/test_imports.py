@@ -1,6 +1,7 @@
-"""What runs beside a GPU imports with torch, triton, transformers, tokenizers, safetensors, numpy.
+"""A machine with a GPU needs only torch, triton, transformers, tokenizers, safetensors and numpy.
 
-The programs of these tests run this very file: it makes some packages absent, then does its job.
+The tests start this very file as a program. It hides some packages from itself, then does its job:
+it imports modules, or writes corpora.
 """
 
 from __future__ import annotations
@@ -18,13 +19,13 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 
-# `yaml` is not among them: transformers does not import without it (huggingface_hub does it).
+# `yaml` is not optional: huggingface_hub imports it, and transformers needs that.
 OPTIONAL = ("pyarrow", "datasets", "typer", "rich")
-VALIDATION = "pydantic"  # what a user tells a run is checked by it
+VALIDATION = "pydantic"  # checks the settings of a run
 
 
 class Without:
-    """A finder of modules and distributions to which the packages `names` are not installed."""
+    """A finder of modules and distributions that hides the packages `names`."""
 
     def __init__(self, finder: Any, names: tuple[str, ...]) -> None:
         self.finder, self.names = finder, names
@@ -39,13 +40,14 @@ class Without:
             yield from find(context)
 
 
-def uninstall(names: tuple[str, ...]) -> None:
+def hide_packages(names: tuple[str, ...]) -> None:
+    """Make the packages `names`, of which none is imported yet, look as if not installed."""
     assert not sys.modules.keys() & set(names)
     sys.meta_path[:] = [Without(finder, names) for finder in sys.meta_path]
 
 
 def import_modules(modules: list[str]) -> None:
-    """Import every one of them and report those that want an absent package."""
+    """Import every module, and print as JSON those that need a hidden package."""
     wanting = []
     for module in modules:
         try:
@@ -59,16 +61,16 @@ def import_modules(modules: list[str]) -> None:
 
 
 def load_test(path: Path) -> None:
-    """As pytest would with `--import-mode=importlib`."""
+    """Import a test file as pytest does with `--import-mode=importlib`."""
     spec = importlib.util.spec_from_file_location(f"loaded_{path.stem}", path)
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # where dataclasses look
+    sys.modules[spec.name] = module  # dataclasses look their module up there
     spec.loader.exec_module(module)
 
 
 def write_corpora(folder: Path) -> None:
-    """The JSON Lines corpora of one process and of two; what cannot be done without pyarrow."""
+    """Write JSON Lines corpora with one and with two processes; print what is refused."""
     from cdgen.corpus.reader import corpus_rows
     from cdgen.corpus.verify import verify
     from cdgen.errors import UsageError
@@ -77,13 +79,21 @@ def write_corpora(folder: Path) -> None:
 
     def config(out: str, **changes: Any) -> GenerateConfig:
         fields = {
-            "good": folder / "good", "bad": str(folder / "bad"), "out": folder / out,
-            "prompts": str(folder / "prompts.txt"), "prompt_tokens": 3, "max_new_tokens": 12,
-            "num_sequences": 20, "range_size": 16, "device": "cpu", "format": "jsonl", "workers": 1,
-        }  # fmt: skip
+            "good": folder / "good",
+            "bad": str(folder / "bad"),
+            "out": folder / out,
+            "prompts": str(folder / "prompts.txt"),
+            "format": "jsonl",
+            "prompt_tokens": 3,
+            "num_sequences": 20,
+            "max_new_tokens": 12,
+            "range_size": 16,
+            "device": "cpu",
+            "workers": 1,
+        }
         return GenerateConfig.model_validate(fields | changes)
 
-    sys.stderr.isatty = lambda: True  # type: ignore[method-assign]  # a terminal, but no `rich`
+    sys.stderr.isatty = lambda: True  # type: ignore[method-assign]  # a terminal, without `rich`
     assert generate(config("one")).sequences == 40
     assert generate(config("two", workers=2)).finalized
     assert verify(folder / "one") == []
@@ -103,9 +113,9 @@ def write_corpora(folder: Path) -> None:
     print(json.dumps(refused))
 
 
-if __name__ in ("__main__", "__mp_main__"):  # the program, and the workers that it starts
+if __name__ in ("__main__", "__mp_main__"):  # the program and the workers that it starts
     job, names, arguments = sys.argv[1], tuple(sys.argv[2].split(",")), sys.argv[3:]
-    uninstall(names)
+    hide_packages(names)
 if __name__ == "__main__":
     sys.path += [str(ROOT / "tests" / folder) for folder in ("kernels", "cdgen", "eval", "train")]
     if job == "import":
@@ -118,7 +128,7 @@ import pytest  # noqa: E402
 
 
 def modules(*patterns: str) -> list[str]:
-    """Of the files that match: kernels/gpu/gelu.py is cdgen.kernels.gpu.gelu."""
+    """Name the modules that match, as they are imported: cdgen.kernels.gpu.gelu."""
     found = []
     for pattern in patterns:
         paths = [path.relative_to(ROOT).with_suffix("") for path in sorted(ROOT.glob(pattern))]
@@ -163,7 +173,7 @@ A_RUN = [
 
 
 def run(job: str, absent: tuple[str, ...], *arguments: object) -> list[str]:
-    """What the job prints."""
+    """Run this file as a program with some packages hidden, and return the list that it prints."""
     program = [sys.executable, __file__, job, ",".join(absent), *map(str, arguments)]
     process = subprocess.run(program, capture_output=True, text=True)
     assert process.returncode == 0, process.stderr
@@ -172,15 +182,15 @@ def run(job: str, absent: tuple[str, ...], *arguments: object) -> list[str]:
     return printed
 
 
-def test_what_runs_beside_a_gpu_needs_its_six_packages_alone() -> None:
+def test_generation_on_a_gpu_needs_only_its_six_packages() -> None:
     assert run("import", (*OPTIONAL, VALIDATION), *BESIDE_A_GPU, *gpu_tests()) == []
 
 
-def test_a_run_needs_pydantic_beside_them() -> None:
+def test_a_run_needs_pydantic_as_well() -> None:
     assert run("import", OPTIONAL, *A_RUN) == []
 
 
-def test_the_packages_are_really_absent() -> None:
+def test_hidden_packages_cannot_be_imported() -> None:
     (wanting,) = run("import", OPTIONAL, "cdgen.cli.app")
     assert wanting == "cdgen.cli.app: No module named 'typer'"
     assert "No module named 'pydantic'" in run("import", (VALIDATION,), "cdgen.corpus.plan")[0]
@@ -188,7 +198,7 @@ def test_the_packages_are_really_absent() -> None:
 
 @pytest.fixture
 def pair_folder(tmp_path: Path, save_random: Callable[..., Path]) -> Path:
-    """A random GOOD and BAD of 16 words, and two prompts."""
+    """Write a random GOOD and BAD of 16 words, and two prompts."""
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import LlamaConfig
 
@@ -198,21 +208,26 @@ def pair_folder(tmp_path: Path, save_random: Callable[..., Path]) -> Path:
     tokenizer.add_special_tokens(["<s>", "</s>"])
     for seed, name in enumerate(("good", "bad")):
         config = LlamaConfig(
-            vocab_size=16, hidden_size=32, intermediate_size=48, num_hidden_layers=1,
-            num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=32,
-            bos_token_id=0, eos_token_id=1,
-        )  # fmt: skip
+            vocab_size=16,
+            hidden_size=32,
+            intermediate_size=48,
+            num_hidden_layers=1,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            max_position_embeddings=32,
+            bos_token_id=0,
+            eos_token_id=1,
+        )
         save_random(config, tmp_path / name, seed=seed, head_scale=2.0)
         tokenizer.save(str(tmp_path / name / "tokenizer.json"))
     (tmp_path / "prompts.txt").write_text("w3 w4\nw5\n")
     return tmp_path
 
 
-def test_a_corpus_is_written_and_read_without_them(pair_folder: Path) -> None:
+def test_a_corpus_is_written_and_read_without_the_optional_packages(pair_folder: Path) -> None:
     refused = run("write", OPTIONAL, pair_folder)
-    assert [text.split(":")[0] for text in refused] == [
-        "pyarrow is not installed", "pyarrow is not installed", "datasets is not installed",
-    ]  # fmt: skip
+    needed = ("pyarrow", "pyarrow", "datasets")
+    assert [text.split(":")[0] for text in refused] == [f"{n} is not installed" for n in needed]
     assert refused[0].endswith(": pip install pyarrow, or give --format jsonl")
     assert not (pair_folder / "none").exists()
     names = ["manifest.json", "README.md", "data/train-00000-of-00001.jsonl"]

@@ -1,5 +1,5 @@
-"""Imports point one way between the rooms, no module imports itself by a detour, and `cdgen --help`
-stays light."""
+"""Imports point one way between the rooms and form no circle, and `cdgen --help` loads nothing
+heavy."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 
-# The project's rooms, and which of them each may import beside itself. `leaves` are the modules of
-# cdgen/ itself: errors, storage and the like.
+# The rooms of the project, and the other rooms that each may import. `leaves` are the modules
+# directly in cdgen/: errors, storage and so on.
 MAY_IMPORT = {
     "kernels": set(),
     "leaves": {"kernels"},
@@ -39,7 +39,7 @@ PROGRAMS = (Path("cdgen/__main__.py"), Path("train/__main__.py"))
 
 
 def module_of(source: Path) -> str:
-    """kernels/gpu/gelu.py is cdgen.kernels.gpu.gelu, cdgen/errors.py is cdgen.errors."""
+    """Name a source file as it is imported: kernels/gpu/gelu.py is cdgen.kernels.gpu.gelu."""
     parts = source.with_suffix("").parts
     name = ".".join(parts if parts[0] == "cdgen" else ("cdgen", *parts))
     return name.removesuffix(".__init__")
@@ -49,13 +49,13 @@ MODULES = {module_of(source): source for source in SOURCES}
 
 
 def room_of(module: str) -> str:
-    """cdgen.train.loop is in train, cdgen.corpus.plan in corpus, cdgen.errors in leaves."""
+    """Return the room of a module: train for cdgen.train.loop, leaves for cdgen.errors."""
     room = [*module.split("."), ""][1]
     return room if room in MAY_IMPORT else "leaves"
 
 
 def imported_names(source: Path) -> Iterator[str]:
-    """Whatever is imported anywhere in a file, in functions too; `from a import b` gives a.b."""
+    """Yield every name imported in a file, in functions too; `from a import b` yields a.b."""
     for node in ast.walk(ast.parse((ROOT / source).read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -65,10 +65,10 @@ def imported_names(source: Path) -> Iterator[str]:
 
 
 def imported_modules(source: Path) -> set[str]:
-    """The project's modules among them: a.b where it is a module, else a."""
+    """Return the modules of the project that a file imports."""
     found = set()
     for name in imported_names(source):
-        parent = name.rpartition(".")[0]
+        parent = name.rpartition(".")[0]  # `name` may be a function or class of this module
         found |= {name} & MODULES.keys() or {parent} & MODULES.keys()
     return found
 
@@ -78,7 +78,7 @@ def test_imports_are_absolute_and_by_installed_name(source: Path) -> None:
     for name in imported_names(source):
         assert not name.startswith("."), f"relative import of {name}"
         assert name.split(".")[0] not in {*FOLDERS} - {"cdgen"}, (
-            f"{name}: the checkout's folder; installed, it is cdgen.{name}"
+            f"{name} is a folder of the checkout; import cdgen.{name}"
         )
 
 
@@ -90,13 +90,13 @@ def test_imports_point_one_way(source: Path) -> None:
         assert other in MAY_IMPORT[room] | {room}, f"{room} must not import {module}"
 
 
-def test_no_module_imports_itself_by_a_detour() -> None:
-    """Imports inside functions and under TYPE_CHECKING count: a reader follows them too."""
+def test_imports_form_no_circle() -> None:
+    """Imports inside functions and under TYPE_CHECKING count, because a reader follows them too."""
     graph = {name: imported_modules(source) - {name} for name, source in MODULES.items()}
     TopologicalSorter(graph).prepare()  # raises CycleError, which names the circle
 
 
-def test_corpus_and_command_line_know_no_torch() -> None:
+def test_corpus_and_command_line_do_not_import_torch() -> None:
     for module, source in MODULES.items():
         if room_of(module) in ("corpus", "cli"):
             heavy = {name.split(".")[0] for name in imported_names(source)} & {"torch"}
@@ -105,8 +105,8 @@ def test_corpus_and_command_line_know_no_torch() -> None:
 
 @pytest.mark.parametrize("folder", ["kernels", "train", "eval", "bench", "tests"])
 def test_only_cdgen_is_a_regular_package(folder: str) -> None:
-    """A regular package named `kernels` on sys.path would shadow Hugging Face's, and `import
-    transformers` would break."""
+    """A regular package named `kernels` on sys.path would shadow the one of Hugging Face and break
+    `import transformers`."""
     assert not list((ROOT / folder).rglob("__init__.py"))
 
 
@@ -122,15 +122,18 @@ def test_command_line_starts_without_the_heavy_imports(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(shutil.which("nm") is None, reason="needs nm")
 def test_instruction_sets_share_no_function() -> None:
-    """Two objects that define the same inline function leave one of them in the library, and it may
-    be the one compiled for AVX2. So no object of a kernel may define a weak or unique function."""
+    """No object of a kernel defines a weak or unique function.
+
+    If two objects define the same inline function, the linker keeps one of them, and it may be the
+    one compiled for AVX2.
+    """
     objects = sorted(ROOT.glob("build/*/CMakeFiles/kernels_*.dir/kernels/cpu/*.o"))
     if not objects:
         pytest.skip("no build folder in this checkout")
     for path in objects:
         run = subprocess.run(["nm", "-C", path], capture_output=True, text=True, check=True)
         symbols = re.findall(r"^[0-9a-f]+ (\S) (.+)$", run.stdout, flags=re.MULTILINE)
-        # DW.ref.* are not functions: the address of the C++ runtime's exception handler.
+        # DW.ref.* is not a function but the address of the C++ runtime's exception handler.
         shared = [n for kind, n in symbols if kind in "WVuwv" and not n.startswith("DW.ref.")]
         assert not shared, f"{path.name}: {shared}"
         isa = path.parents[2].name.removeprefix("kernels_").removesuffix(".dir")

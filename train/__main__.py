@@ -9,7 +9,6 @@ import argparse
 from pathlib import Path
 
 from cdgen.cli.app import execute
-from cdgen.errors import Interrupted
 
 
 def main() -> None:
@@ -20,11 +19,7 @@ def main() -> None:
     options = parser.parse_args()
     from cdgen.train.loop import train_recipe  # it imports torch, which `execute` prepares
 
-    try:
-        train_recipe(options.config, options.data, options.out)
-    except KeyboardInterrupt as error:  # `cdgen` turns it into this as well
-        kept = "what was finished is kept. Run the same command again to resume."
-        raise Interrupted(f"interrupted; {kept}") from error
+    train_recipe(options.config, options.data, options.out)
 
 
 if __name__ == "__main__":

@@ -6,19 +6,18 @@ wrote its synthetic text: `experiment_budget`.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from cdgen.checkpoints.checkpoint import open_checkpoint
-from cdgen.checkpoints.pair import parse_bad
-from cdgen.checkpoints.pair_file import located_pair
+from cdgen.checkpoints.bad_source import parse_bad
+from cdgen.checkpoints.checkpoint import open_checkpoint, read_json, reading
+from cdgen.checkpoints.pair_file import resolve_pair
 from cdgen.corpus.folder import CorpusFolder
 from cdgen.corpus.manifest import read_manifest
 from cdgen.corpus.plan import Plan
-from cdgen.errors import UsageError
+from cdgen.errors import ModelError, UsageError
 from cdgen.train.budget import Budget, Reading, Role, Text, write_budget
 from cdgen.train.checkpoints import MARKER
 from cdgen.train.data.synthetic import manifest_sha256
@@ -43,7 +42,7 @@ def budget_of_pairs(student: Path, pairs: Sequence[Path]) -> Budget:
     """Return `experiment_budget` for the models of pair files that share their GOOD."""
     if not pairs:
         raise UsageError("--pair is missing: name the pair file that wrote the student's corpora")
-    chosen = [located_pair(path) for path in pairs]
+    chosen = [resolve_pair(path) for path in pairs]
     goods = {good.resolve() for good, _ in chosen}
     if len(goods) > 1:
         raise UsageError(f"--pair: expected files with one GOOD, got {', '.join(map(str, goods))}")
@@ -139,9 +138,7 @@ def _texts(mixture: Mapping[str, Any], run: Path) -> dict[str, Text]:
 def _identity(bad: str) -> str:
     """Return a BAD as a plan names it."""
     source = parse_bad(bad)
-    if source.folder:
-        return open_checkpoint(source.folder).sha256
-    return f"dropout:{source.dropout}" if source.kind == "dropout" else "none"
+    return source.plan_text(open_checkpoint(source.folder).sha256 if source.folder else None)
 
 
 def _require_made_by(plan: Plan, corpus: Path, good: str, bads: set[str]) -> None:
@@ -158,9 +155,7 @@ def _record(run: Path) -> Record:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        value = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise UsageError(f"cannot read {path} ({error}): expected a run of cdgen train") from error
-    if not isinstance(value, dict):
-        raise UsageError(f"{path}: expected a JSON object, got {type(value).__name__}")
-    return value
+        with reading(path.parent):
+            return read_json(path)
+    except ModelError as error:  # here it means that another folder was given
+        raise UsageError(f"expected a run of cdgen train: {error}") from error

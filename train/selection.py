@@ -21,8 +21,9 @@ from typing import Any
 
 import yaml
 
+from cdgen.checkpoints.bad_source import parse_bad
 from cdgen.checkpoints.checkpoint import read_json, reading
-from cdgen.checkpoints.pair import open_pair, parse_bad
+from cdgen.checkpoints.pair import open_pair
 from cdgen.checkpoints.pair_file import Kind, OtherBad, read_pair_file
 from cdgen.checkpoints.safetensors_header import read_header
 from cdgen.errors import ModelError, UsageError

@@ -1,1 +1,1 @@
-"""Checkpoint folders and the GOOD/BAD pair: checked in full before any weight is used."""
+"""Checkpoint folders and the GOOD/BAD pair, checked in full before any weight is used."""

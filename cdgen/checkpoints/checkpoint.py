@@ -1,4 +1,4 @@
-"""One Hugging Face checkpoint folder, checked in full before a weight of it is used.
+"""One Hugging Face checkpoint folder, checked in full before any of its weights is used.
 
 Only JSON and safetensors are read: nothing in a checkpoint is unpickled or executed.
 """
@@ -12,15 +12,16 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from cdgen.checkpoints.safetensors_header import TensorInfo, cut_short, read_header
 from cdgen.errors import ModelError
 
-if TYPE_CHECKING:
-    pass
+# Under these keys a config.json states its context length.
+CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "n_ctx")
 
-# Far above any real model, far below what would exhaust memory or overflow a byte count.
+# All limits are far above any real model and far below what would exhaust memory or overflow a byte
+# count.
 _MAX_CONFIG_BYTES = 4 << 20
 _MAX_INDEX_BYTES = 100 << 20
 _SIZE_LIMITS = {
@@ -28,12 +29,15 @@ _SIZE_LIMITS = {
     **dict.fromkeys(("num_attention_heads", "n_head"), 1 << 16),
     **dict.fromkeys(("hidden_size", "n_embd"), 1 << 20),
     "vocab_size": 1 << 24,
-    **dict.fromkeys(("max_position_embeddings", "n_positions", "n_ctx"), 1 << 31),
+    **dict.fromkeys(CONTEXT_KEYS, 1 << 31),
 }
 _READ_BYTES = 1 << 20
 
+_WEIGHTS = "model.safetensors"
+_INDEX = "model.safetensors.index.json"  # of the shards, if the weights are in several files
+
 _PICKLE_SUFFIXES = {".bin", ".pt", ".pth", ".ckpt"}
-# What trainers leave beside the weights, in the same format.
+# Trainers leave these beside the weights, in the same format.
 _TRAINER_STATE = ("training_args", "optimizer", "scheduler", "scaler", "rng_state", "random_states")
 
 
@@ -44,12 +48,12 @@ class Checkpoint:
     folder: Path
     config: dict[str, Any]
     tensors: dict[str, TensorInfo]
-    sha256: str  # of tensors, config.json and tokenizer.json: not of paths or of the sharding
+    sha256: str  # of tensors, config.json and tokenizer.json, whatever the path and the sharding
 
 
 @contextmanager
 def reading(folder: Path) -> Iterator[None]:
-    """Turn what the operating system refuses while `folder` is read into a ModelError."""
+    """Turn an OSError while `folder` is read into a ModelError that names the file."""
     try:
         yield
     except OSError as error:
@@ -58,9 +62,9 @@ def reading(folder: Path) -> Iterator[None]:
 
 
 def open_checkpoint(folder: Path) -> Checkpoint:
-    """Check every file of a checkpoint and hash its content; raises ModelError.
+    """Check every file of a checkpoint and hash its content. Raises ModelError.
 
-    Memory stays small whatever the model's size: tensors are streamed, never held.
+    Tensors are streamed, never held in memory, so that a model of any size can be checked.
     """
     with reading(folder):
         if not folder.exists():
@@ -82,7 +86,7 @@ def open_checkpoint(folder: Path) -> Checkpoint:
 
 
 def read_json(path: Path, max_bytes: int = _MAX_CONFIG_BYTES) -> dict[str, Any]:
-    """The JSON object in `path`; raises ModelError if it is too large or anything else."""
+    """Return the JSON object in `path`. Raises ModelError if it is too large or not an object."""
     size = path.stat().st_size
     if size > max_bytes:
         raise ModelError(
@@ -115,8 +119,8 @@ def _check_sizes(path: Path, config: dict[str, Any]) -> None:
 
 
 def _read_tensor_table(folder: Path) -> dict[str, TensorInfo]:
-    # The same order of preference as in transformers.
-    single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
+    # transformers prefers them in the same order.
+    single, index = folder / _WEIGHTS, folder / _INDEX
     if single.is_file():
         tensors = read_header(single)
     elif index.is_file():
@@ -135,7 +139,7 @@ def _why_no_weights(folder: Path) -> str:
         if path.suffix in _PICKLE_SUFFIXES and not path.name.startswith(_TRAINER_STATE)
     )
     if not pickles:
-        return f"{folder} has no weights: expected model.safetensors or its sharded form's index"
+        return f"{folder} has no weights: expected {_WEIGHTS} or {_INDEX}"
     call = f"M.from_pretrained({str(folder)!r}).save_pretrained({str(folder)!r})"
     return (
         f"{folder} has only pickle weights ({pickles[0]}), which can run code when loaded, so they"
@@ -170,7 +174,7 @@ def _read_shards(index: Path) -> dict[str, TensorInfo]:
 
 
 def _shard_path(index: Path, name: str) -> Path:
-    # Only the name is judged: in the hub's cache a plain name is a link to a blob elsewhere.
+    # Check the name only: in the hub's cache, a plain name is a link to a blob in another folder.
     if name in ("", "..") or Path(name).name != name:
         raise ModelError(
             f"{index} names {name!r}: a shard must be a plain file name in the same folder"
@@ -190,10 +194,10 @@ def _check_total_size(index: Path, metadata: object, found: int) -> None:
 
 
 def _identity(folder: Path, tensors: dict[str, TensorInfo]) -> str:
-    """SHA-256 of the tensors (name, dtype, shape, content; by name) and the two JSON files."""
+    """Hash the tensors (name, dtype, shape and content, sorted by name) and the two JSON files."""
     ordered = sorted(tensors.items())
     digest = hashlib.sha256()
-    with ThreadPoolExecutor() as pool:  # hashing and reading both release the interpreter lock
+    with ThreadPoolExecutor() as pool:  # hashing and reading both release the GIL
         contents = pool.map(_hash_tensor, (info for _, info in ordered))
         for (name, info), content in zip(ordered, contents, strict=True):
             digest.update(json.dumps([name, info.dtype, info.shape]).encode() + content)

@@ -1,4 +1,4 @@
-"""Load the weights of a checkpoint: as plain tensors, or as a model of transformers."""
+"""Load the weights of a checkpoint as plain tensors, or as a model of transformers."""
 
 from __future__ import annotations
 
@@ -12,28 +12,25 @@ from cdgen.errors import ModelError, one_line
 
 
 def load_causal_lm(folder: Path, dtype: torch.dtype) -> Any:
-    """A model from safetensors alone, running none of the checkpoint's code; raises ModelError."""
+    """Load a model from safetensors only, and run none of its own code. Raises ModelError."""
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
-    logging.disable_progress_bar()  # a log file is not a terminal, and cdgen has its own
+    logging.disable_progress_bar()  # cdgen shows its own progress, and a bar would fill log files
     try:
         model = AutoModelForCausalLM.from_pretrained(
             folder, dtype=dtype, use_safetensors=True, local_files_only=True
         )
     except (ValueError, OSError, KeyError, RuntimeError) as error:
-        reason = one_line(error, 300)
-        raise ModelError(f"transformers cannot load {folder}: {reason}") from error
+        raise ModelError(f"transformers cannot load {folder}: {one_line(error, 300)}") from error
     return model.eval()
 
 
 def load_tensors(checkpoint: Checkpoint, dtype: torch.dtype) -> dict[str, torch.Tensor]:
-    """All tensors on the CPU, floating-point ones cast to `dtype`; raises ModelError.
+    """Load all tensors onto the CPU and cast the floating-point ones to `dtype`. Raises ModelError.
 
-    Integer and boolean tensors (causal masks that old checkpoints carry) keep their own dtype.
+    Integer and boolean tensors (causal masks in old checkpoints) keep their own dtype.
     """
-    from safetensors import SafetensorError, safe_open
-
     if checkpoint.config.get("quantization_config"):
         raise ModelError(
             f"{checkpoint.folder} holds quantized weights (quantization_config in config.json):"
@@ -45,14 +42,24 @@ def load_tensors(checkpoint: Checkpoint, dtype: torch.dtype) -> dict[str, torch.
     loaded: dict[str, torch.Tensor] = {}
     with reading(checkpoint.folder):
         for path, names in names_in.items():
-            try:
-                with safe_open(path, framework="pt") as file:
-                    for name in names:
-                        tensor = file.get_tensor(name)
-                        kept = dtype if tensor.is_floating_point() else tensor.dtype
-                        # The library maps the file: without a copy, a training run that saves
-                        # over this checkpoint would change the weights in mid-generation.
-                        loaded[name] = tensor.to(kept, copy=True)
-            except SafetensorError as error:
-                raise ModelError(f"{path} no longer loads ({error}): start again") from error
+            loaded |= _load_file(path, names, dtype)
+    return loaded
+
+
+def _load_file(path: Path, names: list[str], dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    from safetensors import SafetensorError, safe_open
+
+    loaded = {}
+    try:
+        with safe_open(path, framework="pt") as file:
+            for name in names:
+                tensor = file.get_tensor(name)
+                kept = dtype if tensor.is_floating_point() else tensor.dtype
+                # The library maps the file into memory. Without a copy, a training run that
+                # overwrites this checkpoint would change the weights in the middle of a run.
+                loaded[name] = tensor.to(kept, copy=True)
+    except SafetensorError as error:
+        raise ModelError(
+            f"{path} no longer loads ({error}): it has changed since it was checked; start again"
+        ) from error
     return loaded

@@ -7,10 +7,11 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from cdgen.checkpoints.bad_source import BadSource, parse_bad
 from cdgen.errors import ModelError, UsageError
 from cdgen.settings import read_yaml
 
-Kind = Literal["early", "small", "dropout"]  # of a BAD
+Kind = Literal["early", "small", "dropout"]  # how a BAD is worse than its GOOD
 
 
 class OtherBad(BaseModel):
@@ -22,27 +23,24 @@ class OtherBad(BaseModel):
     kind: Kind
     step: int
     parameters: int
-    loss: float | None  # validation, nats/token; not known for dropout
+    loss: float | None  # validation loss in nats per token; None for dropout, which has none
 
 
 class PairFile(BaseModel):
-    """What `cdgen train --select-pair` writes. Relative paths are relative to the file."""
+    """The content of a pair file. Relative paths in it are relative to the file."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     good: str = Field(min_length=1)
     bad: str = Field(min_length=1)
-    alternatives: tuple[OtherBad, ...] = ()  # for the reader
-
-
-def located_pair(file: Path) -> tuple[Path, str]:
-    """GOOD's folder and what --bad would say, of a pair file. Raises as `generate_config` does."""
-    chosen = read_pair_file(file)
-    return Path(_located(chosen.good, "good", file)), _located(chosen.bad, "bad", file)
+    alternatives: tuple[OtherBad, ...] = ()  # shown to the user, never used
 
 
 def read_pair_file(path: Path) -> PairFile:
-    """Raises UsageError: it cannot be read, lacks a key, or has one too many."""
+    """Read a pair file.
+
+    Raises UsageError if it cannot be read, lacks a key or has one that does not belong there.
+    """
     try:
         return PairFile.model_validate(read_yaml(path))
     except ValidationError as error:
@@ -55,17 +53,28 @@ def read_pair_file(path: Path) -> PairFile:
         ) from error
 
 
-def _located(text: str, role: str, file: Path) -> str:
-    """`text` of a pair file with its path, if it is one, made absolute."""
-    from cdgen.checkpoints.pair import BadSource, parse_bad
+def resolve_pair(file: Path) -> tuple[Path, str]:
+    """Return the values of `--good` and `--bad` that a pair file gives.
 
+    Raises UsageError if the file is not valid, ModelError if a folder in it does not exist.
+    """
+    chosen = read_pair_file(file)
+    return Path(resolve_model(chosen.good, "good", file)), resolve_model(chosen.bad, "bad", file)
+
+
+def resolve_model(text: str, role: str, file: Path) -> str:
+    """Turn the entry `text` of a pair file into the value of `--good` or `--bad`, as `role` says.
+
+    A path becomes absolute; `dropout:P` and `none` stay as they are. Raises UsageError if `text` is
+    not a valid `--bad`, ModelError if the folder does not exist.
+    """
     source = parse_bad(text) if role == "bad" else BadSource("folder", Path(text))
     if source.folder is None:
         return text
     folder = (file.parent / source.folder).absolute()
     if not folder.is_dir():
         raise ModelError(
-            f"{file}: {role}: {folder} is no folder (relative paths are relative to the file):"
+            f"{file}: {role}: {folder} is not a folder (relative paths are relative to the file):"
             f" correct it there, or give --{role}"
         )
     return str(folder)

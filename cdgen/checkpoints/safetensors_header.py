@@ -1,4 +1,4 @@
-"""The header of a safetensors file, believed only where it is exactly as promised."""
+"""Read the header of a safetensors file, and refuse it unless it describes the file exactly."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from cdgen.errors import ModelError
 _MAX_HEADER_BYTES = 100_000_000  # the safetensors library's own limit
 _MAX_DIMENSIONS = 32
 
-# The formats of whole bytes. The packed four- and six-bit ones cannot be cast by torch.
+# Formats of whole bytes. torch cannot cast the packed four-bit and six-bit formats.
 _ITEM_BYTES = {
     **dict.fromkeys(("BOOL", "U8", "I8", "F8_E4M3", "F8_E5M2", "F8_E8M0"), 1),
     **dict.fromkeys(("F8_E4M3FNUZ", "F8_E5M2FNUZ"), 1),
@@ -28,14 +28,17 @@ class TensorInfo:
     """One tensor as its file's header describes it."""
 
     file: Path
-    dtype: str  # the header's word for it: F32, BF16, ...
+    dtype: str  # in the header's words: F32, BF16, ...
     shape: tuple[int, ...]
-    start: int  # its first byte, counted from the start of the file
+    start: int  # offset of its first byte from the start of the file
     nbytes: int
 
 
 def read_header(path: Path) -> dict[str, TensorInfo]:
-    """The tensors of a safetensors file; raises ModelError unless it is exactly as promised."""
+    """Return the tensors of a safetensors file, by name.
+
+    Raises ModelError unless the header is valid and its tensors fill the rest of the file exactly.
+    """
     size = path.stat().st_size
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
@@ -66,9 +69,9 @@ def _parse_header(path: Path, raw: bytes) -> dict[str, Any]:
         if not raw.startswith(b"{"):
             raise ValueError("it does not begin with '{'")
         header: dict[str, Any] = json.loads(raw.decode(), object_pairs_hook=_without_duplicates)
-        "".join(header).encode()  # JSON can spell lone surrogates, which are no text
+        "".join(header).encode()  # raises for lone surrogates, which JSON allows but UTF-8 does not
     except (ValueError, RecursionError) as error:
-        raise _bad_header(path, f"no valid JSON ({error})") from error
+        raise _bad_header(path, f"invalid JSON ({error})") from error
     metadata = header.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
         raise _bad_header(path, "a __metadata__ that is not a table of strings")

@@ -1,4 +1,4 @@
-"""The command line. Nothing here imports torch: `cdgen --help` answers at once."""
+"""The command line. Nothing here imports torch, so that `cdgen --help` answers at once."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typer.exceptions import TyperException
 from cdgen.cli import corpus, evaluate, train
 from cdgen.errors import Interrupted, report
 
-_TYPERS_INTERRUPT = 130  # what an app returns, rather than raises, on Ctrl-C
+_TYPER_INTERRUPTED = 130  # a typer app returns this on Ctrl-C instead of raising
 
 app = typer.Typer(
     name="cdgen",
@@ -28,7 +28,7 @@ app = typer.Typer(
 
 @app.callback()
 def root(
-    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
     """Write synthetic pre-training corpora by contrasting two language models."""
 
@@ -44,16 +44,17 @@ app.command()(evaluate.measure)
 
 
 def run(command: Callable[[], Any]) -> int:
-    """Runs `command`; turns what it raises into a line or two and an exit code."""
+    """Run `command`; print any exception in a line or two, and return the exit code."""
     try:
-        if command() == _TYPERS_INTERRUPT:
-            kept = "what was finished is kept. Run the same command again to resume."
-            print(f"cdgen: interrupted; {kept}", file=sys.stderr)
-            return Interrupted.exit_code
-    except TyperException as error:  # what typer itself refuses: flags and their types
+        if command() == _TYPER_INTERRUPTED:
+            raise KeyboardInterrupt
+    except KeyboardInterrupt:
+        kept = "what was finished is kept. Run the same command again to resume."
+        return report(Interrupted(f"interrupted; {kept}"))
+    except TyperException as error:  # unknown flags, and values of the wrong type
         text = error.format_message()
-        is_help = text.startswith("Usage:")  # `cdgen` alone
-        print(text if is_help else f"cdgen: {text} (--help lists what there is)", file=sys.stderr)
+        is_help = text.startswith("Usage:")  # `cdgen` without arguments
+        print(text if is_help else f"cdgen: {text} (see --help)", file=sys.stderr)
         return 2
     except Exception as error:
         return report(error)
@@ -61,12 +62,13 @@ def run(command: Callable[[], Any]) -> int:
 
 
 def execute(command: Callable[[], Any]) -> NoReturn:
-    """Ends the process as `run` says."""
-    # Threads that wait for each other spin for some microseconds, then sleep. It must be said
-    # before torch loads its OpenMP runtime; the user's own setting stands (docs/decisions.md).
+    """Run `command` and exit with its exit code."""
+    # Threads that wait for each other spin for some microseconds, then sleep. This must be set
+    # before torch loads its OpenMP runtime; the user's own setting wins (docs/decisions.md).
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     sys.exit(run(command))
 
 
 def main() -> None:
+    """Run the `cdgen` command."""
     execute(lambda: app(standalone_mode=False))

@@ -3,100 +3,176 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from cdgen.generation.config import GenerateConfig, generate_config
 
+if TYPE_CHECKING:
+    from cdgen.corpus.status import Status
+
 
 def option(name: str, text: str) -> Any:
-    """A flag of `GenerateConfig` field `name`, its default shown but left to the configuration."""
+    """Return the flag of a `GenerateConfig` field. Its help shows the default, which the field has.
+
+    The parameter itself defaults to None, so that a flag that is not given leaves --config alone.
+    """
     field = GenerateConfig.model_fields[name]
     shown = "" if field.is_required() else f" [default: {field.get_default()}]"
     return typer.Option(help=text + shown, show_default=False)
 
 
 def generate(
-    good: Annotated[Path | None, option("good", "GOOD: a checkpoint folder (safetensors).")] = None,
-    bad: Annotated[str | None, option("bad", "BAD: a folder, dropout:P, or none.")] = None,
+    good: Annotated[Path | None, option("good", "Checkpoint folder of GOOD (safetensors).")] = None,
+    bad: Annotated[
+        str | None,
+        option(
+            "bad",
+            "BAD: a checkpoint folder, dropout:P (GOOD with attention dropout P) or none.",
+        ),
+    ] = None,
     prompts: Annotated[
-        str | None, option("prompts", "A .txt, .jsonl or .parquet file, a folder, or a dataset.")
+        str | None,
+        option(
+            "prompts",
+            "Documents to continue: a .txt, .jsonl or .parquet file, a folder of them, or the name"
+            " of a dataset.",
+        ),
     ] = None,
     out: Annotated[
-        Path | None, option("out", "The corpus folder; an unfinished one goes on.")
+        Path | None,
+        option("out", "Corpus folder; an unfinished corpus in it is continued."),
     ] = None,
     format: Annotated[
         str | None,
-        option("format", "Of the files: parquet (needs pyarrow) or jsonl."),
+        option("format", "Format of the corpus files: parquet (needs pyarrow) or jsonl."),
     ] = None,
     strategy: Annotated[
-        str | None, option("strategy", "cd, vanilla (GOOD alone) or plausible (the mask alone).")
+        str | None,
+        option(
+            "strategy",
+            "cd (contrast GOOD with BAD), vanilla (GOOD alone) or plausible (GOOD alone, limited to"
+            " the plausible tokens).",
+        ),
     ] = None,
     contrast: Annotated[
         float | None,
-        option("contrast", "Contrast strength lambda: score = log p_GOOD - lambda log p_BAD."),
+        option(
+            "contrast", "Strength lambda of the contrast: score = log p_GOOD - lambda log p_BAD."
+        ),
     ] = None,
     alpha: Annotated[
-        float | None, option("alpha", "Plausible tokens have p_GOOD >= alpha x the largest.")
+        float | None,
+        option(
+            "alpha", "A token is plausible if p_GOOD is at least alpha times the largest p_GOOD."
+        ),
     ] = None,
-    temperature: Annotated[float | None, option("temperature", "0 is greedy.")] = None,
-    top_k: Annotated[int | None, option("top_k", "Keep the k best scores; 0 is off.")] = None,
+    temperature: Annotated[
+        float | None, option("temperature", "Sampling temperature; 0 is greedy.")
+    ] = None,
+    top_k: Annotated[
+        int | None, option("top_k", "Sample from the k best tokens; 0 is off.")
+    ] = None,
     top_p: Annotated[
-        float | None, option("top_p", "Keep the best scores of total mass p; 1 is off.")
+        float | None,
+        option(
+            "top_p", "Sample from the smallest set of best tokens with probability p; 1 is off."
+        ),
     ] = None,
     min_p: Annotated[
-        float | None, option("min_p", "Keep scores of at least p x the best; 0 is off.")
+        float | None,
+        option("min_p", "Sample from tokens at least p times as likely as the best; 0 is off."),
     ] = None,
     prompt_tokens: Annotated[
         int | None,
-        option("prompt_tokens", "Tokens of each document that make its prompt, BOS included."),
+        option(
+            "prompt_tokens",
+            "Length of the prompts, the first tokens of each document, BOS included.",
+        ),
     ] = None,
-    num_sequences: Annotated[int | None, option("num_sequences", "Sequences per prompt.")] = None,
-    max_new_tokens: Annotated[int | None, option("max_new_tokens", "Longest continuation.")] = None,
+    num_sequences: Annotated[
+        int | None, option("num_sequences", "Sequences to write per prompt.")
+    ] = None,
+    max_new_tokens: Annotated[
+        int | None, option("max_new_tokens", "Largest number of new tokens in a sequence.")
+    ] = None,
     on_eos: Annotated[
-        str | None, option("on_eos", "stop, or continue with a new document.")
+        str | None,
+        option("on_eos", "When a document ends: stop, or continue with a new document."),
     ] = None,
-    seed: Annotated[int | None, option("seed", "64 bits.")] = None,
+    seed: Annotated[
+        int | None, option("seed", "Seed of all random numbers, an integer of 64 bits.")
+    ] = None,
     slots: Annotated[
-        str | None, option("slots", "Rows that run in lockstep; a multiple of 16.")
+        str | None,
+        option("slots", "Sequences generated at the same time, a multiple of 16, or auto."),
     ] = None,
     dtype: Annotated[
         str | None,
-        option("dtype", "float32, bfloat16 or float16; auto: bfloat16 on a GPU, float32 on a CPU."),
+        option(
+            "dtype",
+            "Number format of the weights: float32, bfloat16, float16, or auto (bfloat16 on a GPU,"
+            " float32 on a CPU).",
+        ),
     ] = None,
     kv_dtype: Annotated[
         str | None,
-        option("kv_dtype", "fp8 halves the KV cache, on a GPU; auto is the dtype of the weights."),
+        option(
+            "kv_dtype",
+            "Number format of the KV cache: fp8 (one byte per number, on a GPU) or auto (that of"
+            " the weights).",
+        ),
     ] = None,
-    device: Annotated[str | None, option("device", "cpu, cuda or auto.")] = None,
+    device: Annotated[
+        str | None, option("device", "cpu, cuda, or auto (cuda if there is a GPU).")
+    ] = None,
     shard: Annotated[
         str | None,
-        option("shard", "I/N: this process makes every N-th range from I; then `cdgen finalize`."),
+        option(
+            "shard",
+            "I/N: write every N-th range only, beginning with range I; run cdgen finalize after the"
+            " last shard.",
+        ),
     ] = None,
     workers: Annotated[
-        str | None, option("workers", "Processes on this machine; auto: one per GPU.")
+        str | None,
+        option("workers", "Processes on this machine, or auto (one per GPU, one on a CPU)."),
     ] = None,
     range_size: Annotated[
-        str | None, option("range_size", "Sequences committed together: what a kill can cost.")
+        str | None,
+        option(
+            "range_size",
+            "Sequences committed together, the most that a killed process can lose; or auto.",
+        ),
     ] = None,
     logprobs: Annotated[
         bool | None,
-        typer.Option("--logprobs", help="Add the column good_logprob.", show_default=False),
+        typer.Option(
+            "--logprobs",
+            help="Add the column good_logprob, GOOD's log-probability of the new tokens.",
+            show_default=False,
+        ),
     ] = None,
     max_quarantined: Annotated[
-        int | None, option("max_quarantined", "Rows with NaN logits to accept before exit code 6.")
+        int | None,
+        option("max_quarantined", "Sequences with NaN logits to accept; more mean exit code 6."),
     ] = None,
     config: Annotated[
-        Path | None, typer.Option(help="YAML with these options; flags override it.")
+        Path | None, typer.Option(help="YAML file with any of these options; flags override it.")
     ] = None,
     pair: Annotated[
         Path | None,
-        typer.Option(help="GOOD and BAD from a file of cdgen train --select-pair, unless given."),
+        typer.Option(
+            help="File of cdgen train --select-pair: names GOOD and BAD unless a flag or the YAML"
+            " file does."
+        ),
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the plan as JSON and write nothing.")
+    ] = False,
 ) -> None:
-    """Write a corpus; run the same command again to go on after an interruption."""
+    """Write a corpus. Run the same command again to continue one that was interrupted."""
     flags = {name: value for name, value in locals().items() if name in GenerateConfig.model_fields}
     chosen = generate_config(flags, config, pair)
     from cdgen.generation.new_plan import plan_only
@@ -117,35 +193,40 @@ def generate(
         typer.echo(f"shard {chosen.shard} is done; after the last: cdgen finalize {chosen.out}")
 
 
-def status(out: Annotated[Path, typer.Argument(help="The corpus folder.")]) -> None:
-    """Show how far a corpus is and who works on it."""
+def status(out: Annotated[Path, typer.Argument(help="Corpus folder.")]) -> None:
+    """Show how far a corpus is and which processes are writing it."""
     from cdgen.corpus.status import status as corpus_status
+
+    for line in _status_lines(corpus_status(out)):
+        typer.echo(line)
+
+
+def _status_lines(found: Status) -> list[str]:
     from cdgen.progress import duration
 
-    found = corpus_status(out)
     counts = found.counts
-    typer.echo(
+    reasons = (f"{reason} {number:,}" for reason, number in counts.finish_reasons.items())
+    lines = [
         f"ranges {found.ranges_done}/{found.ranges_total}"
-        f"{', finalized' if found.finalized else ''}\n"
+        f"{', finalized' if found.finalized else ''}",
         f"sequences {counts.rows:,}  tokens {counts.tokens:,} ({counts.new_tokens:,} new)"
-        f"  words {counts.words:,}\n"
-        "ended by "
-        + ", ".join(f"{reason} {number:,}" for reason, number in counts.finish_reasons.items())
-    )
+        f"  words {counts.words:,}",
+        f"ended by {', '.join(reasons)}",
+    ]
     for worker in found.workers:
-        state = (
-            "at work" if found.is_alive(worker) else f"silent for {found.now - worker.time:.0f} s"
-        )
-        typer.echo(
+        silence = f"silent for {found.now - worker.time:.0f} s"
+        state = "at work" if found.is_alive(worker) else silence
+        lines.append(
             f"shard {worker.shard} on {worker.host} (pid {worker.pid}): {state},"
             f" range {worker.range_index}, {worker.tokens_per_second:,.0f} tokens/s"
         )
     if found.eta_seconds is not None:
-        typer.echo(f"left {duration(found.eta_seconds)}")
+        lines.append(f"time left {duration(found.eta_seconds)}")
+    return lines
 
 
-def verify(out: Annotated[Path, typer.Argument(help="The corpus folder.")]) -> None:
-    """Read everything back: checksums, every sequence once, token counts."""
+def verify(out: Annotated[Path, typer.Argument(help="Corpus folder.")]) -> None:
+    """Check a corpus: checksums, every sequence once, token counts."""
     from cdgen.corpus.verify import verify as find_problems
     from cdgen.errors import StorageError
 
@@ -157,7 +238,7 @@ def verify(out: Annotated[Path, typer.Argument(help="The corpus folder.")]) -> N
     typer.echo(f"{out}: intact")
 
 
-def finalize(out: Annotated[Path, typer.Argument(help="The corpus folder.")]) -> None:
+def finalize(out: Annotated[Path, typer.Argument(help="Corpus folder.")]) -> None:
     """Merge the ranges of all shards into the finished corpus."""
     from cdgen.corpus.finalize import finalize as merge
 

@@ -1,7 +1,7 @@
-"""python -m cdgen.cli.demo OUT: the bundled pair writes 256 documents with contrast, 256 without.
+"""Write 256 documents with contrast and 256 without, from the pair in assets/demo-pair.
 
-What `make demo` runs from a checkout; the two corpora are ordinary ones, and running it again goes
-on with them.
+Run it with `python -m cdgen.cli.demo OUT`, as `make demo` does in a checkout. The two corpora are
+ordinary ones; running it again continues them.
 """
 
 from __future__ import annotations
@@ -19,11 +19,12 @@ from cdgen.generation.run import generate
 
 ASSETS = Path(__file__).resolve().parents[2] / "assets"
 STRATEGIES = ("cd", "vanilla")
-SAMPLES = (0, 56, 112)  # sequence ids shown
-COLUMN = 46
+SAMPLES = (0, 56, 112)  # ids of the sequences that are printed
+COLUMN = 46  # characters
 
 
 def write_corpus(strategy: str, out: Path) -> None:
+    """Write, or continue, the corpus of one strategy. Raises UsageError outside a checkout."""
     pair = ASSETS / "demo-pair"
     if not pair.is_dir():
         raise UsageError(f"{pair} is missing: run the demo from a checkout of cdgen")
@@ -32,7 +33,7 @@ def write_corpus(strategy: str, out: Path) -> None:
         bad=str(pair / "bad"),
         prompts=str(ASSETS / "demo-prompts.txt"),
         out=out,
-        strategy=strategy,  # type: ignore[arg-type]  # checked by the model
+        strategy=strategy,  # type: ignore[arg-type]  # pydantic checks it
         prompt_tokens=12,
         num_sequences=8,
         max_new_tokens=240,
@@ -41,17 +42,20 @@ def write_corpus(strategy: str, out: Path) -> None:
     outcome = generate(config)
     totals = read_manifest(CorpusFolder(out)).totals
     speed = (
-        f"{outcome.tokens / outcome.seconds:,.0f} tokens/s" if outcome.sequences else "as before"
+        f"{outcome.tokens / outcome.seconds:,.0f} tokens/s"
+        if outcome.sequences
+        else "written before"
     )
     print(f"   {totals.rows} documents, {totals.new_tokens:,} new tokens, {speed}")
 
 
 def texts(out: Path) -> list[str]:
+    """Return the text of every sequence of a finished corpus."""
     return [row["text"] for row in corpus_rows(out, ["text"])]
 
 
 def side_by_side(left: str, right: str) -> str:
-    """Two texts in columns of COLUMN characters, ten lines at most."""
+    """Format two texts in columns of COLUMN characters, ten lines at most."""
     columns = [wrap(" ".join(text.split()), COLUMN)[:10] for text in (left, right)]
     height = max(map(len, columns))
     padded = [lines + [""] * (height - len(lines)) for lines in columns]
@@ -59,6 +63,7 @@ def side_by_side(left: str, right: str) -> str:
 
 
 def main(out: Path) -> None:
+    """Write both corpora into `out` and print three documents of each side by side."""
     folders = {strategy: out / strategy for strategy in STRATEGIES}
     for strategy, folder in folders.items():
         write_corpus(strategy, folder)

@@ -11,13 +11,16 @@ import typer
 def evaluate(
     model: Annotated[
         list[Path],
-        typer.Option(metavar="DIR", help="A checkpoint folder, or a run's folder of checkpoints."),
+        typer.Option(metavar="DIR", help="Checkpoint folder, or a run's folder of checkpoints."),
     ],
     data: Annotated[
-        Path, typer.Option(metavar="DIR", help="Evaluation data in the BabyLM layout.")
+        Path, typer.Option(metavar="DIR", help="Folder of evaluation data in the BabyLM layout.")
     ],
     out: Annotated[
-        Path, typer.Option(metavar="DIR", help="Results; what is there already is not repeated.")
+        Path,
+        typer.Option(
+            metavar="DIR", help="Results folder; tasks that it already has are not scored again."
+        ),
     ],
     more: Annotated[
         list[Path] | None, typer.Argument(metavar="[DIR]...", help="More checkpoint folders.")
@@ -26,7 +29,8 @@ def evaluate(
         str,
         typer.Option(
             metavar="NAME,...",
-            help="Data folders, such as blimp_fast,reading [default: all zero-shot ones].",
+            help="Tasks by the names of their data folders, such as blimp_fast,reading [default:"
+            " all zero-shot tasks].",
             show_default=False,
         ),
     ] = "",
@@ -34,12 +38,15 @@ def evaluate(
         str,
         typer.Option(
             metavar="MODE",
-            help="babylm2025 or paper: their rules for ties, spans and WUG. Else ties count half.",
+            help="Rules for ties, spans and WUG: default (a tie counts as a guess), babylm2025 or"
+            " paper.",
         ),
     ] = "default",
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    device: Annotated[
+        str, typer.Option(help="cpu, cuda, or auto (cuda if there is a GPU).")
+    ] = "auto",
 ) -> None:
-    """Score checkpoints on the BabyLM tasks, all in one process."""
+    """Score checkpoints on the BabyLM tasks."""
     from cdgen.eval.run import EvalConfig, evaluate
     from cdgen.settings import validated
 
@@ -59,17 +66,20 @@ def evaluate(
 def compare(
     runs: Annotated[
         list[str],
-        typer.Argument(metavar="RUN...", help="DIR or NAME=DIR[,DIR...] of cdgen eval, per seed."),
+        typer.Argument(
+            metavar="RUN...",
+            help="Results folders of one method, one per seed: DIR or NAME=DIR[,DIR...].",
+        ),
     ],
     baseline: Annotated[
-        str | None, typer.Option(help="A method's name [default: the first].", show_default=False)
+        str | None, typer.Option(help="Name of a method [default: the first].", show_default=False)
     ] = None,
     select: Annotated[
         str | None,
         typer.Option(
-            help="Which checkpoint speaks for a run: that of least validation loss, the last one,"
-            " or, as in the paper, each task's best. validation | last | paper"
-            " [default: validation; paper for runs of --compat paper]",
+            help="Checkpoint that represents a run: validation (least validation loss), last, or"
+            " paper (the best one for each task) [default: validation; paper for runs of"
+            " --compat paper]",
             show_default=False,
         ),
     ] = None,
@@ -77,7 +87,10 @@ def compare(
         Path | None, typer.Option(help="Folder for compare.md, compare.json and figures.png.")
     ] = None,
 ) -> None:
-    """Compare evaluated methods with a baseline: the paper's table and figures."""
+    """Compare evaluated methods with a baseline.
+
+    Print the paper's table. With --out, also write it to a folder, with figures.
+    """
     from cdgen.eval.report.compare import make_report, write_report
     from cdgen.eval.report.methods import parse_method, parse_select
 
@@ -89,17 +102,18 @@ def compare(
 
 
 def measure(
-    corpus: Annotated[Path, typer.Argument(help="A corpus of cdgen generate, or text files.")],
+    corpus: Annotated[Path, typer.Argument(help="Corpus of cdgen generate, or text files.")],
     training: Annotated[
-        list[Path] | None, typer.Option(help="Training text: count n-grams that it lacks.")
+        list[Path] | None, typer.Option(help="Training text; n-grams that it lacks count as novel.")
     ] = None,
     judge: Annotated[
-        Path | None, typer.Option(help="A model that had no part in it: perplexity of the text.")
+        Path | None,
+        typer.Option(help="Checkpoint that measures perplexity; choose one outside the pair."),
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda, for the judge.")] = "auto",
-    out: Annotated[Path | None, typer.Option(help="Write the numbers as JSON.")] = None,
+    device: Annotated[str, typer.Option(help="Device of the judge: cpu, cuda or auto.")] = "auto",
+    out: Annotated[Path | None, typer.Option(help="File to write the numbers to, as JSON.")] = None,
 ) -> None:
-    """Measure a corpus: diversity, repetition, novelty, lengths, perplexity."""
+    """Measure a corpus: diversity, repetition, novelty, perplexity."""
     from cdgen.device import choose_device
     from cdgen.eval.measure import lines, measure_corpus
     from cdgen.storage import canonical_json, make_folder, write_atomic

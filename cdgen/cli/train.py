@@ -1,4 +1,4 @@
-"""`cdgen train`: a run, a pair of finished runs, the word budget of a whole experiment."""
+"""`cdgen train`: train a model, choose a pair, or count the words of an experiment."""
 
 from __future__ import annotations
 
@@ -10,17 +10,24 @@ import typer
 
 from cdgen.errors import UsageError
 
+_GAP = 0.5  # nats per token
+
 
 def train(
     out: Annotated[
         Path,
-        typer.Option(help="Run folder; an unfinished run goes on. With --select-pair: a file."),
+        typer.Option(
+            help="Run folder; an unfinished run in it is continued. With --select-pair: pair file"
+            " to write. With --budget: folder for the count."
+        ),
     ],
-    config: Annotated[Path | None, typer.Option(help="A recipe, recipes/*.yaml.")] = None,
-    data: Annotated[Path | None, typer.Option(help="Folder of the recipe's sources.")] = None,
+    config: Annotated[Path | None, typer.Option(help="Recipe, such as recipes/demo.yaml.")] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Folder that holds the recipe's sources.")
+    ] = None,
     select_pair: Annotated[
         list[Path] | None,
-        typer.Option(metavar="RUN", help="Train nothing: choose GOOD and BAD in finished runs."),
+        typer.Option(metavar="RUN", help="Train nothing: choose GOOD and BAD among finished runs."),
     ] = None,
     more: Annotated[
         list[Path] | None, typer.Argument(metavar="[RUN]...", help="More runs to choose from.")
@@ -28,7 +35,8 @@ def train(
     gap: Annotated[
         float | None,
         typer.Option(
-            help="How far BAD is above GOOD at least, nats per token [default: 0.5].",
+            help="Smallest difference in validation loss between BAD and GOOD, in nats per token"
+            f" [default: {_GAP}].",
             show_default=False,
         ),
     ] = None,
@@ -36,21 +44,27 @@ def train(
         Path | None,
         typer.Option(
             metavar="RUN",
-            help="Train nothing: count the words that the student in RUN, its corpora and the"
-            " models of --pair have read.",
+            help="Train nothing: count the words read by the student in RUN, by its corpora and by"
+            " the models of --pair.",
         ),
     ] = None,
     pair: Annotated[
         list[Path] | None,
-        typer.Option(help="Of --budget: the pair file of each corpus's models.", metavar="FILE"),
+        typer.Option(
+            help="With --budget: the pair file of the models of each corpus.", metavar="FILE"
+        ),
     ] = None,
 ) -> None:
-    """Train a model; or choose a GOOD/BAD pair among runs; or count what an experiment read."""
+    """Train a model, choose a pair, or count an experiment's words.
+
+    With --select-pair, choose GOOD and BAD among finished runs. With --budget, count the words that
+    a student, its corpora and their models have read.
+    """
     of_pair, of_budget = {"RUN": more, "--gap": gap}, {"--pair": pair}
     of_run = {"--config": config, "--data": data}
     if select_pair:
         _refuse({**of_run, **of_budget, "--budget": budget}, "--select-pair")
-        _select_pair([*select_pair, *(more or [])], 0.5 if gap is None else gap, out)
+        _select_pair([*select_pair, *(more or [])], _GAP if gap is None else gap, out)
         return
     if budget:
         _refuse({**of_run, **of_pair}, "--budget")
@@ -66,7 +80,7 @@ def train(
 
 
 def _refuse(given: Mapping[str, object], mode: str) -> None:
-    """Raises UsageError for what belongs to another use of the command."""
+    """Raise UsageError if an option of another use of the command was given."""
     for name, value in given.items():
         if value not in (None, []):
             raise UsageError(f"{name} does not go with {mode}; leave it out")

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from cdgen.checkpoints.pair_file import _located, read_pair_file
+from cdgen.checkpoints.pair_file import read_pair_file, resolve_model
 from cdgen.engine.memory import SLOT_MULTIPLE
 from cdgen.settings import read_yaml, validated
 
@@ -78,5 +78,5 @@ def generate_config(
         chosen = read_pair_file(pair)
         for role, text in (("good", chosen.good), ("bad", chosen.bad)):
             if role not in values:
-                values[role] = _located(text, role, pair)
+                values[role] = resolve_model(text, role, pair)
     return validated(GenerateConfig, values)

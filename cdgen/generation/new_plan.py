@@ -6,13 +6,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from cdgen import __version__
-from cdgen.checkpoints.pair import (
-    BadSource,
-    Pair,
-    open_pair,
-    parse_bad,
-    tokenizer_sha256,
-)
+from cdgen.checkpoints.bad_source import BadSource, parse_bad
+from cdgen.checkpoints.pair import Pair, open_pair, tokenizer_sha256
 from cdgen.corpus.files import require_writer
 from cdgen.corpus.folder import CorpusFolder
 from cdgen.corpus.plan import Plan, SamplingPlan
@@ -66,7 +61,7 @@ def make_plan(config: GenerateConfig, pair: Pair, table: PromptTable) -> Plan:
         prompts=table.plan,
         good_sha256=pair.good.sha256,
         tokenizer_sha256=tokenizer_sha256(pair.tokenizer),
-        bad=_bad_identity(pair),
+        bad=pair.bad_source.plan_text(pair.bad.sha256 if pair.bad else None),
         sampling=_sampling(config),
         strategy=config.strategy,
         seed=config.seed,
@@ -93,12 +88,6 @@ def make_plan(config: GenerateConfig, pair: Pair, table: PromptTable) -> Plan:
     if range_size == "auto":
         range_size = begun.range_size if begun else slots * RANGE_SLOTS[device]
     return plan.model_copy(update={"slots": slots, "range_size": range_size})
-
-
-def _bad_identity(pair: Pair) -> str:
-    if pair.bad:
-        return pair.bad.sha256
-    return f"dropout:{pair.bad_source.dropout}" if pair.bad_source.kind == "dropout" else "none"
 
 
 def _sampling(config: GenerateConfig) -> SamplingPlan:

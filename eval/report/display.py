@@ -6,12 +6,11 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
-from importlib.util import find_spec
 from types import TracebackType
 from typing import Any, Self
 
 from cdgen.eval.summary import Summary
-from cdgen.progress import LOG_INTERVAL
+from cdgen.progress import LOG_INTERVAL, terminal_console
 
 
 class Display:
@@ -19,11 +18,10 @@ class Display:
         self.checkpoints, self.begun = checkpoints, 0
         self.name = ""
         self.bar: Any = None
-        if sys.stderr.isatty() and find_spec("rich"):
-            from rich.console import Console
+        if (console := terminal_console()) is not None:
             from rich.progress import Progress
 
-            self.bar = Progress(console=Console(stderr=True), transient=True)
+            self.bar = Progress(console=console, transient=True)
 
     def __enter__(self) -> Self:
         if self.bar:

@@ -81,8 +81,7 @@ def load_whole(folder: Path) -> Any:
                 folder, dtype=torch.float32, output_loading_info=True
             )
         except (ValueError, KeyError, RuntimeError) as error:
-            text = one_line(error)
-            raise ModelError(f"{folder} cannot be loaded: {text:.300}") from error
+            raise ModelError(f"{folder} cannot be loaded: {one_line(error, 300)}") from error
     for kind in ("missing_keys", "mismatched_keys", "unexpected_keys"):
         if names := sorted(map(str, found.get(kind) or ())):
             what = kind.removesuffix("_keys")

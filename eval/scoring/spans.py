@@ -82,8 +82,8 @@ class SpanEncoder:
             self.decode: Callable[[list[int]], Any] = wrapped.decode
             self.tokenizer: Tokenizer = wrapped.backend_tokenizer
         except (OSError, ValueError, AttributeError, KeyError) as error:
-            text = one_line(error)
-            raise ModelError(f"{folder} has no usable fast tokenizer: {text:.200}") from error
+            reason = one_line(error, 200)
+            raise ModelError(f"{folder} has no usable fast tokenizer: {reason}") from error
         self.tokenizer.no_truncation()
         self.tokenizer.no_padding()
         self.prefix = self._prefix()

@@ -6,6 +6,7 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
+from cdgen.checkpoints.checkpoint import CONTEXT_KEYS
 from cdgen.errors import UsageError
 from cdgen.eval.scoring.spans import SpanEncoder
 from cdgen.eval.summary import Mode
@@ -18,7 +19,6 @@ from cdgen.storage import sha256_of
 Prepared = Choices | Reading | Perplexity  # tokenized items that make rows from a scorer
 
 _KINDS = "blimp*, supplement*, ewok*, entity_tracking*, comps*, wug_*, reading, perplexity, glue*"
-_POSITIONS = ("max_position_embeddings", "n_positions", "n_ctx")
 
 
 def is_fine_tuned(name: str) -> bool:
@@ -53,7 +53,7 @@ def prepare(name: str, data: Path, encoder: SpanEncoder, mode: Mode) -> Prepared
 
 def context_length(config: dict[str, Any]) -> int | None:
     """In tokens, as a model's config.json states it."""
-    return next((config[key] for key in _POSITIONS if config.get(key)), None)
+    return next((config[key] for key in CONTEXT_KEYS if config.get(key)), None)
 
 
 def longest_text(config: dict[str, Any], mode: Mode) -> int | None:

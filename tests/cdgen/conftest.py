@@ -1,4 +1,4 @@
-"""A tiny random pair, and the real one where it is at hand."""
+"""Tiny random pairs, prompts, and the commands and machines that several tests share."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-# What asks for a backend.
+# The ops that choose a backend.
 OPS = (
     "decode_attention",
     "gelu",
@@ -34,7 +34,7 @@ class PairFolders:
 
 
 def save_tokenizer(folder: Path, words: list[str]) -> None:
-    """Word by word: id n is the n-th word."""
+    """Save a tokenizer of whole words in `folder`: id n is the n-th of `words`."""
     tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, "w2"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer.decoder = decoders.Fuse()
@@ -46,17 +46,26 @@ def save_tokenizer(folder: Path, words: list[str]) -> None:
 def tiny_pair(
     tmp_path_factory: pytest.TempPathFactory, save_random: Callable[..., Path]
 ) -> PairFolders:
-    """Two Llamas of 48 words and context 64. Their heads are scaled until about 8 tokens are
-    plausible, as in trained models; EOS is drawn now and then."""
+    """Save two Llamas of 48 words and context 64.
+
+    Their output heads are scaled so that about 8 tokens are plausible, as in trained models, and
+    EOS is drawn now and then.
+    """
     from transformers import LlamaConfig
 
     folder = tmp_path_factory.mktemp("tiny-pair")
     for name, layers in (("good", 2), ("bad", 1)):
         config = LlamaConfig(
-            vocab_size=len(WORDS), hidden_size=32, intermediate_size=48, num_hidden_layers=layers,
-            num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=64,
-            bos_token_id=0, eos_token_id=1,
-        )  # fmt: skip
+            vocab_size=len(WORDS),
+            hidden_size=32,
+            intermediate_size=48,
+            num_hidden_layers=layers,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            max_position_embeddings=64,
+            bos_token_id=0,
+            eos_token_id=1,
+        )
         save_random(config, folder / name, seed=layers, head_scale=2.0)
         save_tokenizer(folder / name, WORDS)
     return PairFolders(folder / "good", folder / "bad")
@@ -68,7 +77,7 @@ def tiny_twin(
     tmp_path_factory: pytest.TempPathFactory,
     save_random: Callable[..., Path],
 ) -> Path:
-    """A model of the shape of `tiny_pair`'s GOOD."""
+    """Save a BAD of the same shape as the GOOD of `tiny_pair`, so that both can run stacked."""
     from transformers import LlamaConfig
 
     folder = tmp_path_factory.mktemp("tiny-twin") / "bad"
@@ -82,16 +91,22 @@ def tiny_twin(
 def tiny_gpt2_pair(
     tmp_path_factory: pytest.TempPathFactory, save_random: Callable[..., Path]
 ) -> PairFolders:
-    """Two models that no lean decoder covers."""
+    """Save two GPT-2 models that the lean decoders do not support."""
     from transformers import GPT2Config
 
     folder = tmp_path_factory.mktemp("tiny-gpt2-pair")
     for name, layers in (("good", 2), ("bad", 1)):
         config = GPT2Config(
-            vocab_size=len(WORDS), n_embd=32, n_layer=layers, n_head=4, n_positions=64,
-            bos_token_id=0, eos_token_id=1, tie_word_embeddings=False,
+            vocab_size=len(WORDS),
+            n_embd=32,
+            n_layer=layers,
+            n_head=4,
+            n_positions=64,
+            bos_token_id=0,
+            eos_token_id=1,
+            tie_word_embeddings=False,
             scale_attn_by_inverse_layer_idx=True,
-        )  # fmt: skip
+        )
         save_random(config, folder / name, seed=layers, head_scale=2.0)
         save_tokenizer(folder / name, WORDS)
     return PairFolders(folder / "good", folder / "bad")
@@ -101,7 +116,7 @@ def tiny_gpt2_pair(
 def tiny_others(
     tmp_path_factory: pytest.TempPathFactory, save_random: Callable[..., Path]
 ) -> dict[str, Path]:
-    """A GPT-2 and a GPT-NeoX with the tokens of `tiny_pair`, and as peaked."""
+    """Save a GPT-2 and a GPT-NeoX with the tokens of `tiny_pair`, and with logits as peaked."""
     from transformers import GPT2Config, GPTNeoXConfig
 
     common = {"vocab_size": len(WORDS), "bos_token_id": 0, "eos_token_id": 1}
@@ -110,10 +125,14 @@ def tiny_others(
             n_embd=32, n_layer=1, n_head=4, n_positions=64, tie_word_embeddings=False, **common
         ),
         "gpt_neox": GPTNeoXConfig(
-            hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
-            max_position_embeddings=64, **common,
+            hidden_size=32,
+            intermediate_size=48,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            max_position_embeddings=64,
+            **common,
         ),
-    }  # fmt: skip
+    }
     folder = tmp_path_factory.mktemp("tiny-others")
     for name, config in configs.items():
         save_random(config, folder / name, seed=5, head_scale=2.0)
@@ -123,11 +142,11 @@ def tiny_others(
 
 @pytest.fixture
 def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Triton's kernels, interpreted, and a GPU's matrix products, on CPU tensors."""
+    """Run the interpreted Triton kernels, and the linear layers of a GPU, on CPU tensors."""
     from cdgen.models.linear import DenseLinear, StackedLinear
 
     if torch.cuda.is_available():
-        pytest.skip("here Triton compiles, for CUDA tensors alone")
+        pytest.skip("on a GPU, Triton compiles its kernels, for CUDA tensors only")
 
     def of_a_gpu(weight: torch.Tensor, bias: torch.Tensor | None, rows: int) -> Any:
         return (StackedLinear if weight.dim() == 3 else DenseLinear)(weight, bias)
@@ -136,15 +155,15 @@ def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(f"cdgen.kernels.{op}.choose_backend", lambda *_: "triton")
     for module in ("decoder", "weights", "gpt2", "gpt_neox"):
         monkeypatch.setattr(f"cdgen.models.{module}.linear", of_a_gpu)
-    # Programs that find nothing to do, one after the other.
+    # The interpreter runs programs one after the other; of 512, most would find nothing to do.
     monkeypatch.setattr("cdgen.kernels.gpu.sample_contrastive.HEAD_PROGRAMS", 1)
 
 
 @pytest.fixture(autouse=True)
-def reference_where_nothing_is_built(
+def reference_if_nothing_is_built(
     request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Tests on a GPU compare with the CPU: without the native kernels, with the reference there."""
+    """Let GPU tests, which compare with the CPU, use the reference if no native kernel is built."""
     from cdgen.kernels import dispatch
 
     if not request.node.get_closest_marker("gpu") or not isinstance(
@@ -165,7 +184,7 @@ def _on(device: torch.device) -> str:
 
 @pytest.fixture
 def prompts(tmp_path: Path) -> Path:
-    """Five documents of one to five words."""
+    """Write five documents of one to five words."""
     path = tmp_path / "prompts.txt"
     lines = [" ".join(f"w{3 + (7 * n + i) % 40}" for i in range(n)) for n in range(1, 6)]
     path.write_text("\n".join(lines) + "\n")
@@ -176,21 +195,19 @@ def prompts(tmp_path: Path) -> Path:
 def generate_200(
     cdgen: Callable[..., Any], tiny_pair: PairFolders, prompts: Path
 ) -> Callable[..., Any]:
-    """`cdgen generate` of 5 x 40 sequences of at most 20 new tokens into the given folder."""
+    """Run `cdgen generate` for 5 x 40 sequences of at most 20 new tokens."""
 
     def run(out: Path, *more: object) -> Any:
-        return cdgen(
-            "generate", "--good", tiny_pair.good, "--bad", tiny_pair.bad, "--prompts", prompts,
-            "--out", out, "--max-new-tokens", 20, "--num-sequences", 40, "--prompt-tokens", 4,
-            *more,
-        )  # fmt: skip
+        pair = ("--good", tiny_pair.good, "--bad", tiny_pair.bad)
+        sizes = ("--max-new-tokens", 20, "--num-sequences", 40, "--prompt-tokens", 4)
+        return cdgen("generate", *pair, "--prompts", prompts, "--out", out, *sizes, *more)
 
     return run
 
 
 @pytest.fixture
 def small_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One on which more than 32 slots run out of memory."""
+    """Let decoders with more than 32 slots run out of memory."""
     from cdgen.models.decoder import Decoder
 
     make = Decoder.__init__
@@ -207,7 +224,7 @@ def small_device(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def published() -> Callable[[Path], dict[str, bytes]]:
-    """Every file of a finalized corpus that is published, by name."""
+    """Return every published file of a finalized corpus by its name."""
 
     def read(out: Path) -> dict[str, bytes]:
         paths = [out / "manifest.json", out / "README.md", *sorted((out / "data").iterdir())]

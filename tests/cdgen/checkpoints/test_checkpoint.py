@@ -1,4 +1,4 @@
-"""Opening one checkpoint: what is refused and how it is said, its identity, its tensors."""
+"""Opening a checkpoint: which ones are refused with which message, its identity, its tensors."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import itertools
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -26,19 +27,17 @@ TENSORS = {
     "norm": torch.ones(3, dtype=torch.float16),
 }
 SHARDS = {"model-1.safetensors": ("embed", "mask"), "model-2.safetensors": ("head", "norm")}
-REAL = Path(__file__).parents[4] / "shared/data/models/stories260k"
-needs_data = pytest.mark.skipif(not REAL.is_dir(), reason=f"no real pair at {REAL}")
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A whole checkpoint in one file."""
+    """Write a checkpoint with its weights in one file."""
     return write_checkpoint(tmp_path / "model")
 
 
 @pytest.fixture
 def sharded(tmp_path: Path) -> Path:
-    """The same checkpoint in two shards."""
+    """Write the same checkpoint with its weights in two shards."""
     folder = write_checkpoint(tmp_path / "sharded")
     (folder / "model.safetensors").unlink()
     for name, tensors in SHARDS.items():
@@ -80,19 +79,19 @@ def refusal(folder: Path) -> str:
 # The folder and its JSON files
 
 
-def test_missing_folder_says_that_hub_names_are_not_fetched(tmp_path: Path) -> None:
+def test_a_missing_folder_says_that_models_are_not_fetched_from_the_hub(tmp_path: Path) -> None:
     message = refusal(tmp_path / "HuggingFaceTB/SmolLM2-135M")
     assert "SmolLM2-135M: no such folder" in message
     assert "not fetched from the hub" in message
 
 
-def test_file_instead_of_folder(folder: Path) -> None:
+def test_a_file_instead_of_a_folder_is_refused(folder: Path) -> None:
     assert "model.safetensors is a file" in refusal(folder / "model.safetensors")
 
 
 @pytest.mark.parametrize("name", ["config.json", "tokenizer.json"])
 @pytest.mark.parametrize("how", ["missing", "a folder"])
-def test_missing_json_file(folder: Path, name: str, how: str) -> None:
+def test_a_missing_json_file_is_refused(folder: Path, name: str, how: str) -> None:
     (folder / name).unlink()
     if how == "a folder":
         (folder / name).mkdir()
@@ -112,7 +111,7 @@ def test_missing_json_file(folder: Path, name: str, how: str) -> None:
     ],
     ids=["cut", "empty", "not UTF-8", "nested", "list", "large", "no vocabulary"],
 )
-def test_unusable_config(folder: Path, content: bytes, expected: str) -> None:
+def test_an_unusable_config_is_refused(folder: Path, content: bytes, expected: str) -> None:
     (folder / "config.json").write_bytes(content)
     message = refusal(folder)
     assert "config.json" in message
@@ -121,12 +120,12 @@ def test_unusable_config(folder: Path, content: bytes, expected: str) -> None:
 
 @pytest.mark.parametrize("key", _SIZE_LIMITS)
 @pytest.mark.parametrize("value", [0, -1, 2.0, "8", True, 10**30, [1]], ids=repr)
-def test_absurd_sizes(folder: Path, key: str, value: object) -> None:
+def test_an_absurd_size_is_refused(folder: Path, key: str, value: object) -> None:
     (folder / "config.json").write_text(json.dumps(CONFIG | {key: value}))
     assert f"{key} must be an integer from 1 to {_SIZE_LIMITS[key]}, got" in refusal(folder)
 
 
-def test_unreadable_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreadable_file_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(path: Path) -> bytes:
         raise PermissionError(13, "Permission denied", str(path))
 
@@ -134,7 +133,7 @@ def test_unreadable_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert refusal(folder) == f"{folder / 'config.json'} cannot be read: Permission denied"
 
 
-# Which weights there are
+# Which weight files are accepted
 
 
 @pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt", "consolidated.00.pth", "x.ckpt"])
@@ -150,13 +149,13 @@ def test_pickles_beside_safetensors_are_ignored(folder: Path) -> None:
     assert set(open_checkpoint(folder).tensors) == set(TENSORS)
 
 
-def test_no_weights(folder: Path) -> None:
+def test_a_folder_without_weights_is_refused(folder: Path) -> None:
     (folder / "model.safetensors").rename(folder / "adapter.safetensors")
-    (folder / "training_args.bin").write_bytes(b"a trainer's, not weights")
+    (folder / "training_args.bin").write_bytes(b"saved by a trainer, not weights")
     assert "has no weights: expected model.safetensors" in refusal(folder)
 
 
-def test_file_without_tensors(folder: Path) -> None:
+def test_a_file_without_tensors_is_refused(folder: Path) -> None:
     save_file({}, folder / "model.safetensors")
     assert "without a single tensor" in refusal(folder)
 
@@ -165,7 +164,7 @@ def test_file_without_tensors(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("kept", [0, 4, 8, 100, -1])
-def test_truncated_file_is_shorter_than_promised(folder: Path, kept: int) -> None:
+def test_a_truncated_file_is_shorter_than_promised(folder: Path, kept: int) -> None:
     path = folder / "model.safetensors"
     content = path.read_bytes()
     path.write_bytes(content[:kept])
@@ -174,14 +173,14 @@ def test_truncated_file_is_shorter_than_promised(folder: Path, kept: int) -> Non
     assert f"{len(content[:kept])} found" in message
 
 
-def test_file_cut_in_its_data_names_the_whole_size(folder: Path) -> None:
+def test_a_file_cut_in_its_data_is_refused_with_the_expected_size(folder: Path) -> None:
     path = folder / "model.safetensors"
     size = path.stat().st_size
     path.write_bytes(path.read_bytes()[:-60])
     assert f"{size} bytes expected, {size - 60} found" in refusal(folder)
 
 
-def test_padded_file_is_longer_than_promised(folder: Path) -> None:
+def test_a_padded_file_is_longer_than_promised(folder: Path) -> None:
     path = folder / "model.safetensors"
     size = path.stat().st_size
     with path.open("ab") as file:
@@ -203,11 +202,11 @@ def entry(dtype: object = "F32", shape: object = (2,), offsets: object = (0, 8))
 @pytest.mark.parametrize(
     ("header", "expected"),
     [
-        (b"{", "no valid JSON"),
+        (b"{", "invalid JSON"),
         (b"[]", "does not begin with '{'"),
         (b' {"a":' + entry() + b"}", "does not begin with '{'"),
-        (b'{"a":\xff}', "no valid JSON"),
-        (b'{"a":' * 100_000, "no valid JSON"),
+        (b'{"a":\xff}', "invalid JSON"),
+        (b'{"a":' * 100_000, "invalid JSON"),
         (b'{"a":' + entry() + b',"a":' + entry() + b"}", "a name occurs twice"),
         (rb'{"\ud800":' + entry() + b"}", "surrogates not allowed"),
         (b'{"__metadata__":{"format":1},"a":' + entry() + b"}", "not a table of strings"),
@@ -230,21 +229,21 @@ def entry(dtype: object = "F32", shape: object = (2,), offsets: object = (0, 8))
         ),
     ],
 )
-def test_bad_header(folder: Path, header: bytes, expected: str) -> None:
+def test_a_bad_header_is_refused(folder: Path, header: bytes, expected: str) -> None:
     write_header(folder, header, bytes(8))
     message = refusal(folder)
     assert "model.safetensors has a bad safetensors header: " in message
     assert expected in message
 
 
-def test_header_of_absurd_length(folder: Path) -> None:
+def test_a_header_of_absurd_length_is_refused(folder: Path) -> None:
     (folder / "model.safetensors").write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
     message = refusal(folder)
     assert "bad safetensors header: a length of" in message
     assert "git lfs pull" in message
 
 
-def test_offsets_beyond_the_file(folder: Path) -> None:
+def test_offsets_beyond_the_file_are_refused(folder: Path) -> None:
     write_header(folder, b'{"a":' + entry(shape=[1 << 40], offsets=[0, 1 << 42]) + b"}", bytes(8))
     assert "is shorter than promised" in refusal(folder)
 
@@ -271,45 +270,45 @@ def test_links_with_plain_names_are_followed(sharded: Path, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     "name", ["../model/model.safetensors", "..", ".", "", "/etc/passwd", "sub/x.safetensors", "x/"]
 )
-def test_shard_outside_the_folder(sharded: Path, folder: Path, name: str) -> None:
+def test_a_shard_outside_the_folder_is_refused(sharded: Path, folder: Path, name: str) -> None:
     edit_index(sharded, lambda index: index["weight_map"].update(embed=name))
     assert f"names {name!r}: a shard must be a plain file name" in refusal(sharded)
 
 
-def test_missing_shard(sharded: Path) -> None:
+def test_a_missing_shard_is_refused(sharded: Path) -> None:
     (sharded / "model-2.safetensors").unlink()
     assert "has no model-2.safetensors: model.safetensors.index.json lists it" in refusal(sharded)
 
 
-def test_truncated_shard_is_named(sharded: Path) -> None:
+def test_a_truncated_shard_is_named(sharded: Path) -> None:
     path = sharded / "model-2.safetensors"
     path.write_bytes(path.read_bytes()[:-1])
     assert f"{path} is shorter than promised" in refusal(sharded)
 
 
 @pytest.mark.parametrize("name", ["model-1.safetensors", "model-2.safetensors"])
-def test_tensor_that_its_shard_lacks(sharded: Path, name: str) -> None:
+def test_a_tensor_that_its_shard_lacks_is_refused(sharded: Path, name: str) -> None:
     edit_index(sharded, lambda index: index["weight_map"].update(extra=name))
     assert f"lists 'extra' in '{name}', which lacks it" in refusal(sharded)
 
 
-def test_tensor_in_another_shard_than_listed(sharded: Path) -> None:
+def test_a_tensor_in_another_shard_than_listed_is_refused(sharded: Path) -> None:
     edit_index(sharded, lambda index: index["weight_map"].update(embed="model-2.safetensors"))
     assert "lists 'embed' in 'model-2.safetensors', which lacks it" in refusal(sharded)
 
 
-def test_tensor_in_two_shards(sharded: Path) -> None:
+def test_a_tensor_in_two_shards_is_refused(sharded: Path) -> None:
     save_file(TENSORS, sharded / "model-2.safetensors")
     message = refusal(sharded)
     assert "is in 'model-1.safetensors' and again in 'model-2.safetensors'" in message
 
 
-def test_tensor_that_the_index_lacks(sharded: Path) -> None:
+def test_a_tensor_that_the_index_lacks_is_refused(sharded: Path) -> None:
     edit_index(sharded, lambda index: index["weight_map"].pop("norm"))
     assert "holds 'norm', which model.safetensors.index.json lacks" in refusal(sharded)
 
 
-def test_wrong_total_size(sharded: Path) -> None:
+def test_a_wrong_total_size_is_refused(sharded: Path) -> None:
     edit_index(sharded, lambda index: index["metadata"].update(total_size=81))
     assert "total_size is 81, the shards hold 80 bytes" in refusal(sharded)
 
@@ -320,7 +319,7 @@ def test_total_size_is_optional(sharded: Path) -> None:
 
 
 @pytest.mark.parametrize("weight_map", [None, [], {"embed": 1}, "x"], ids=repr)
-def test_index_without_a_usable_weight_map(sharded: Path, weight_map: object) -> None:
+def test_an_index_without_a_usable_weight_map_is_refused(sharded: Path, weight_map: object) -> None:
     edit_index(sharded, lambda index: index.update(weight_map=weight_map))
     assert "weight_map must map each tensor to its file" in refusal(sharded)
 
@@ -328,7 +327,7 @@ def test_index_without_a_usable_weight_map(sharded: Path, weight_map: object) ->
 # Identity
 
 
-def test_identity_is_that_of_the_content(folder: Path) -> None:
+def test_identity_follows_the_content_not_the_path(folder: Path) -> None:
     before = open_checkpoint(folder).sha256
     moved = folder.rename(folder.with_name("another name"))
     assert open_checkpoint(moved).sha256 == before
@@ -387,7 +386,7 @@ def test_loaded_tensors_do_not_follow_the_file(folder: Path) -> None:
     assert torch.equal(loaded["embed"], TENSORS["embed"])
 
 
-def test_file_that_changes_after_the_check(folder: Path) -> None:
+def test_a_file_that_changes_after_the_check_is_refused(folder: Path) -> None:
     checkpoint = open_checkpoint(folder)
     save_file({"embed": TENSORS["embed"]}, folder / "model.safetensors")
     with pytest.raises(ModelError, match=r"model\.safetensors no longer loads"):
@@ -404,18 +403,17 @@ def test_quantized_weights_are_not_cast_as_if_plain(folder: Path) -> None:
         load_tensors(open_checkpoint(folder), torch.float32)
 
 
-@pytest.mark.data
-@needs_data
 @pytest.mark.parametrize(("name", "count"), [("good", 47), ("bad", 38)])
-def test_real_checkpoint(name: str, count: int) -> None:
-    checkpoint = open_checkpoint(REAL / name)
+def test_trained_checkpoint(stories260k: SimpleNamespace, name: str, count: int) -> None:
+    folder: Path = getattr(stories260k, name)
+    checkpoint = open_checkpoint(folder)
     assert checkpoint.config["model_type"] == "llama"
     assert len(checkpoint.tensors) == count
-    expected = load_file(REAL / name / "model.safetensors")
+    expected = load_file(folder / "model.safetensors")
     assert_same_tensors(load_tensors(checkpoint, torch.float32), expected)
 
 
-# Damage of every kind to the file: refused, or read as the library reads it
+# A damaged file is refused, or read as the safetensors library reads it
 
 HEADER_BYTES = st.integers(min_value=0, max_value=400)
 DAMAGE = st.one_of(
@@ -442,13 +440,13 @@ def damaged(content: bytes, damage: list[tuple[str, int, int]]) -> bytes:
 
 @pytest.fixture(scope="module")
 def fuzzed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, bytes]:
-    """A checkpoint folder to damage, and its undamaged weight file."""
+    """Write a checkpoint to damage; return its folder and the bytes of its intact weight file."""
     folder = write_checkpoint(tmp_path_factory.mktemp("fuzz") / "model")
     return folder, (folder / "model.safetensors").read_bytes()
 
 
 def opens_as_the_library_reads(folder: Path, content: bytes) -> bool:
-    """False if the file is refused; if not, what opens must load, and as the library says."""
+    """Return False if the file is refused; otherwise check that it loads as in the library."""
     (folder / "model.safetensors").write_bytes(content)
     try:
         checkpoint = open_checkpoint(folder)
@@ -462,7 +460,9 @@ def opens_as_the_library_reads(folder: Path, content: bytes) -> bool:
 
 @settings(max_examples=200, derandomize=True, database=None, deadline=None)
 @given(damage=st.lists(DAMAGE, min_size=1, max_size=3))
-def test_damaged_files(fuzzed: tuple[Path, bytes], damage: list[tuple[str, int, int]]) -> None:
+def test_randomly_damaged_files(
+    fuzzed: tuple[Path, bytes], damage: list[tuple[str, int, int]]
+) -> None:
     folder, content = fuzzed
     opens_as_the_library_reads(folder, damaged(content, damage))
 

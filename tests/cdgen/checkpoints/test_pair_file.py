@@ -1,4 +1,4 @@
-"""`cdgen generate --pair FILE`: where GOOD and BAD come from; only their content counts."""
+"""`cdgen generate --pair FILE` takes GOOD and BAD from a file; only their content counts."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Command = Callable[..., Any]
 
 @pytest.fixture
 def folder(tiny_pair: Any, tmp_path: Path) -> Path:
-    """models/good and models/bad, and pair.yaml beside them that says so."""
+    """Write models/good, models/bad, and beside `models` a pair.yaml that names them."""
     for role in ("good", "bad"):
         shutil.copytree(getattr(tiny_pair, role), tmp_path / "models" / role)
     write(tmp_path / "pair.yaml")
@@ -27,7 +27,7 @@ def folder(tiny_pair: Any, tmp_path: Path) -> Path:
 
 
 def write(path: Path, **changed: Any) -> Path:
-    """A pair file; a key that is changed to None is left out."""
+    """Write a pair file; a key with the value None is left out."""
     values = {"good": "models/good", "bad": "models/bad", **changed}
     path.write_text(yaml.safe_dump({key: v for key, v in values.items() if v is not None}))
     return path
@@ -35,7 +35,7 @@ def write(path: Path, **changed: Any) -> Path:
 
 @pytest.fixture
 def generate(cdgen: Command, prompts: Path) -> Command:
-    """`cdgen generate` of 5 x 2 short sequences."""
+    """Run `cdgen generate` for 5 x 2 short sequences."""
 
     def run(*flags: object) -> Any:
         small = ("--prompt-tokens", 4, "--max-new-tokens", 6, "--num-sequences", 2)
@@ -48,19 +48,19 @@ def chosen(folder: Path, file: Path | None = None, **flags: Any) -> GenerateConf
     return generate_config({"prompts": "p", "out": "o", **flags}, file, folder / "pair.yaml")
 
 
-# ---- what it means -----------------------------------------------------------------------------
+# ---- its meaning ------------------------------------------------------------------------------
 
 
 def test_the_corpus_is_that_of_the_same_models_given_by_flags(
     generate: Command, folder: Path, published: Command
 ) -> None:
-    """Byte for byte, manifest with its plan included: hashes count, not paths."""
+    """They agree byte for byte, the plan in the manifest included: hashes count, not paths."""
     by_file, by_flags = folder / "by-file", folder / "by-flags"
     assert generate("--pair", folder / "pair.yaml", "--out", by_file).code == 0
     models = ("--good", folder / "models/good", "--bad", folder / "models/bad")
     assert generate(*models, "--out", by_flags).code == 0
     assert published(by_file) == published(by_flags)
-    # And either goes on with the other's corpus.
+    # Each command also continues the corpus of the other.
     assert generate("--pair", folder / "pair.yaml", "--out", by_flags).code == 0
 
 
@@ -76,7 +76,7 @@ def test_relative_paths_are_relative_to_the_file(
     assert chosen(folder).good == folder / "models/good"
 
 
-def test_flags_come_before_the_config_and_that_before_the_pair(folder: Path) -> None:
+def test_flags_override_the_config_and_the_config_overrides_the_pair_file(folder: Path) -> None:
     config = folder / "config.yaml"
     config.write_text("bad: from-config\nalpha: 0.2\n")
     found = chosen(folder, config)
@@ -87,7 +87,7 @@ def test_flags_come_before_the_config_and_that_before_the_pair(folder: Path) -> 
     assert chosen(folder, config).good == Path("from-config")
 
 
-def test_dropout_and_none_are_no_paths(folder: Path) -> None:
+def test_dropout_and_none_are_not_paths(folder: Path) -> None:
     write(folder / "pair.yaml", bad="dropout:0.5")
     assert chosen(folder).bad == "dropout:0.5"
     write(folder / "pair.yaml", bad="none")
@@ -118,12 +118,12 @@ def test_alternatives_change_nothing(folder: Path) -> None:
         ({"worse": "x"}, 2, "found worse: extra inputs are not permitted"),
         ({"alternatives": [{"bad": "x"}]}, 2, "found alternatives.0.kind: field required"),
         ({"bad": "dropout:2"}, 2, "expected dropout:P with P between 0 and 1"),
-        ({"good": "gone"}, 4, "/gone is no folder (relative paths are relative to the file)"),
+        ({"good": "gone"}, 4, "/gone is not a folder (relative paths are relative to the file)"),
         ({"bad": "gone"}, 4, "give --bad"),
-        ({"good": "pair.yaml"}, 4, "/pair.yaml is no folder"),
+        ({"good": "pair.yaml"}, 4, "/pair.yaml is not a folder"),
     ],
 )
-def test_a_file_that_is_not_right(
+def test_a_file_with_a_wrong_value_is_refused(
     generate: Command, folder: Path, changed: dict[str, Any], code: int, says: str
 ) -> None:
     write(folder / "pair.yaml", **changed)
@@ -134,7 +134,7 @@ def test_a_file_that_is_not_right(
     assert not (folder / "out").exists()
 
 
-def test_a_file_that_is_none(generate: Command, folder: Path) -> None:
+def test_a_file_that_cannot_be_read_as_yaml_is_refused(generate: Command, folder: Path) -> None:
     for content, says in [(None, "cannot read"), ("- x", "got list"), ("a: [", "not valid YAML")]:
         path = folder / "other.yaml"
         if content:

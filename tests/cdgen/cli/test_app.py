@@ -1,4 +1,4 @@
-"""Bad input on the command line: a line or two, the right exit code, nothing written or lost."""
+"""Bad input is refused in a line or two, with the right exit code, and no file is touched."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def out(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def generate(cdgen: Command, tiny_pair: Any, prompts: Path, out: Path) -> Command:
-    """A small `cdgen generate` that succeeds, its flags overridden by keywords (None: left out)."""
+    """Run a small `cdgen generate` that succeeds; keywords override its flags, None omits one."""
 
     def run(*more: object, **flags: object) -> Any:
         given = {"good": tiny_pair.good, "bad": tiny_pair.bad, "prompts": prompts, "out": out}
@@ -45,14 +45,17 @@ def generate(cdgen: Command, tiny_pair: Any, prompts: Path, out: Path) -> Comman
 
 
 def content(folder: Path) -> dict[str, bytes | None]:
-    """Every file below `folder` with its bytes, every folder with None."""
+    """Return every path below `folder`: a file with its bytes, a folder with None."""
     paths = sorted(folder.rglob("*"))
     return {str(path): path.read_bytes() if path.is_file() else None for path in paths}
 
 
 @pytest.fixture
 def refused(generate: Command, tmp_path: Path) -> Command:
-    """Runs it, requires the exit code, one or two lines that say `says`, and no file touched."""
+    """Run a command that must fail with `code` and one or two lines with each of `says`.
+
+    It must not touch any file. Return what it printed.
+    """
 
     def run(code: int, *says: str, command: Command = generate, **flags: object) -> str:
         before = content(tmp_path)
@@ -98,13 +101,15 @@ def refused(generate: Command, tmp_path: Path) -> Command:
         ("bad", ["dropout:0", "dropout:1", "dropout:x", ""]),
     ],
 )
-def test_a_value_outside_its_range(refused: Command, flag: str, values: list[str]) -> None:
+def test_a_value_outside_its_range_is_refused(
+    refused: Command, flag: str, values: list[str]
+) -> None:
     for value in values:
         refused(2, f"--{flag.replace('_', '-')}", **{flag: value})
 
 
 @pytest.mark.parametrize("flag", ["good", "prompts", "out"])
-def test_a_missing_flag(refused: Command, flag: str) -> None:
+def test_a_missing_flag_is_named(refused: Command, flag: str) -> None:
     refused(2, f"--{flag} is missing: give the flag or put it into --config", **{flag: None})
 
 
@@ -114,7 +119,7 @@ def test_contrast_needs_a_bad(refused: Command) -> None:
     refused(2, says, bad="none")
 
 
-def test_more_tokens_than_the_context(refused: Command) -> None:
+def test_more_tokens_than_the_context_are_refused(refused: Command) -> None:
     refused(
         2,
         "--prompt-tokens 40 + --max-new-tokens 25 = 65 tokens",
@@ -124,7 +129,7 @@ def test_more_tokens_than_the_context(refused: Command) -> None:
     )
 
 
-def test_an_unknown_flag_and_command(cdgen: Command) -> None:
+def test_unknown_flags_and_commands_are_refused(cdgen: Command) -> None:
     for arguments, says in [
         (["generate", "--modle", "x"], "No such option: --modle"),
         (["generate", "--alpha", "high"], "'--alpha'"),
@@ -141,28 +146,28 @@ def test_an_unknown_flag_and_command(cdgen: Command) -> None:
 
 
 @pytest.mark.parametrize("blank", [b"", b"\n\n", b"  \n\t\n"], ids=["empty", "newlines", "spaces"])
-def test_no_prompt_in_the_file(refused: Command, prompts: Path, blank: bytes) -> None:
+def test_a_file_without_a_prompt_is_refused(refused: Command, prompts: Path, blank: bytes) -> None:
     prompts.write_bytes(blank)
     refused(2, f"--prompts {prompts}: no prompt in it")
 
 
-def test_missing_prompts(refused: Command, tmp_path: Path) -> None:
+def test_missing_prompts_are_refused(refused: Command, tmp_path: Path) -> None:
     refused(2, "nowhere.txt: no such file", prompts=tmp_path / "nowhere.txt")
     refused(2, "--prompts: got an empty name", prompts="")
 
 
-def test_prompts_that_are_not_utf8(refused: Command, prompts: Path) -> None:
+def test_prompts_that_are_not_utf8_are_refused(refused: Command, prompts: Path) -> None:
     prompts.write_bytes(b"w3 w4\nw5 \xff w6\n")
     refused(2, "line 2: not UTF-8 at byte 9", "Convert the file to UTF-8")
 
 
-def test_prompts_that_are_not_json(refused: Command, tmp_path: Path) -> None:
+def test_prompts_that_are_not_json_are_refused(refused: Command, tmp_path: Path) -> None:
     path = tmp_path / "prompts.jsonl"
     path.write_text('{"text": "w3"}\n{"title": "w4"}\n')
     refused(2, 'line 2: expected an object with "text"', prompts=path)
 
 
-def test_a_line_of_ten_megabytes_is_only_long(
+def test_a_line_of_ten_megabytes_is_read_like_a_short_one(
     generate: Command, prompts: Path, published: Command, out: Path
 ) -> None:
     prompts.write_text("w3 w4 w5 w6\n")
@@ -182,16 +187,16 @@ def test_a_line_of_ten_megabytes_is_only_long(
 
 @pytest.fixture
 def model(tiny_pair: Any, tmp_path: Path) -> Path:
-    """A copy of GOOD, to be damaged."""
+    """Copy GOOD, to be damaged."""
     return Path(shutil.copytree(tiny_pair.good, tmp_path / "model"))
 
 
-def test_a_missing_model(refused: Command, tmp_path: Path) -> None:
+def test_a_missing_model_is_refused(refused: Command, tmp_path: Path) -> None:
     for flag in ("good", "bad"):
         refused(4, "gpt-7: no such folder", **{flag: tmp_path / "gpt-7"})
 
 
-def test_token_maps_that_differ(refused: Command, model: Path) -> None:
+def test_tokenizers_that_differ_are_refused(refused: Command, model: Path) -> None:
     tokenizer = json.loads((model / "tokenizer.json").read_text())
     vocab = tokenizer["model"]["vocab"]
     vocab["w30"], vocab["w31"] = vocab["w31"], vocab["w30"]
@@ -199,13 +204,13 @@ def test_token_maps_that_differ(refused: Command, model: Path) -> None:
     refused(4, "GOOD and BAD do not share a tokenizer: 2 of", "30 'w30' 'w31'", bad=model)
 
 
-def test_pickle_weights(refused: Command, model: Path) -> None:
+def test_pickle_weights_are_refused(refused: Command, model: Path) -> None:
     torch.save(load_file(model / "model.safetensors"), model / "pytorch_model.bin")
     (model / "model.safetensors").unlink()
     refused(4, "only pickle weights (pytorch_model.bin)", "Convert them to safetensors", good=model)
 
 
-def test_truncated_and_padded_weights(refused: Command, model: Path) -> None:
+def test_truncated_and_padded_weights_are_refused(refused: Command, model: Path) -> None:
     path = model / "model.safetensors"
     whole = path.read_bytes()
     for data, says in [
@@ -218,7 +223,9 @@ def test_truncated_and_padded_weights(refused: Command, model: Path) -> None:
         refused(4, str(path), says, bad=model)
 
 
-def test_an_index_that_names_a_file_outside_the_folder(refused: Command, model: Path) -> None:
+def test_an_index_that_names_a_file_outside_the_folder_is_refused(
+    refused: Command, model: Path
+) -> None:
     tensors = load_file(model / "model.safetensors")
     (model / "model.safetensors").rename(model.parent / "outside.safetensors")
     for name in ("../outside.safetensors", str(model.parent / "outside.safetensors")):
@@ -241,17 +248,17 @@ def test_more_slots_than_memory_write_nothing(refused: Command) -> None:
     refused(4, "GiB are free: give fewer --slots", slots=16 * 10**9)
 
 
-def test_dropout_of_a_model_without_a_lean_decoder(refused: Command, tiny_gpt2_pair: Any) -> None:
-    refused(
-        2, "--bad dropout:P needs a GOOD that the lean decoders cover", "gpt2",
-        good=tiny_gpt2_pair.good, bad="dropout:0.5",
-    )  # fmt: skip
+def test_dropout_of_a_model_without_a_lean_decoder_is_refused(
+    refused: Command, tiny_gpt2_pair: Any
+) -> None:
+    says = "--bad dropout:P needs a GOOD that the lean decoders cover"
+    refused(2, says, "gpt2", good=tiny_gpt2_pair.good, bad="dropout:0.5")
 
 
 def test_a_prompt_with_tokens_that_bad_lacks_writes_nothing(
     refused: Command, tiny_pair: Any, prompts: Path, tmp_path: Path
 ) -> None:
-    """BAD has a smaller vocabulary; the prompt uses a word beyond it."""
+    """BAD has a smaller vocabulary, and a prompt has a word outside it."""
     bad = Path(shutil.copytree(tiny_pair.bad, tmp_path / "small"))
     tensors = load_file(bad / "model.safetensors")
     for name in ("model.embed_tokens.weight", "lm_head.weight"):
@@ -266,7 +273,9 @@ def test_a_prompt_with_tokens_that_bad_lacks_writes_nothing(
 # ---- OUT ---------------------------------------------------------------------------------------
 
 
-def test_out_of_another_plan(generate: Command, refused: Command, prompts: Path) -> None:
+def test_an_out_with_another_plan_is_refused(
+    generate: Command, refused: Command, prompts: Path
+) -> None:
     assert generate().code == 0
     refused(3, "seed: was 0, now 1", "choose another --out", seed=1)
     refused(3, "strategy: was cd, now vanilla", strategy="vanilla")
@@ -275,32 +284,32 @@ def test_out_of_another_plan(generate: Command, refused: Command, prompts: Path)
     refused(3, "source_sha256", "choose another --out")
 
 
-def test_out_that_holds_something_else(refused: Command, out: Path) -> None:
+def test_an_out_that_holds_something_else_is_refused(refused: Command, out: Path) -> None:
     out.mkdir(parents=True)
     (out / "thesis.tex").write_text("years of work")
     refused(3, "is not empty (it holds thesis.tex)", "choose an empty or a new folder")
 
 
-def test_out_that_is_a_file(refused: Command, tmp_path: Path) -> None:
+def test_an_out_that_is_a_file_is_refused(refused: Command, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     refused(5, "is a file: choose a folder", out=tmp_path / "file")
 
 
-def test_out_that_cannot_be_written(refused: Command, tmp_path: Path) -> None:
+def test_an_out_that_cannot_be_written_is_refused(refused: Command, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     refused(5, "cannot create the folder", out=tmp_path / "file/out")
     refused(5, "cannot create the folder", out="/proc/no-such-folder/out")
 
 
 @pytest.mark.parametrize("command", ["status", "verify", "finalize"])
-def test_no_corpus_to_look_at(
+def test_a_folder_without_a_corpus_is_refused(
     cdgen: Command, refused: Command, tmp_path: Path, command: str
 ) -> None:
     for folder in (tmp_path / "nowhere", tmp_path):
         refused(2, "holds no cdgen corpus", command=lambda out=folder: cdgen(command, out))
 
 
-def test_finalize_before_the_last_shard(
+def test_finalize_waits_for_the_last_shard(
     generate: Command, cdgen: Command, published: Command, out: Path
 ) -> None:
     ended = generate(shard="0/2", range_size=2)
@@ -337,7 +346,7 @@ def test_finalize_before_the_last_shard(
         ("dry-run: true", "dry"),
     ],
 )
-def test_a_config_file_that_does_not_fit(
+def test_a_wrong_config_file_is_refused(
     refused: Command, tmp_path: Path, text: str | bytes, says: str
 ) -> None:
     path = tmp_path / "config.yaml"
@@ -345,7 +354,7 @@ def test_a_config_file_that_does_not_fit(
     refused(2, says, config=path)
 
 
-def test_a_missing_config_file(refused: Command, tmp_path: Path) -> None:
+def test_a_missing_config_file_is_refused(refused: Command, tmp_path: Path) -> None:
     refused(2, "cannot read", "nowhere.yaml", config=tmp_path / "nowhere.yaml")
 
 
@@ -389,7 +398,7 @@ def test_an_unexpected_error_asks_for_a_report(
     assert "Traceback" not in ended.err
 
 
-def test_progress_is_plain_lines_where_there_is_no_terminal(
+def test_progress_is_plain_lines_without_a_terminal(
     generate: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(progress, "LOG_INTERVAL", 0.0)

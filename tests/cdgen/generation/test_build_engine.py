@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from cdgen.checkpoints.pair import open_pair, parse_bad
+from cdgen.checkpoints.bad_source import parse_bad
+from cdgen.checkpoints.pair import open_pair
 from cdgen.corpus.folder import CorpusFolder
 from cdgen.corpus.status import status
 from cdgen.device import choose_device, choose_dtypes

@@ -1,0 +1,63 @@
+"""The source of BAD: the values that `--bad` accepts, and the text that a plan records.
+
+To add a kind of BAD that is derived from GOOD, such as `layers:N`:
+
+1. name it in `BadSource.kind` and give its number a field of its own;
+2. read it in `parse_bad`, and mention it in the messages there;
+3. write it in `BadSource.plan_text`;
+4. build its decoder in generation/build_engine.py, and say in generation/new_plan.py which GOODs
+   support it;
+5. name it in the help of `--bad` (cli/corpus.py) and in `PairFile` if `cdgen train --select-pair`
+   may offer it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from cdgen.errors import UsageError
+
+
+@dataclass(frozen=True)
+class BadSource:
+    """A checkpoint folder, GOOD itself with attention dropout, or no BAD at all."""
+
+    kind: Literal["folder", "dropout", "none"]
+    folder: Path | None = None  # set only for kind "folder"
+    dropout: float = 0.0  # probability, set only for kind "dropout", strictly between 0 and 1
+
+    def plan_text(self, checkpoint_sha256: str | None) -> str:
+        """Return what a plan records as its BAD: the hash of BAD's checkpoint, or else the kind.
+
+        Finished corpora hold these texts, so a kind's text must never change.
+        """
+        if checkpoint_sha256 is not None:
+            return checkpoint_sha256
+        return f"dropout:{self.dropout}" if self.kind == "dropout" else "none"
+
+
+def parse_bad(text: str) -> BadSource:
+    """Parse the value of `--bad`: `none`, `dropout:P` or a folder. Raises UsageError."""
+    if not text:
+        raise UsageError("--bad is empty: expected a checkpoint folder, dropout:P or none")
+    if text == "none":
+        return BadSource("none")
+    kind, colon, rate = text.partition(":")
+    if kind == "dropout":
+        return BadSource("dropout", dropout=_parse_dropout(text, rate if colon else ""))
+    return BadSource("folder", folder=Path(text))
+
+
+def _parse_dropout(text: str, rate: str) -> float:
+    try:
+        dropout = float(rate)
+    except ValueError:
+        dropout = 0.0
+    if not 0.0 < dropout < 1.0:
+        raise UsageError(
+            f"--bad {text}: expected dropout:P with P between 0 and 1, such as dropout:0.5"
+            " (for a folder of this name: ./dropout)"
+        )
+    return dropout

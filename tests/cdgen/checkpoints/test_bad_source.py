@@ -1,0 +1,51 @@
+"""The values that `--bad` accepts, and the text that a plan records for each."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from cdgen.checkpoints.bad_source import BadSource, parse_bad
+from cdgen.errors import UsageError
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("none", BadSource("none")),
+        ("dropout:0.5", BadSource("dropout", dropout=0.5)),
+        ("dropout:1e-3", BadSource("dropout", dropout=0.001)),
+        ("models/bad", BadSource("folder", folder=Path("models/bad"))),
+        ("./none", BadSource("folder", folder=Path("none"))),
+        ("./dropout:0.5", BadSource("folder", folder=Path("dropout:0.5"))),
+        ("dropout-run", BadSource("folder", folder=Path("dropout-run"))),
+    ],
+)
+def test_parse_bad(text: str, expected: BadSource) -> None:
+    assert parse_bad(text) == expected
+
+
+@pytest.mark.parametrize("rate", ["", ":", ":0", ":1", ":1.5", ":-0.5", ":nan", ":inf", ":half"])
+def test_a_rate_outside_zero_to_one_is_refused(rate: str) -> None:
+    with pytest.raises(UsageError, match="expected dropout:P with P between 0 and 1") as caught:
+        parse_bad(f"dropout{rate}")
+    assert caught.value.exit_code == 2
+
+
+def test_an_empty_text_is_refused() -> None:
+    with pytest.raises(UsageError, match="--bad is empty"):
+        parse_bad("")
+
+
+@pytest.mark.parametrize(
+    ("text", "recorded"),
+    [("none", "none"), ("dropout:0.5", "dropout:0.5"), ("dropout:.50", "dropout:0.5")],
+)
+def test_a_plan_records_a_bad_without_a_checkpoint_by_its_kind(text: str, recorded: str) -> None:
+    """These texts are in finished corpora, so they must stay the same."""
+    assert parse_bad(text).plan_text(None) == recorded
+
+
+def test_a_plan_records_a_checkpoint_by_its_hash() -> None:
+    assert parse_bad("models/bad").plan_text("0123abcd") == "0123abcd"

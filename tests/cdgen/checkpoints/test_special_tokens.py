@@ -1,0 +1,102 @@
+"""BOS and EOS are found where transformers finds them, and GOOD and BAD must agree on them.
+
+Unless a test says otherwise, config.json names BOS 0 and EOS 1.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from checkpoint_folders import opened, refusal, write_model
+
+
+@pytest.fixture
+def good(tmp_path: Path) -> Path:
+    return write_model(tmp_path / "good")
+
+
+@pytest.mark.parametrize(
+    ("tokenizer_config", "bos"),
+    [
+        (None, 0),
+        ({}, 0),
+        ({"bos_token": None}, None),
+        ({"bos_token": "b"}, 3),
+        ({"bos_token": {"content": "b", "lstrip": False}}, 3),
+    ],
+    ids=["no file", "no key", "null", "string", "object"],
+)
+def test_tokenizer_config_decides_bos_before_config(
+    tmp_path: Path, tokenizer_config: dict[str, object] | None, bos: int | None
+) -> None:
+    folder = write_model(tmp_path / "good", tokenizer_config=tokenizer_config)
+    assert opened(folder).bos_token_id == bos
+
+
+@pytest.mark.parametrize(
+    ("generation", "config", "tokenizer", "eos"),
+    [
+        (None, 1, None, (1,)),
+        ({}, 1, {"eos_token": "c"}, (1,)),
+        ({"eos_token_id": 2}, 1, {"eos_token": "c"}, (2,)),
+        ({"eos_token_id": [3, 2, 3]}, 1, None, (3, 2)),
+        ({"eos_token_id": None}, [1, 5], None, (1, 5)),
+        (None, None, {"eos_token": "c"}, (4,)),
+        (None, None, {"eos_token": None}, ()),
+        (None, None, None, ()),
+    ],
+)
+def test_generation_config_decides_eos_before_config_and_tokenizer(
+    tmp_path: Path,
+    generation: dict[str, object] | None,
+    config: object,
+    tokenizer: dict[str, object] | None,
+    eos: tuple[int, ...],
+) -> None:
+    folder = write_model(
+        tmp_path / "good",
+        generation_config=generation,
+        tokenizer_config=tokenizer,
+        eos_token_id=config,
+    )
+    assert opened(folder).eos_token_ids == eos
+
+
+def test_order_of_eos_ids_does_not_matter(tmp_path: Path) -> None:
+    good = write_model(tmp_path / "good", eos_token_id=[1, 2])
+    bad = write_model(tmp_path / "bad", eos_token_id=[2, 1])
+    assert opened(good, bad).eos_token_ids == (1, 2)
+
+
+@pytest.mark.parametrize("key", ["bos_token_id", "eos_token_id"])
+@pytest.mark.parametrize("value", [None, 3])
+def test_special_ids_must_agree(good: Path, tmp_path: Path, key: str, value: Any) -> None:
+    bad = write_model(tmp_path / "bad", **{key: value})
+    assert "GOOD and BAD disagree on special tokens: bos 0 and" in refusal(good, bad)
+
+
+@pytest.mark.parametrize("key", ["bos_token_id", "eos_token_id"])
+@pytest.mark.parametrize("value", [-1, 6, 7], ids=["negative", "padding row", "last row"])
+def test_special_ids_must_be_tokens(tmp_path: Path, key: str, value: Any) -> None:
+    good = write_model(tmp_path / "good", **{key: value})
+    assert f"special token id {value} is outside the vocabulary of 6" in refusal(good)
+
+
+@pytest.mark.parametrize("value", ["1", True, 1.0, {"id": 1}, [1, None]], ids=repr)
+def test_special_ids_must_be_integers(tmp_path: Path, value: object) -> None:
+    good = write_model(tmp_path / "good", eos_token_id=value)
+    assert "eos_token_id an integer or a list of them" in refusal(good)
+
+
+@pytest.mark.parametrize("token", ["<bos>", 7, {"contents": "<s>"}, ["<s>"]], ids=repr)
+def test_special_token_must_be_defined(tmp_path: Path, token: object) -> None:
+    good = write_model(tmp_path / "good", tokenizer_config={"bos_token": token})
+    assert "tokenizer_config.json gives bos_token as" in refusal(good)
+
+
+@pytest.mark.parametrize("name", ["generation_config.json", "tokenizer_config.json"])
+def test_an_optional_file_that_is_not_json_is_refused(good: Path, name: str) -> None:
+    (good / name).write_text("{")
+    assert f"{name} is not valid JSON" in refusal(good)
