@@ -45,9 +45,7 @@ WIDEST_HEAD = 256
 
 
 @triton.jit
-def _noise(
-    sequence_ids, seed_low, seed_high, bound, kept_weight, row, batch, first_row
-):  # fmt: skip
+def _noise(sequence_ids, seed_low, seed_high, bound, kept_weight, row, batch, first_row):
     """What `_kept` needs of a row: its sequence, the key, and the bound below which words drop a
     weight; and the factor of those kept. Rows before `first_row` drop none."""
     sequence = tl.load(sequence_ids + row % batch)
@@ -231,17 +229,32 @@ def decode_attention(
     out = torch.empty_like(query)
     dropout = sequence_ids is not None
     arguments = (
-        query, keys, values, lengths, sequence_ids if dropout else lengths, out,
-        len(lengths), capacity, scale * math.log2(math.e), signed_word(seed_low),
-        signed_word(seed_high), signed_word(int(rate * 2.0**32)), 1 / (1 - rate), first_row,
+        query,
+        keys,
+        values,
+        lengths,
+        sequence_ids if dropout else lengths,
+        out,
+        len(lengths),
+        capacity,
+        scale * math.log2(math.e),
+        signed_word(seed_low),
+        signed_word(seed_high),
+        signed_word(int(rate * 2.0**32)),
+        1 / (1 - rate),
+        first_row,
         layer * heads,
-    )  # fmt: skip
+    )
     number_bytes = (keys if group == 1 else query).element_size()
     sizes = {
-        "KV_HEADS": kv_heads, "WIDTH": width, "BLOCK_WIDTH": block_width, "TILE": _TILE[group > 1],
-        "STAGES": _STAGES, "DROPOUT": dropout,
+        "KV_HEADS": kv_heads,
+        "WIDTH": width,
+        "BLOCK_WIDTH": block_width,
+        "TILE": _TILE[group > 1],
+        "STAGES": _STAGES,
+        "DROPOUT": dropout,
         "num_warps": _WARPS[group > 1, number_bytes][block_width],
-    }  # fmt: skip
+    }
     with torch.cuda.device_of(query):  # Triton launches on the current device
         require_fp8("keys", keys)
         if group == 1:

@@ -1,41 +1,50 @@
 """Fused contrastive sampling: at most four launches, none of which waits for the host.
 
-    1. where rows are few, per part of a row: its maximum
-    2. per row: one pass over GOOD (`sampling_collect`), then scores, truncation and the draw
-       (`sampling_draw`), in one launch (`sampling_rows`)
-    3. rows with more than CAPACITY plausible tokens: all of V (`sampling_dense`), after a product
-       of those rows with BAD's head (`sampling_heads`) if that is what is given; programs of other
-       rows exit at once
-Where alpha is 0 every row is one for 3, which is then all that is launched.
+    1. if rows are few, for each part of a row: its maximum (sampling/rows.py)
+    2. for each row: one pass over GOOD (sampling/collect.py), then scores, truncation and the draw
+       (sampling/draw.py), in one launch (sampling/rows.py)
+    3. for rows with more than CAPACITY plausible tokens: a pass over all of V (sampling/dense.py),
+       after a product of those rows with BAD's head, if BAD has one (sampling/heads.py); programs
+       of other rows exit at once
+With alpha 0 only step 3 is launched, for every row.
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import torch
 
 from cdgen.kernels.gpu.philox import signed_word
 from cdgen.kernels.gpu.sampling.dense import finish_kernel
-from cdgen.kernels.gpu.sampling.draw import PENDING, Drawn, Lists, Rule
-from cdgen.kernels.gpu.sampling.heads import Bad, head_kernel
+from cdgen.kernels.gpu.sampling.heads import head_kernel
 from cdgen.kernels.gpu.sampling.rows import part_kernel, sample_kernel
+from cdgen.kernels.gpu.sampling.types import (
+    PENDING,
+    Bad,
+    Drawn,
+    Lists,
+    ScoreParams,
+    Truncation,
+)
 from cdgen.kernels.sampling_params import SampleOutput, SamplingParams, fp32
 
-# Tokens that a row's list holds. The largest plausible set of 8,898 real positions had 141.
+# Tokens in the list of a row. The largest plausible set of 8,898 real positions had 141.
 CAPACITY = 1024
 
 # Block sizes. Chosen from the compiled code (docs/kernels.md), not yet by timing: 16-byte loads, no
 # spills, and 768 threads or more on a multiprocessor, 640 for the dense kernel.
-BLOCK, GATHER = 2048, 512  # logits per tile of GOOD; per look at plausible lanes
+BLOCK, GATHER = 2048, 512  # logits per tile of GOOD; per tile of plausible lanes
 LIST_SIZES = {"num_warps": 8, "maxnreg": 64}
 LONG_LIST_SIZES = {"num_warps": 8, "maxnreg": 80}  # with truncation, or a head
-LANES, HEAD_LANES = 128, 16  # list entries at a time; with a head, so many dot products
+LANES, HEAD_LANES = 128, 16  # list entries at a time; with a head, each is a dot product
 DENSE_SIZES = {"BLOCK": 1024, "TALLY_BLOCK": 256, "num_warps": 4, "maxnreg": 96}
 HEAD_SIZES = {  # by bytes per number
     2: {"ROWS": 64, "TOKENS": 64, "BLOCK_D": 64, "num_warps": 8, "maxnreg": 128},
     4: {"ROWS": 32, "TOKENS": 64, "BLOCK_D": 32, "num_warps": 4},
 }
 HEAD_PROGRAMS = 512
-PROGRAMS = 256  # rows are split into parts while there are fewer programs than this
+PROGRAMS = 256  # rows are split into parts until there are this many programs
 MAX_SPLITS = 32
 
 # The reference rounds each product before the difference.
@@ -43,7 +52,7 @@ EXACT = {"enable_fp_fusion": False}
 
 
 def splits_of(rows: int, vocab: int) -> int:
-    """Into how many parts a row is split: a power of two, each part at least a tile."""
+    """Return the number of parts of a row: a power of two, each part at least a tile."""
     splits = 1
     while rows * splits < PROGRAMS and splits < MAX_SPLITS and vocab >= 2 * splits * BLOCK:
         splits *= 2
@@ -51,8 +60,36 @@ def splits_of(rows: int, vocab: int) -> int:
 
 
 def mass_units(vocab: int) -> float:
-    """Units per 1 of mass, so many that those of a whole row are 2**62 at most."""
+    """Return the units per 1 of mass, such that a whole row has at most 2**62 units."""
     return 2.0 ** (62 - (vocab - 1).bit_length())
+
+
+class DrawInputs(NamedTuple):
+    """Everything that one call draws from, and the tensors that it writes."""
+
+    good: torch.Tensor  # [B, V]
+    bad: Bad
+    params: ScoreParams
+    truncation: Truncation
+    sequence_ids: torch.Tensor  # [B] int64
+    positions: torch.Tensor  # [B]
+    seed: int  # as an int64
+    vocab: int
+    drawn: Drawn
+
+    @property
+    def truncates(self) -> bool:
+        top_k, top_p = self.truncation
+        return top_k > 0 or top_p < 1 or self.params.log_min_p > -torch.inf
+
+    @property
+    def noise(self) -> tuple[torch.Tensor, torch.Tensor, int, int]:
+        """The kernels' arguments for Philox."""
+        low, high = signed_word(self.seed), signed_word(self.seed >> 32)
+        return self.sequence_ids, self.positions, low, high
+
+    def scratch(self, dtype: torch.dtype, *shape: int) -> torch.Tensor:  # [B, *shape]
+        return torch.empty(len(self.good), *shape, dtype=dtype, device=self.good.device)
 
 
 @torch.library.custom_op("cdgen::sample_contrastive", mutates_args=())
@@ -62,7 +99,7 @@ def sample_contrastive_op(
     hidden: torch.Tensor | None,
     head: torch.Tensor | None,
     bias: torch.Tensor | None,
-    rule: list[float],  # the numbers of a `Rule`
+    score_params: list[float],  # the fields of a `ScoreParams`
     top_k: int,
     top_p: float,
     seed: int,  # as an int64
@@ -70,21 +107,25 @@ def sample_contrastive_op(
     positions: torch.Tensor,
     vocab: int,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    numbers = Rule(*rule)
-    drawn = Drawn(*_outputs(good))
-    noise = (sequence_ids, positions, signed_word(seed), signed_word(seed >> 32))
-    truncate = top_k > 0 or top_p < 1 or numbers.log_min_p > -torch.inf
-    source = _bad(bad, hidden, head, bias)
-    tops = None
+    x = DrawInputs(
+        good,
+        _bad(bad, hidden, head, bias),
+        ScoreParams(*score_params),
+        Truncation(top_k, top_p),
+        sequence_ids,
+        positions,
+        seed,
+        vocab,
+        Drawn(*_outputs(good)),
+    )
+    row_max = None
     with torch.cuda.device_of(good):  # Triton launches on the current device
-        if numbers.log_alpha > -torch.inf or vocab <= CAPACITY:
-            tops = torch.empty(len(good), dtype=torch.float32, device=good.device)
-            _draw_from_lists(
-                good, source, numbers, top_k, top_p, noise, vocab, truncate, tops, drawn
-            )
+        if x.params.log_alpha > -torch.inf or vocab <= CAPACITY:
+            row_max = x.scratch(torch.float32)
+            _draw_from_lists(x, row_max)
         if vocab > CAPACITY:
-            _finish(good, source, numbers, top_k, top_p, noise, vocab, truncate, tops, drawn)
-    return tuple(drawn)
+            _finish(x, row_max)
+    return tuple(x.drawn)
 
 
 @sample_contrastive_op.register_fake
@@ -113,75 +154,98 @@ def _bad(
     if hidden is None or head is None:
         return Bad()
     return Bad(
-        hidden=hidden, hidden_stride=hidden.stride(0), head=head, head_stride=head.stride(0),
-        bias=bias, width=head.shape[1],
-    )  # fmt: skip
+        hidden=hidden,
+        hidden_stride=hidden.stride(0),
+        head=head,
+        head_stride=head.stride(0),
+        bias=bias,
+        width=head.shape[1],
+    )
 
 
 def _draw_from_lists(
-    good: torch.Tensor,
-    bad: Bad,
-    rule: Rule,
-    top_k: int,
-    top_p: float,
-    noise: tuple,
-    vocab: int,
-    truncate: bool,
-    tops: torch.Tensor,
-    drawn: Drawn,
+    x: DrawInputs,
+    row_max: torch.Tensor,  # [B] float32, written for rows that are left pending
 ) -> None:
-    rows = len(good)
-
-    def scratch(dtype: torch.dtype, *shape: int) -> torch.Tensor:
-        return torch.empty(rows, *shape, dtype=dtype, device=good.device)
-
-    splits, part_tops = splits_of(rows, vocab), None
+    rows, head = len(x.good), x.bad.head
+    splits, part_max = splits_of(rows, x.vocab), None
     if splits > 1:
-        part_tops = scratch(torch.float32, splits)
+        part_max = x.scratch(torch.float32, splits)
         part_kernel[(rows, splits)](
-            good, good.stride(0), vocab, part_tops, SPLITS=splits, BLOCK=BLOCK, **LIST_SIZES
+            x.good,
+            x.good.stride(0),
+            x.vocab,
+            part_max,
+            SPLITS=splits,
+            BLOCK=BLOCK,
+            **LIST_SIZES,
         )
     lists = Lists(
-        tokens=scratch(torch.int32, CAPACITY),
-        scores=scratch(torch.float32, CAPACITY) if truncate else None,
-        groups=scratch(torch.int32, BLOCK // 4) if splits == 1 else None,
+        tokens=x.scratch(torch.int32, CAPACITY),
+        scores=x.scratch(torch.float32, CAPACITY) if x.truncates else None,
+        groups=x.scratch(torch.int32, BLOCK // 4) if splits == 1 else None,
     )
     sample_kernel[(rows,)](
-        good, good.stride(0), vocab, bad, rule, top_k, top_p, *noise, lists, tops, drawn, part_tops,
-        SPLITS=splits, TRUNCATE=truncate, CAPACITY=CAPACITY, BLOCK=BLOCK, GATHER=GATHER,
-        LANES=LANES if bad.head is None else HEAD_LANES,
-        BLOCK_D=128 if bad.head is not None and bad.head.element_size() == 2 else 64,
-        **(LIST_SIZES if bad.head is None and not truncate else LONG_LIST_SIZES), **EXACT,
-    )  # fmt: skip
+        x.good,
+        x.good.stride(0),
+        x.vocab,
+        x.bad,
+        x.params,
+        *x.truncation,
+        *x.noise,
+        lists,
+        row_max,
+        x.drawn,
+        part_max,
+        SPLITS=splits,
+        TRUNCATE=x.truncates,
+        CAPACITY=CAPACITY,
+        BLOCK=BLOCK,
+        GATHER=GATHER,
+        LANES=LANES if head is None else HEAD_LANES,
+        BLOCK_D=128 if head is not None and head.element_size() == 2 else 64,
+        **(LIST_SIZES if head is None and not x.truncates else LONG_LIST_SIZES),
+        **EXACT,
+    )
 
 
 def _finish(
-    good: torch.Tensor,
-    bad: Bad,
-    rule: Rule,
-    top_k: int,
-    top_p: float,
-    noise: tuple,
-    vocab: int,
-    truncate: bool,
-    tops: torch.Tensor | None,
-    drawn: Drawn,
+    x: DrawInputs,
+    row_max: torch.Tensor | None,  # [B] float32; None: every row is pending
 ) -> None:
-    rows = len(good)
+    rows, bad = len(x.good), x.bad
     if bad.head is not None:
-        # Only pending rows are written; but for every row there must be room.
-        logits = torch.empty(rows, vocab, dtype=torch.float32, device=good.device)
+        # Only pending rows are written, but any row may be pending, so all need memory.
+        logits = x.scratch(torch.float32, x.vocab)
         head_kernel[(HEAD_PROGRAMS,)](
-            bad, rows, vocab, None if tops is None else drawn.status, PENDING.value, logits,
+            bad,
+            rows,
+            x.vocab,
+            None if row_max is None else x.drawn.status,
+            PENDING.value,
+            logits,
             **HEAD_SIZES[bad.head.element_size()],
-        )  # fmt: skip
-        bad = Bad(logits=logits, logits_stride=vocab)
-    columns = good.shape[1] if bad.logits is None else min(good.shape[1], bad.logits.shape[1])
+        )
+        bad = Bad(logits=logits, logits_stride=x.vocab)
+    columns = x.good.shape[1]
+    if bad.logits is not None:
+        columns = min(columns, bad.logits.shape[1])
     finish_kernel[(rows,)](
-        good, good.stride(0), vocab, min(columns, -(-vocab // 16) * 16), bad, rule, top_k, top_p,
-        *noise, tops, drawn, DIVIDE=rule.temperature not in (0, 1), TRUNCATE=truncate,
-        **DENSE_SIZES, **EXACT,
-    )  # fmt: skip
+        x.good,
+        x.good.stride(0),
+        x.vocab,
+        min(columns, -(-x.vocab // 16) * 16),
+        bad,
+        x.params,
+        *x.truncation,
+        *x.noise,
+        row_max,
+        x.drawn,
+        DIVIDE=x.params.temperature not in (0, 1),
+        TRUNCATE=x.truncates,
+        **DENSE_SIZES,
+        **EXACT,
+    )
 
 
 def sample_contrastive(
@@ -196,18 +260,31 @@ def sample_contrastive(
     positions: torch.Tensor,
     vocab: int,
 ) -> SampleOutput:
-    """The Triton backend of both public ops; arguments as they have checked them."""
-    rule = [
-        fp32(x)
-        for x in (params.good_weight, params.bad_weight, params.temperature, params.log_alpha,
-                  params.log_min_p, mass_units(vocab))
-    ]  # fmt: skip
+    """Draw with the Triton kernels. Both public ops call this with arguments they have checked."""
+    score_params = ScoreParams(
+        good_weight=params.good_weight,
+        bad_weight=params.bad_weight,
+        temperature=params.temperature,
+        log_alpha=params.log_alpha,
+        log_min_p=params.log_min_p,
+        mass_units=mass_units(vocab),
+    )
     return SampleOutput(
         *sample_contrastive_op(
-            good, bad, hidden, head, bias, rule, params.top_k, params.top_p,
-            seed - (seed >> 63 << 64), sequence_ids.contiguous(), positions.contiguous(), vocab,
+            good,
+            bad,
+            hidden,
+            head,
+            bias,
+            [fp32(x) for x in score_params],
+            params.top_k,
+            params.top_p,
+            seed - (seed >> 63 << 64),
+            sequence_ids.contiguous(),
+            positions.contiguous(),
+            vocab,
         )
-    )  # fmt: skip
+    )
 
 
 def sample_contrastive_bytes(
@@ -217,12 +294,12 @@ def sample_contrastive_bytes(
     plausible: int,  # summed over rows
     *,
     dense: bool = False,
-    width: int = 0,  # of BAD's head, where that is given instead of logits
+    width: int = 0,  # of BAD's head, if it is given instead of logits
     head_itemsize: int = 2,
 ) -> int:
-    """Bytes that a draw must move: GOOD's logits once; of BAD one 32-byte sector per plausible
-    token, or its row of the head, or (dense) all logits once; coordinates in and draws out. Lists
-    are small and stay in cache: they are not counted."""
+    """Return the bytes that a draw must move: GOOD's logits once; for each plausible token a
+    32-byte sector of BAD's logits, or its row of the head, or (dense) all of BAD's logits once;
+    coordinates in and draws out. Lists are small and stay in cache, so they are not counted."""
     good = rows * vocab * itemsize
     bad = good if dense else plausible * (width * head_itemsize if width else 32)
     return good + bad + rows * (8 + 8 + 8 + 1 + 4 + 4)

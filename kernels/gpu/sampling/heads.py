@@ -1,13 +1,11 @@
-"""BAD's logits as dot products of its hidden state and rows of its head.
+"""BAD's logits as dot products of its hidden states and rows of its head.
 
-b_v = h . W_v + bias_v, products and sums in fp32. A row with a list takes them at its plausible
-tokens alone; a row that is finished by the dense kernel has them all computed first, as a matrix
-product over the pending rows.
+b_v = h . W_v + bias_v, with products and sums in fp32. A row with a list needs them at its
+plausible tokens only. For rows that the dense kernel finishes, all of them are computed first, as a
+matrix product over the pending rows.
 """
 
 from __future__ import annotations
-
-from typing import Any, NamedTuple
 
 import triton
 import triton.language as tl
@@ -15,22 +13,9 @@ import triton.language as tl
 from cdgen.kernels.gpu.precision import dot
 
 
-class Bad(NamedTuple):
-    """Where BAD's logits come from: a matrix of them, or a head; None where it is not that one."""
-
-    logits: Any = None  # [B, V]
-    logits_stride: Any = None
-    hidden: Any = None  # [B, D]
-    hidden_stride: Any = None
-    head: Any = None  # [V, D]
-    head_stride: Any = None
-    bias: Any = None  # [V]
-    width: Any = None
-
-
 @triton.jit
 def dot_products(bad, row, tokens, wanted, BLOCK_D: tl.constexpr):
-    """[N] float32: BAD's logits of [N] tokens, where wanted."""
+    """Return [N] float32: BAD's logits of [N] tokens, if wanted."""
     column = tl.arange(0, BLOCK_D)
     hidden = bad.hidden + row * bad.hidden_stride
     rows = bad.head + tokens.to(tl.int64)[:, None] * bad.head_stride
@@ -54,7 +39,7 @@ def head_kernel(
     rows,
     vocab,
     status,  # [B] uint8; None: every row is wanted
-    pending,  # its value for the rows that are wanted
+    pending,  # the status of wanted rows
     out,  # [B, V] float32: only wanted rows are written
     ROWS: tl.constexpr,
     TOKENS: tl.constexpr,

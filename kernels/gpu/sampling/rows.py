@@ -1,7 +1,7 @@
-"""The kernels that draw from lists, in one launch, or in two where rows are split into parts.
+"""The kernels that draw from lists, in one launch, or in two if rows are split into parts.
 
-A row with more than CAPACITY plausible tokens is left PENDING: which rows those are depends on
-their logits alone.
+A row with more than CAPACITY plausible tokens is left PENDING. Which rows those are depends on
+their own logits only.
 """
 
 from __future__ import annotations
@@ -9,40 +9,59 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from cdgen.kernels.gpu.sampling.collect import (
-    GROUP,
-    NEVER,
-    collect_parts,
-    collect_row,
-    lane_maxima,
-)
-from cdgen.kernels.gpu.sampling.draw import (
+from cdgen.kernels.gpu.sampling.collect import GROUP, collect_parts, collect_row, lane_maxima
+from cdgen.kernels.gpu.sampling.draw import draw_from_list, write
+from cdgen.kernels.gpu.sampling.types import (
     GOOD_NOT_FINITE,
+    NEVER,
     NO_FINITE_GOOD,
     OK,
     PENDING,
-    draw_from_list,
-    write,
+    Truncation,
 )
 
 
 @triton.jit
-def _finish_row(row, top, count, good, bad, rule, top_k, top_p, noise, lists, tops, drawn,
-                TRUNCATE: tl.constexpr, CAPACITY: tl.constexpr, LANES: tl.constexpr,
-                BLOCK_D: tl.constexpr):  # fmt: skip
-    """Draws from the row's list of `count` tokens, and writes what came of it."""
+def _finish_row(
+    row,
+    maximum,
+    count,
+    good,
+    bad,
+    params,
+    truncation,
+    noise,
+    lists,
+    row_max,
+    drawn,
+    TRUNCATE: tl.constexpr,
+    CAPACITY: tl.constexpr,
+    LANES: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):
+    """Draw from the row's list of `count` tokens and write the outcome."""
     status = tl.where(count > CAPACITY, PENDING, OK)
-    status = tl.where(top == NEVER, NO_FINITE_GOOD, status)
-    status = tl.where(top == float("inf"), GOOD_NOT_FINITE, status)
+    status = tl.where(maximum == NEVER, NO_FINITE_GOOD, status)
+    status = tl.where(maximum == float("inf"), GOOD_NOT_FINITE, status)
     token, kept = -1, 0
     if status == PENDING:
-        tl.store(tops + row, top)
+        tl.store(row_max + row, maximum)
     if status == OK:
-        tl.debug_barrier()  # each thread wrote a part of the list and reads another
+        tl.debug_barrier()  # each thread reads parts of the list that others wrote
         token, status, kept = draw_from_list(
-            row, count, good, bad, rule, top_k, top_p, noise, lists,
-            TRUNCATE, CAPACITY, LANES, BLOCK_D,
-        )  # fmt: skip
+            row,
+            count,
+            good,
+            bad,
+            params,
+            truncation,
+            noise,
+            lists,
+            TRUNCATE,
+            CAPACITY,
+            LANES,
+            BLOCK_D,
+        )
     write(drawn, row, token, status, count, kept)
 
 
@@ -52,7 +71,7 @@ def sample_kernel(
     good_stride,
     vocab,
     bad,  # Bad
-    rule,  # Rule
+    params,  # ScoreParams
     top_k,
     top_p: tl.float64,
     sequence_ids,  # [B] int64
@@ -60,9 +79,9 @@ def sample_kernel(
     seed_low,
     seed_high,
     lists,  # Lists
-    tops,  # [B] float32: receives max g of pending rows
+    row_max,  # [B] float32, written: max g of pending rows
     drawn,  # Drawn
-    part_tops,  # [B, SPLITS] float32 from `part_kernel`; None: rows are not split
+    part_max,  # [B, SPLITS] float32 from `part_kernel`; None: rows are not split
     SPLITS: tl.constexpr,
     TRUNCATE: tl.constexpr,
     CAPACITY: tl.constexpr,
@@ -76,28 +95,55 @@ def sample_kernel(
     noise = (tl.load(positions + row), tl.load(sequence_ids + row), seed_low, seed_high)
     first = row * good_stride
     tokens = lists.tokens + row * CAPACITY
-    if part_tops is None:
-        top, count = collect_row(
-            good, first, vocab, rule.log_alpha, lists.groups + row * (BLOCK // GROUP), tokens,
-            CAPACITY, BLOCK, GATHER,
-        )  # fmt: skip
+    if part_max is None:
+        maximum, count = collect_row(
+            good,
+            first,
+            vocab,
+            params.log_alpha,
+            lists.groups + row * (BLOCK // GROUP),
+            tokens,
+            CAPACITY,
+            BLOCK,
+            GATHER,
+        )
     else:
-        top, count = collect_parts(
-            good, first, vocab, rule.log_alpha, part_tops + row * SPLITS, tokens,
-            CAPACITY, SPLITS, BLOCK,
-        )  # fmt: skip
+        maximum, count = collect_parts(
+            good,
+            first,
+            vocab,
+            params.log_alpha,
+            part_max + row * SPLITS,
+            tokens,
+            CAPACITY,
+            SPLITS,
+            BLOCK,
+        )
     _finish_row(
-        row, top, count, good + first, bad, rule, top_k, top_p, noise, lists, tops, drawn,
-        TRUNCATE, CAPACITY, LANES, BLOCK_D,
-    )  # fmt: skip
+        row,
+        maximum,
+        count,
+        good + first,
+        bad,
+        params,
+        Truncation(top_k, top_p),
+        noise,
+        lists,
+        row_max,
+        drawn,
+        TRUNCATE,
+        CAPACITY,
+        LANES,
+        BLOCK_D,
+    )
 
 
 @triton.jit
-def part_kernel(good, good_stride, vocab, part_tops, SPLITS: tl.constexpr, BLOCK: tl.constexpr):
-    """One program per part of a row: its maximum, +inf where a logit is NaN."""
+def part_kernel(good, good_stride, vocab, part_max, SPLITS: tl.constexpr, BLOCK: tl.constexpr):
+    """One program per part of a row: its maximum, +inf if a logit is NaN."""
     row, part = tl.program_id(0).to(tl.int64), tl.program_id(1)
     span = tl.cdiv(vocab, SPLITS)
     begin = tl.minimum(part * span, vocab)
     count = tl.minimum(span, vocab - begin)
-    tops, _ = lane_maxima(good, row * good_stride + begin, count, BLOCK)
-    tl.store(part_tops + row * SPLITS + part, tl.max(tops, 0))
+    lane_max, _ = lane_maxima(good, row * good_stride + begin, count, BLOCK)
+    tl.store(part_max + row * SPLITS + part, tl.max(lane_max, 0))
