@@ -124,9 +124,9 @@ bench-gpu-eval: package
 	$(GPU_PYTHON) -m cdgen.bench.end_to_end.bench_eval --model $(MODEL) --data $(DATA) --paper-size \
 		--device cuda --out $(OUT)/gpu-eval.json
 
-# The table in docs/kernels.md: registers, spills and loads of every kernel. Needs no GPU.
+# docs/kernels-compiled.md: registers, spills and loads of every kernel. Needs no GPU.
 kernels-table: $(READY)
-	$(PYTHON) -m cdgen.bench.compiled.compiled_kernels --write docs/kernels.md
+	$(PYTHON) -m cdgen.bench.compiled.compiled_kernels --write docs/kernels-compiled.md
 
 wheel: $(READY)
 	$(PIP) wheel --no-deps --no-build-isolation -w dist .

@@ -1,9 +1,9 @@
 """Every Triton kernel compiled for compute capability 8.0, 9.0 and 10.0, without a GPU, and what
 its machine code says: registers, spills, shared memory, instructions, the width of its loads.
 
-    python -m cdgen.bench.compiled.compiled_kernels                          prints the table
-    python -m cdgen.bench.compiled.compiled_kernels --write docs/kernels.md  puts it into that page
-    python -m cdgen.bench.compiled.compiled_kernels --check docs/kernels.md  exits 1 if it is stale
+    python -m cdgen.bench.compiled.compiled_kernels               prints the page
+    python -m cdgen.bench.compiled.compiled_kernels --write PAGE  writes it to that file
+    python -m cdgen.bench.compiled.compiled_kernels --check PAGE  exits 1 if the file is stale
 
 The ops are called on CPU tensors, with a driver that answers for a GPU that is not there and
 launches nothing. So what is inspected is what a GPU would run, down to how its arguments are
@@ -32,10 +32,11 @@ from cdgen.bench.compiled.machine_code import MachineCode, read_machine_code
 CAPABILITIES = (80, 90, 100)
 
 # Registers per thread that a kernel may use. A multiprocessor has 65536: room for 32 warps with 64
-# each, 25 with 80, 21 with 96, 12 with 160, 9 with 224. What only waits for memory gets the fewest.
+# each, 25 with 80, 21 with 96, 12 with 160, 9 with 224. Kernels that only wait for memory get the
+# fewest.
 MOST_REGISTERS = {
     "part_kernel": 64,
-    "sample_kernel": 80,  # 64 but for truncation and BAD's head
+    "sample_kernel": 80,  # 64 without truncation and BAD's head
     "finish_kernel": 96,  # noise and tallies
     "head_kernel": 160,  # the sums of a matrix product
     "_attend_single": 80,
@@ -47,20 +48,20 @@ MOST_REGISTERS = {
     "_gelu": 64,
 }
 
-# What a loop, or a kernel without one, may load less than 16 bytes at a time, and why.
+# Loads of fewer than 16 bytes that a loop, or a kernel without one, may make, and why.
 NARROW = {
     "collect_row.groups": "the list of plausible lanes: one entry per thread",
-    "collect_row.good": "logits of plausible lanes, four beside each other",
-    "collect_parts.part_tops": "one number per part",
-    "collect_parts.good": "only in parts that hold a plausible token, from any token on",
+    "collect_row.good": "logits of plausible lanes, four in a row",
+    "collect_parts.part_max": "one number per part",
+    "collect_parts.good": "only in parts with a plausible token, starting at any token",
     "draw_from_list.lists.tokens": "the list of plausible tokens: one entry per thread",
     "draw_from_list.good": "logits of plausible tokens, anywhere in the row",
-    "bad_logits.at": "likewise",
+    "bad_logits.at": "as above",
     "_entries.tokens": "the list, one entry per thread",
-    "_entries.scores": "likewise",
+    "_entries.scores": "as above",
     "_load.row.good": "rows of odd length are off the 16-byte grid; and tallies take small tiles,"
-    " for they compare each logit with 16 keys",
-    "_load.row.bad": "likewise",
+    " because they compare each logit with 16 keys",
+    "_load.row.bad": "as above",
     "dot_products.bad.bias": "one number per plausible token",
     "head_kernel.status": "one byte per row",
     "head_kernel.bad.bias": "one number per token and tile",
@@ -165,14 +166,24 @@ def inspect_all(capabilities: Sequence[int] = CAPABILITIES) -> list[Variant]:
         return [v for found in processes.map(inspect, *zip(*jobs, strict=True)) for v in found]
 
 
-def table(variants: list[Variant]) -> str:
-    """The variants as Markdown: one line per kernel and call, one figure per capability."""
+HEADING = """# The compiled kernels
+
+Written by `make kernels-table`; do not edit. The launchers are called on CPU tensors with a driver
+that launches nothing, so their arguments are specialised as on a GPU. Registers are per thread,
+shared bytes per program. Loads are those from global memory that a loop repeats, or all loads of a
+kernel without such a loop.
+"""
+
+
+def page(variants: list[Variant]) -> str:
+    """Return docs/kernels-compiled.md: one line per kernel and call, one figure per capability."""
     lines: dict[tuple[str, str, str], list[Variant]] = {}
     for v in variants:
         lines.setdefault((v.kernel, v.op, v.call), []).append(v)
     rows = [
+        HEADING,
         f"Triton {version('triton')} and its own `ptxas`. Three figures are for compute capability"
-        " 8.0 / 9.0 / 10.0, two for 9.0 / 10.0 alone, as where the cache is fp8; one is for all.",
+        " 8.0 / 9.0 / 10.0, two for 9.0 / 10.0 alone (an fp8 cache), one for all.",
         "",
         "| kernel | call | warps | registers | bound | shared bytes | instructions | loads |",
         "|---|---|---|---|---|---|---|---|",
@@ -204,30 +215,17 @@ def _loads(code: MachineCode) -> str:
     return ", ".join(f"{widths[width]} x {width} B" for width in sorted(widths, reverse=True))
 
 
-BEGIN, END = "<!-- compiled kernels: begin -->\n", "<!-- compiled kernels: end -->\n"
-
-
-def split_page(page: str) -> tuple[str, str, str]:
-    """What stands before the table, the table, what stands after it; ValueError without markers."""
-    before, begin, rest = page.partition(BEGIN)
-    old, end, after = rest.partition(END)
-    if not (begin and end):
-        raise ValueError(f"page: expected the lines {BEGIN.strip()} and {END.strip()}")
-    return before + begin, old, end + after
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--write", type=Path, metavar="PAGE", help="put the table into this page")
-    parser.add_argument("--check", type=Path, metavar="PAGE", help="fail where its table is stale")
+    parser.add_argument("--write", type=Path, metavar="PAGE", help="write the page to this file")
+    parser.add_argument("--check", type=Path, metavar="PAGE", help="fail if this file is stale")
     args = parser.parse_args()
-    text = table(inspect_all())
+    text = page(inspect_all())
     if args.write:
-        before, _, after = split_page(args.write.read_text())
-        args.write.write_text(before + text + after)
+        args.write.write_text(text)
     elif args.check:
-        if split_page(args.check.read_text())[1] != text:
-            print(f"{args.check}: stale table; run --write {args.check}", file=sys.stderr)
+        if args.check.read_text() != text:
+            print(f"{args.check}: stale; run make kernels-table", file=sys.stderr)
             return 1
     else:
         print(text, end="")

@@ -1,14 +1,16 @@
-"""Triton kernels of decode attention: a program per (row, KV head) reads its keys and values once.
+"""Triton kernels of decode attention: one program per (row, KV head) reads its keys and values
+once.
 
-The keys of one (row, KV head) are never split over programs. Splitting pays where rows x KV heads
-are fewer than the GPU can hold at once; a generator runs hundreds of rows. And how to split would
-follow from how many rows there are, so the order of a row's sums, and with it the row's bits, would
-depend on its neighbours. Here that order is one fixed function of the row's own length.
+The keys of one (row, KV head) are never split over programs. Splitting pays if rows x KV heads are
+fewer than the GPU can hold at once, but a generator runs hundreds of rows. The split would depend
+on the number of rows, so the order of a row's sums, and with it the row's bits, would depend on its
+neighbours. Here that order is a fixed function of the row's own length.
 """
 
 from __future__ import annotations
 
 import math
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -17,21 +19,21 @@ import triton.language as tl
 from cdgen.kernels.gpu.philox import in_token_order, signed_word
 from cdgen.kernels.gpu.precision import dot, require_fp8, rounded, widened
 
-# Below every score: exp2(_LOWEST - score) is 0, and unlike with -inf no difference is NaN.
+# Less than every score: exp2(_LOWEST - score) is 0, and no difference is NaN, as with -inf.
 _LOWEST = tl.constexpr(-1e38)
 
-# Keys per tile by whether query heads share KV heads; warps by that, bytes per number and padded
-# head size, numbers being the cache's for a head alone and the query's for groups, whose product
-# takes the cache in the query's dtype. Compiled for compute capability 8.0, 9.0 and 10.0: of what
-# was tried, few instructions per key with no spills; tiles in flight add up to 64 KiB per
-# multiprocessor or more, where 4.8 TB/s over 132 of them and a latency of a microsecond ask for 36.
-# Alone, a head's tile is two 16-byte loads per thread, which takes half the registers of four and
-# 4 % more instructions. In groups, one warp needs no barriers between its matrix products.
-# An fp8 cache, from 9.0 on, keeps these tiles: alone, one 16-byte load per thread where bf16 takes
-# two, with 18 instructions per key and warp at head size 64 (bf16: 24) and 56 KiB in flight. Double
-# tiles save 3 % of them and take 80 to 90 registers. In groups, unpacking doubles the instructions,
-# 24 per key (bf16: 12); with two warps they are 29. So fp8 may end up short of instructions, not of
-# bandwidth. Not timed on a GPU yet.
+# Keys per tile, by whether query heads share KV heads; warps, by that, by bytes per number and by
+# padded head size. The numbers are the cache's for a head alone, and the query's for groups, whose
+# product takes the cache in the query's dtype. Compiled for compute capability 8.0, 9.0 and 10.0:
+# these have the fewest instructions per key without spills among the sizes tried, and 64 KiB or
+# more of tiles in flight per multiprocessor, where 4.8 TB/s over 132 of them and a latency of a
+# microsecond need 36. For a head alone, a tile is two 16-byte loads per thread, which takes half
+# the registers of four and 4 % more instructions. In groups, one warp needs no barriers between its
+# matrix products. An fp8 cache, from 9.0 on, keeps these tiles: for a head alone, one 16-byte load
+# per thread where bf16 takes two, with 18 instructions per key and warp at head size 64 (bf16: 24)
+# and 56 KiB in flight. Double tiles save 3 % of them and take 80 to 90 registers. In groups,
+# unpacking doubles the instructions, 24 per key (bf16: 12); with two warps they are 29. So fp8 may
+# be limited by instructions and not by bandwidth. Not timed on a GPU yet.
 _STAGES = 3
 _TILE = {False: 16, True: 32}
 _WARPS = {
@@ -44,43 +46,53 @@ _WARPS = {
 WIDEST_HEAD = 256
 
 
+class RowNoise(NamedTuple):
+    """The dropout noise of one row."""
+
+    sequence: Any  # int64: its sequence id
+    seed: Any  # uint64: the key of Philox
+    bound: Any  # uint32: smaller words drop a weight
+    factor: Any  # of the weights that are kept
+
+
 @triton.jit
-def _noise(sequence_ids, seed_low, seed_high, bound, kept_weight, row, batch, first_row):
-    """What `_kept` needs of a row: its sequence, the key, and the bound below which words drop a
-    weight; and the factor of those kept. Rows before `first_row` drop none."""
+def _row_noise(sequence_ids, seed_low, seed_high, bound, kept_weight, row, batch, first_row):
+    """Return the noise of a row. Rows before `first_row` drop no weight."""
     sequence = tl.load(sequence_ids + row % batch)
     # The halves are reinterpreted, not converted: their signs must not spread.
     low, high = seed_low.to(tl.uint32, bitcast=True), seed_high.to(tl.uint32, bitcast=True)
     seed = ((high ^ 0xFFFFFFFF).to(tl.uint64) << 32) | low.to(tl.uint64)
     drops = row >= first_row
     bound = tl.where(drops, bound, 0).to(tl.uint32, bitcast=True)
-    return sequence, seed, bound, tl.where(drops, kept_weight, 1.0)
+    return RowNoise(sequence, seed, bound, tl.where(drops, kept_weight, 1.0))
 
 
 @triton.jit
-def _kept(sequence, seed, bound, length, stream, start, TILE: tl.constexpr):
-    """`reference.dropout_keep` of the keys from `start` on; `stream` is layer * H + head."""
+def _kept(noise, length, stream, start, TILE: tl.constexpr):
+    """Return `reference.dropout_keep` for the keys from `start` on; `stream` is layer * H +
+    head."""
     block = start // 4 + tl.arange(0, TILE // 4)
-    upper = (sequence >> 32).to(tl.int32) | (stream << 16)
+    upper = (noise.sequence >> 32).to(tl.int32) | (stream << 16)
     if len(upper.shape):
         block = block[None, :]
     block, upper = tl.broadcast(block, upper)
     same = tl.zeros_like(block)
-    a, b, c, d = tl.philox(seed, block, same + (length - 1), same + sequence.to(tl.int32), upper)
+    position, low = same + (length - 1), same + noise.sequence.to(tl.int32)
+    a, b, c, d = tl.philox(noise.seed, block, position, low, upper)
     # Key t takes word t & 3 of block t >> 2.
-    return in_token_order(a, b, c, d) >= bound
+    return in_token_order(a, b, c, d) >= noise.bound
 
 
 @triton.jit(
     do_not_specialize=["batch", "seed_low", "seed_high", "bound", "first_row", "first_stream"]
 )
 def _attend_single(
-    query,  # [R, H, D]
-    keys,  # [R, H, T, D]
-    values,  # [R, H, T, D]
+    query,  # [R, H, Dh]
+    keys,  # [R, H, T, Dh]
+    values,  # [R, H, T, Dh]
     lengths,  # [B]
     sequence_ids,  # [B]
-    out,  # [R, H, D]
+    out,  # [R, H, Dh]
     batch,
     capacity,
     log2_scale,
@@ -91,8 +103,8 @@ def _attend_single(
     first_row,
     first_stream,
     KV_HEADS: tl.constexpr,
-    WIDTH: tl.constexpr,
-    BLOCK_WIDTH: tl.constexpr,
+    HEAD_DIM: tl.constexpr,
+    BLOCK_DIM: tl.constexpr,
     TILE: tl.constexpr,
     STAGES: tl.constexpr,
     DROPOUT: tl.constexpr,
@@ -103,19 +115,19 @@ def _attend_single(
     program = tl.program_id(0).to(tl.int64)
     row, head = tl.program_id(0) // KV_HEADS, tl.program_id(0) % KV_HEADS
     length = tl.load(lengths + row % batch).to(tl.int32)
-    slot, d = tl.arange(0, TILE), tl.arange(0, BLOCK_WIDTH)
-    inside = d < WIDTH
-    q = tl.load(query + program * WIDTH + d, mask=inside, other=0.0).to(tl.float32)
-    tile = program * capacity * WIDTH
-    offsets = slot[:, None] * WIDTH + d[None, :]
+    slot, d = tl.arange(0, TILE), tl.arange(0, BLOCK_DIM)
+    inside = d < HEAD_DIM
+    q = tl.load(query + program * HEAD_DIM + d, mask=inside, other=0.0).to(tl.float32)
+    tile = program * capacity * HEAD_DIM
+    offsets = slot[:, None] * HEAD_DIM + d[None, :]
 
     if DROPOUT:
-        sequence, seed, bound, factor = _noise(
+        noise = _row_noise(
             sequence_ids, seed_low, seed_high, bound, kept_weight, row, batch, first_row
         )
     largest = tl.full([TILE], _LOWEST, tl.float32)
     total = tl.zeros([TILE], tl.float32)
-    acc = tl.zeros([TILE, BLOCK_WIDTH], tl.float32)
+    acc = tl.zeros([TILE, BLOCK_DIM], tl.float32)
     for start in tl.range(0, length, TILE, num_stages=STAGES):
         live = start + slot < length
         mask = live[:, None] & inside[None, :]
@@ -126,28 +138,28 @@ def _attend_single(
         weight, shrink = tl.exp2(score - largest), tl.exp2(before - largest)
         total = total * shrink + weight
         if DROPOUT:
-            keep = _kept(sequence, seed, bound, length, first_stream + head, start, TILE)
+            keep = _kept(noise, length, first_stream + head, start, TILE)
             weight = tl.where(keep, weight, 0.0)
         acc = acc * shrink[:, None] + weight[:, None] * v
-        tile += TILE * WIDTH
+        tile += TILE * HEAD_DIM
 
     share = tl.exp2(largest - tl.max(largest, axis=0))
     result = tl.sum(acc * share[:, None], axis=0) / tl.sum(total * share, axis=0)
     if DROPOUT:
-        result *= factor
-    tl.store(out + program * WIDTH + d, rounded(result, out.dtype.element_ty), mask=inside)
+        result *= noise.factor
+    tl.store(out + program * HEAD_DIM + d, rounded(result, out.dtype.element_ty), mask=inside)
 
 
 @triton.jit(
     do_not_specialize=["batch", "seed_low", "seed_high", "bound", "first_row", "first_stream"]
 )
 def _attend_grouped(
-    query,  # [R, H, D]
-    keys,  # [R, Hkv, T, D]
-    values,  # [R, Hkv, T, D]
+    query,  # [R, H, Dh]
+    keys,  # [R, Hkv, T, Dh]
+    values,  # [R, Hkv, T, Dh]
     lengths,  # [B]
     sequence_ids,  # [B]
-    out,  # [R, H, D]
+    out,  # [R, H, Dh]
     batch,
     capacity,
     log2_scale,
@@ -159,9 +171,9 @@ def _attend_grouped(
     first_stream,
     KV_HEADS: tl.constexpr,
     GROUP: tl.constexpr,
-    WIDTH: tl.constexpr,
+    HEAD_DIM: tl.constexpr,
     BLOCK_GROUP: tl.constexpr,
-    BLOCK_WIDTH: tl.constexpr,
+    BLOCK_DIM: tl.constexpr,
     TILE: tl.constexpr,
     STAGES: tl.constexpr,
     DROPOUT: tl.constexpr,
@@ -171,22 +183,22 @@ def _attend_grouped(
     program = tl.program_id(0).to(tl.int64)
     row, kv_head = tl.program_id(0) // KV_HEADS, tl.program_id(0) % KV_HEADS
     length = tl.load(lengths + row % batch).to(tl.int32)
-    g, slot, d = tl.arange(0, BLOCK_GROUP), tl.arange(0, TILE), tl.arange(0, BLOCK_WIDTH)
-    inside = d < WIDTH
-    cells = program * (GROUP * WIDTH) + g[:, None] * WIDTH + d[None, :]
+    g, slot, d = tl.arange(0, BLOCK_GROUP), tl.arange(0, TILE), tl.arange(0, BLOCK_DIM)
+    inside = d < HEAD_DIM
+    cells = program * (GROUP * HEAD_DIM) + g[:, None] * HEAD_DIM + d[None, :]
     present = (g < GROUP)[:, None] & inside[None, :]
     q = tl.load(query + cells, mask=present, other=0.0)
-    tile = program * capacity * WIDTH
-    offsets = slot[:, None] * WIDTH + d[None, :]
+    tile = program * capacity * HEAD_DIM
+    offsets = slot[:, None] * HEAD_DIM + d[None, :]
 
     if DROPOUT:
         stream = first_stream + kv_head * GROUP + g
-        sequence, seed, bound, factor = _noise(
+        noise = _row_noise(
             sequence_ids, seed_low, seed_high, bound, kept_weight, row, batch, first_row
         )
     largest = tl.full([BLOCK_GROUP], _LOWEST, tl.float32)
     total = tl.zeros([BLOCK_GROUP], tl.float32)
-    acc = tl.zeros([BLOCK_GROUP, BLOCK_WIDTH], tl.float32)
+    acc = tl.zeros([BLOCK_GROUP, BLOCK_DIM], tl.float32)
     for start in tl.range(0, length, TILE, num_stages=STAGES):
         live = start + slot < length
         mask = live[:, None] & inside[None, :]
@@ -198,34 +210,34 @@ def _attend_grouped(
         weight, shrink = tl.exp2(score - largest[:, None]), tl.exp2(before - largest)
         total = total * shrink + tl.sum(weight, axis=1)
         if DROPOUT:
-            keep = _kept(sequence, seed, bound, length, stream[:, None], start, TILE)
+            keep = _kept(noise, length, stream[:, None], start, TILE)
             weight = tl.where(keep, weight, 0.0)
         acc = dot(rounded(weight, v.dtype), v, acc * shrink[:, None])
-        tile += TILE * WIDTH
+        tile += TILE * HEAD_DIM
 
     result = acc / total[:, None]
     if DROPOUT:
-        result *= factor
+        result *= noise.factor
     tl.store(out + cells, rounded(result, out.dtype.element_ty), mask=present)
 
 
 @torch.library.custom_op("cdgen::decode_attention", mutates_args=())
 def decode_attention(
-    query: torch.Tensor,  # [R, H, D] float32 | bfloat16 | float16, contiguous as all tensors here
-    keys: torch.Tensor,  # [R, Hkv, T, D], like query, or float8_e4m3fn
-    values: torch.Tensor,  # [R, Hkv, T, D], like keys
+    query: torch.Tensor,  # [R, H, Dh] float32 | bfloat16 | float16, contiguous as all tensors here
+    keys: torch.Tensor,  # [R, Hkv, T, Dh], like query, or float8_e4m3fn
+    values: torch.Tensor,  # [R, Hkv, T, Dh], like keys
     lengths: torch.Tensor,  # [B] int64: row r takes lengths[r % B]
     scale: float,
     sequence_ids: torch.Tensor | None,  # [B] int64; None: no dropout
     rate: float,
-    seed_low: int,  # the seed's halves, each in [0, 2**32): 64 bits without a sign fit no argument
+    seed_low: int,  # halves of the seed, each in [0, 2**32): arguments are signed
     seed_high: int,
     layer: int,
     first_row: int,  # rows before it keep every weight
-) -> torch.Tensor:  # [R, H, D]
-    rows, heads, width = query.shape
+) -> torch.Tensor:  # [R, H, Dh]
+    rows, heads, head_dim = query.shape
     kv_heads, capacity = keys.shape[1:3]
-    group, block_width = heads // kv_heads, max(16, triton.next_power_of_2(width))
+    group, block_dim = heads // kv_heads, max(16, triton.next_power_of_2(head_dim))
     out = torch.empty_like(query)
     dropout = sequence_ids is not None
     arguments = (
@@ -248,12 +260,12 @@ def decode_attention(
     number_bytes = (keys if group == 1 else query).element_size()
     sizes = {
         "KV_HEADS": kv_heads,
-        "WIDTH": width,
-        "BLOCK_WIDTH": block_width,
+        "HEAD_DIM": head_dim,
+        "BLOCK_DIM": block_dim,
         "TILE": _TILE[group > 1],
         "STAGES": _STAGES,
         "DROPOUT": dropout,
-        "num_warps": _WARPS[group > 1, number_bytes][block_width],
+        "num_warps": _WARPS[group > 1, number_bytes][block_dim],
     }
     with torch.cuda.device_of(query):  # Triton launches on the current device
         require_fp8("keys", keys)
@@ -275,14 +287,15 @@ def _(
 
 
 def decode_attention_bytes(
-    query: torch.Tensor,  # [R, H, D]
-    keys: torch.Tensor,  # [R, Hkv, T, D]
+    query: torch.Tensor,  # [R, H, Dh]
+    keys: torch.Tensor,  # [R, Hkv, T, Dh]
     lengths: torch.Tensor,  # [B]
 ) -> int:
-    """Each row's keys and values up to its length, its query and its result, the lengths:
-    2 Hkv D (sum of lengths over R rows) numbers of the cache's size, 2 R H D of the query's, 8 B
-    bytes. Copies the lengths to the
-    host."""
-    rows, kv_heads, _, width = keys.shape
+    """Return the bytes that must move: the keys and values of each row up to its length, its query,
+    its output, and the lengths. That is 2 Hkv Dh (sum of lengths over R rows) numbers of the
+    cache's size, 2 R H Dh of the query's, and 8 B bytes. Copies the lengths to the host."""
+    rows, kv_heads, _, head_dim = keys.shape
     entries = int(lengths.sum()) * (rows // len(lengths))
-    return 2 * kv_heads * width * entries * keys.element_size() + 2 * query.nbytes + lengths.nbytes
+    return (
+        2 * kv_heads * head_dim * entries * keys.element_size() + 2 * query.nbytes + lengths.nbytes
+    )

@@ -1,9 +1,11 @@
-"""Counter-based Gumbel noise, number for number that of `reference.random_words`.
+"""Counter-based Gumbel noise, equal to that of `reference.random_words` number for number.
 
 Token v of one draw takes word v & 3 of Philox4x32-10 (Salmon et al. 2011) with the run seed as key
 and the counter (v >> 2, position, sequence lo, sequence hi). With x that word,
+
     u = min((x + 1/2) 2^-32, 1 - 2^-24),  E = -log1p(-u),  gumbel = -log E,
-so that the noise that wins, at small E, is the one that fp32 resolves.
+
+so that fp32 resolves the noise that wins, at small E.
 """
 
 from __future__ import annotations
@@ -13,14 +15,14 @@ import triton.language as tl
 
 
 def signed_word(word: int) -> int:
-    """The int32 with the low 32 bits of `word`: arguments of a kernel have a sign."""
+    """Return the low 32 bits of `word` as an int32, because kernel arguments are signed."""
     return (word & 0xFFFFFFFF ^ 0x80000000) - 0x80000000
 
 
 @triton.jit
 def philox_words(blocks, noise):
-    """Four words per block of four token ids. `noise` is (position, sequence, seed low, seed high),
-    the seed as two int32 bit patterns."""
+    """Return the four words of each block of four token ids. `noise` is (position, sequence, seed
+    low, seed high), with the seed as two int32 bit patterns."""
     position, sequence, seed_low, seed_high = noise
     high, low = seed_high.to(tl.int64) << 32, seed_low.to(tl.int64) & 0xFFFFFFFF
     zero = tl.zeros_like(blocks).to(tl.uint32)
@@ -35,13 +37,13 @@ def philox_words(blocks, noise):
 
 @triton.jit
 def in_token_order(w0, w1, w2, w3):
-    """The words of blocks side by side as those of ids side by side: id v takes word v & 3."""
+    """Arrange the words of consecutive blocks by token id: id v takes word v & 3."""
     return tl.interleave(tl.interleave(w0, w2), tl.interleave(w1, w3))
 
 
 @triton.jit
 def token_words(tokens, noise):
-    """The word of each token id; the ids may be any."""
+    """Return the word of each token id, in any order."""
     w0, w1, w2, w3 = philox_words(tokens >> 2, noise)
     word = tokens & 3
     return tl.where(word < 2, tl.where(word == 0, w0, w1), tl.where(word == 2, w2, w3))
@@ -49,10 +51,10 @@ def token_words(tokens, noise):
 
 @triton.jit
 def gumbel(words):
-    """fp32 noise between -2.9 and 22.9."""
+    """Return fp32 noise between -2.9 and 22.9."""
     u = tl.minimum((words.to(tl.float32) + 0.5) * 2.3283064365386963e-10, 0.9999999403953552)
-    # log1p(-u) = log(w) u / (1 - w) with w = fp32(1 - u): the factor makes good the rounding of w.
-    # Where w rounds to 1, log1p(-u) = -u to the last bit.
+    # log1p(-u) = log(w) u / (1 - w) with w = fp32(1 - u): the factor compensates the rounding of w.
+    # If w rounds to 1, log1p(-u) = -u to the last bit.
     w = 1.0 - u
     rounded = 1.0 - w
     e = tl.where(rounded == 0, u, -tl.log(w) * u / tl.where(rounded == 0, 1.0, rounded))

@@ -1,5 +1,5 @@
-"""Conversions between number formats and matrix products; what Triton's interpreter computes
-otherwise than a GPU is put right here."""
+"""Conversions between number formats and matrix products, corrected where Triton's interpreter
+computes differently from a GPU."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import triton.language as tl
 
 from cdgen.kernels.dispatch import interpreting
 
-# As `triton.jit` does, taken when this module is imported.
+# Read when this module is imported, as `triton.jit` does.
 INTERPRETED = tl.constexpr(interpreting())
 
 _LEAST_FP8_CAPABILITY = 89
 
 
 def require_fp8(name: str, x: torch.Tensor) -> None:
-    """Raises ValueError on an fp8 tensor where the current GPU cannot convert e4m3."""
+    """Raise ValueError on an fp8 tensor if the current GPU cannot convert e4m3."""
     if x.dtype is not torch.float8_e4m3fn or interpreting():
         return
     capability = triton.runtime.driver.active.get_current_target().arch
@@ -29,8 +29,9 @@ def require_fp8(name: str, x: torch.Tensor) -> None:
 
 @triton.jit
 def _fp8_bits(x):
-    """e4m3 of fp32 `x` as integer arithmetic: the interpreter rounds without carry into the
-    exponent, turns what is too large into NaN, and NaN and infinities into numbers (3.6, 3.7)."""
+    """Return the e4m3 bits of fp32 `x` by integer arithmetic. The interpreter rounds without carry
+    into the exponent, turns large numbers into NaN, and NaN and infinities into numbers (3.6,
+    3.7)."""
     sign = (x.to(tl.uint32, bitcast=True) >> 24) & 0x80
     size = tl.minimum(tl.abs(x), 448.0)
     bits = size.to(tl.uint32, bitcast=True)
@@ -44,7 +45,7 @@ def _fp8_bits(x):
 
 @triton.jit
 def rounded(x, dtype: tl.constexpr):
-    """fp32 `x` in `dtype`, to nearest even. To fp8 it saturates at 448, infinities too."""
+    """Round fp32 `x` to `dtype`, to nearest even. fp8 saturates at 448, infinities included."""
     if INTERPRETED and dtype == tl.bfloat16:
         # Triton's interpreter cuts the low bits off (3.6, 3.7). What is added carries into the high
         # half exactly where the cut part is more than half a step, or half of it and the step odd.
@@ -59,13 +60,13 @@ def rounded(x, dtype: tl.constexpr):
 
 @triton.jit
 def widened(x, dtype: tl.constexpr):
-    """`x`, of a cache, in `dtype`, which holds all its numbers: no rounding."""
+    """Convert `x`, from a cache, to `dtype`, which holds all its numbers exactly."""
     if INTERPRETED and x.dtype == tl.float8e4nv:
         # Triton's interpreter reads NaN as 480 (3.6, 3.7).
         is_nan = (x.to(tl.uint8, bitcast=True) & 0x7F) == 0x7F
         return tl.where(is_nan, float("nan"), x.to(tl.float32)).to(dtype)
     if x.dtype == tl.float8e4nv and dtype == tl.bfloat16:
-        # By way of fp32. e4m3 is unpacked to fp16, and from there to bf16 the compiler takes one
+        # Through fp32: e4m3 is unpacked to fp16, and from there to bf16 the compiler takes one
         # F2F per number, on the unit of special functions; from fp32 it packs two in one F2FP.
         x = x.to(tl.float32)
     return x.to(dtype)
@@ -73,7 +74,7 @@ def widened(x, dtype: tl.constexpr):
 
 @triton.jit
 def dot(a, b, acc):
-    """acc + a @ b in fp32; products of fp32 numbers are not cut to tf32."""
+    """Return acc + a @ b in fp32; products of fp32 numbers are not cut to tf32."""
     if INTERPRETED:
         # Triton's interpreter multiplies the bit patterns of bf16 as integers (3.6, 3.7).
         a, b = a.to(tl.float32), b.to(tl.float32)

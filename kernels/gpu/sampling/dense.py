@@ -74,7 +74,7 @@ def _load(row, start, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def _scores(row, g, b, start, params, DIVIDE: tl.constexpr, BLOCK: tl.constexpr):
+def _scores(row, g, b, start, score_params, DIVIDE: tl.constexpr, BLOCK: tl.constexpr):
     """Return which tokens of a tile are plausible, NaN included, and their scores; -inf for the
     others."""
     token = start + tl.arange(0, BLOCK)
@@ -82,14 +82,14 @@ def _scores(row, g, b, start, params, DIVIDE: tl.constexpr, BLOCK: tl.constexpr)
     plausible = (g != NEVER) & (token < row.vocab)
     if row.threshold is not None:
         plausible &= g >= row.threshold
-    score = combine(g, b.to(tl.float32), params, row.bad is not None, DIVIDE)
+    score = combine(g, b.to(tl.float32), score_params, row.bad is not None, DIVIDE)
     return plausible, tl.where(plausible, score, NEVER)
 
 
 @triton.jit
 def _tally(
     row,
-    params,
+    score_params,
     top_score,
     keys,
     least_key,
@@ -102,10 +102,10 @@ def _tally(
     total = tl.zeros([16], tl.int64)
     for start in range(0, row.vocab, BLOCK):
         g, b = _load(row, start, BLOCK)
-        plausible, score = _scores(row, g, b, start, params, DIVIDE, BLOCK)
+        plausible, score = _scores(row, g, b, start, score_params, DIVIDE, BLOCK)
         key = tl.where(plausible, _order_key(score), LOWEST_KEY)
         if WEIGH:
-            amount = tl.where(key > least_key, mass(score, top_score, params.mass_units), 0)
+            amount = tl.where(key > least_key, mass(score, top_score, score_params.mass_units), 0)
         else:
             amount = plausible.to(tl.int32)
         total += tl.sum(tl.where(key[None, :] >= keys[:, None], amount[None, :], 0), 1).to(tl.int64)
@@ -115,7 +115,7 @@ def _tally(
 @triton.jit
 def _last_key(
     row,
-    params,
+    score_params,
     top_score,
     target,
     tie_key,
@@ -134,7 +134,9 @@ def _last_key(
         # Eight steps of four bits each. The ninth counts what lies above the key that was found.
         shift = tl.maximum(28 - 4 * step, 0)
         keys = low + tl.where(step < 8, digit << shift, 1) + LOWEST_KEY
-        reached = _tally(row, params, top_score, keys.to(tl.int32), tie_key, DIVIDE, WEIGH, BLOCK)
+        reached = _tally(
+            row, score_params, top_score, keys.to(tl.int32), tie_key, DIVIDE, WEIGH, BLOCK
+        )
         reached += tl.where(keys <= tie_key, tie_mass, 0)
         passed = tl.sum((reached >= target).to(tl.int64), 0)
         low += tl.where(step < 8, (passed - 1) << shift, 0)
@@ -143,31 +145,31 @@ def _last_key(
 
 @triton.jit
 def _find_cut(
-    row, params, top_score, plausible, truncation, DIVIDE: tl.constexpr, BLOCK: tl.constexpr
+    row, score_params, top_score, plausible, truncation, DIVIDE: tl.constexpr, BLOCK: tl.constexpr
 ):
     """Return the last key that top-k and then top-p keep, and how many of its ties."""
     cut_key, ties = tl.full([], LOWEST_KEY, tl.int32), tl.full([], 0, tl.int64)
     tie_mass = tl.full([], 0, tl.int64)
     if (truncation.top_k > 0) & (truncation.top_k < plausible):
         cut_key, above = _last_key(
-            row, params, top_score, truncation.top_k, LOWEST_KEY, 0, DIVIDE, False, BLOCK
+            row, score_params, top_score, truncation.top_k, LOWEST_KEY, 0, DIVIDE, False, BLOCK
         )
         ties = truncation.top_k - above
-        tie_mass = ties * mass(_score_of_key(cut_key), top_score, params.mass_units)
+        tie_mass = ties * mass(_score_of_key(cut_key), top_score, score_params.mass_units)
     if truncation.top_p < 1:
         everything = tl.full([16], LOWEST_KEY, tl.int32)
-        total = _tally(row, params, top_score, everything, cut_key, DIVIDE, True, BLOCK)
+        total = _tally(row, score_params, top_score, everything, cut_key, DIVIDE, True, BLOCK)
         limit = mass_limit(tl.max(total, 0) + tie_mass, truncation.top_p)
         cut_key, above = _last_key(
-            row, params, top_score, limit, cut_key, tie_mass, DIVIDE, True, BLOCK
+            row, score_params, top_score, limit, cut_key, tie_mass, DIVIDE, True, BLOCK
         )
-        one = mass(_score_of_key(cut_key), top_score, params.mass_units)
+        one = mass(_score_of_key(cut_key), top_score, score_params.mass_units)
         ties = (limit - above + one - 1) // one
     return cut_key, ties
 
 
 @triton.jit
-def _draw_tile(score, start, noise, params, best_key, best_token, BLOCK: tl.constexpr):
+def _draw_tile(score, start, noise, score_params, best_key, best_token, BLOCK: tl.constexpr):
     """Return the best key and token after a tile of scores that starts at a multiple of 4."""
     token = start + tl.arange(0, BLOCK)
     blocks = (start >> 2) + tl.arange(0, BLOCK // 4)
@@ -177,10 +179,10 @@ def _draw_tile(score, start, noise, params, best_key, best_token, BLOCK: tl.cons
     u = ((least >> 9) | 0x3F800000).to(tl.float32, bitcast=True) - 1.0
     top = tl.max(tl.reshape(score, [BLOCK // 4, 4]), 1)
     reach = tl.exp2((top - best_key) * LOG2_E + MARGIN)
-    rivals = tl.where(params.temperature == 0, top > best_key, u <= reach)
+    rivals = tl.where(score_params.temperature == 0, top > best_key, u <= reach)
     if tl.max(rivals.to(tl.int32), 0) > 0:
         words = in_token_order(w0, w1, w2, w3)
-        key = tl.where(params.temperature == 0, score, score + gumbel(words))
+        key = tl.where(score_params.temperature == 0, score, score + gumbel(words))
         key = tl.where(score > NEVER, key, NEVER)
         best_key, best_token = best_of(key, token, best_key, best_token)
     return best_key, best_token
@@ -189,7 +191,7 @@ def _draw_tile(score, start, noise, params, best_key, best_token, BLOCK: tl.cons
 @triton.jit
 def _sweep(
     row,
-    params,
+    score_params,
     cut_key,
     ties,
     least_score,
@@ -213,7 +215,7 @@ def _sweep(
     for start in range(0, row.vocab, BLOCK):
         g, b = g_next, b_next
         g_next, b_next = _load(row, start + BLOCK, BLOCK)  # loaded while this tile is processed
-        plausible, score = _scores(row, g, b, start, params, DIVIDE, BLOCK)
+        plausible, score = _scores(row, g, b, start, score_params, DIVIDE, BLOCK)
         plausible_lanes += plausible.to(tl.int32)
         odd_lanes |= plausible & ~is_finite(score)
         if CUT:
@@ -227,7 +229,7 @@ def _sweep(
             score = tl.where(keep, score, NEVER)
         if DRAW:
             best_key, best_token = _draw_tile(
-                score, start, noise, params, best_key, best_token, BLOCK
+                score, start, noise, score_params, best_key, best_token, BLOCK
             )
         else:
             top = tl.maximum(top, score)
@@ -237,12 +239,12 @@ def _sweep(
 
 
 @triton.jit
-def _diagnose(row, params, DIVIDE: tl.constexpr, BLOCK: tl.constexpr):
+def _diagnose(row, score_params, DIVIDE: tl.constexpr, BLOCK: tl.constexpr):
     """Return the status of a row in which some score is not finite."""
     ways = tl.zeros([BLOCK], tl.int32)  # one bit for each reason
     for start in range(0, row.vocab, BLOCK):
         g, b = _load(row, start, BLOCK)
-        plausible, _ = _scores(row, g, b, start, params, DIVIDE, BLOCK)
+        plausible, _ = _scores(row, g, b, start, score_params, DIVIDE, BLOCK)
         g, b = g.to(tl.float32), b.to(tl.float32)
         ways |= tl.where(plausible & ~is_finite(g), 1, 0)
         if row.bad is not None:
@@ -258,7 +260,7 @@ def finish_kernel(
     vocab,
     readable,  # columns that may be read: `vocab`, rounded up to 16 if both matrices have them
     bad,  # Bad, with logits or none
-    params,  # ScoreParams
+    score_params,  # ScoreParams
     top_k,
     top_p: tl.float64,
     sequence_ids,  # [B] int64
@@ -278,29 +280,35 @@ def finish_kernel(
     if row_max is not None:
         if tl.load(drawn.status + program) != PENDING:
             return
-        threshold = tl.load(row_max + program) + params.log_alpha
+        threshold = tl.load(row_max + program) + score_params.log_alpha
     bad_row = None
     if bad.logits is not None:
         bad_row = bad.logits + program * bad.logits_stride
     row = Row(good + program * good_stride, bad_row, vocab, readable, threshold)
     noise = (tl.load(positions + program), tl.load(sequence_ids + program), seed_low, seed_high)
     token, plausible, kept, top_score, odd = _sweep(
-        row, params, LOWEST_KEY, 0, NEVER, noise, DIVIDE, not TRUNCATE, False, BLOCK
+        row, score_params, LOWEST_KEY, 0, NEVER, noise, DIVIDE, not TRUNCATE, False, BLOCK
     )
     status = tl.where(plausible == 0, NO_FINITE_GOOD, OK)
     if odd != 0:
-        status = _diagnose(row, params, DIVIDE, BLOCK)
+        status = _diagnose(row, score_params, DIVIDE, BLOCK)
     if TRUNCATE:  # known to the compiler, unlike the status
         if status == OK:
             cut_key, ties = _find_cut(
-                row, params, top_score, plausible, Truncation(top_k, top_p), DIVIDE, TALLY_BLOCK
+                row,
+                score_params,
+                top_score,
+                plausible,
+                Truncation(top_k, top_p),
+                DIVIDE,
+                TALLY_BLOCK,
             )
             token, _, kept, _, _ = _sweep(
                 row,
-                params,
+                score_params,
                 cut_key,
                 ties,
-                top_score + params.log_min_p,
+                top_score + score_params.log_min_p,
                 noise,
                 DIVIDE,
                 True,

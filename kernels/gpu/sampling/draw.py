@@ -34,13 +34,13 @@ def is_finite(x):
 
 
 @triton.jit
-def combine(g, b, params, HAS_BAD: tl.constexpr, DIVIDE: tl.constexpr):
+def combine(g, b, score_params, HAS_BAD: tl.constexpr, DIVIDE: tl.constexpr):
     """Return the score, with each step rounded to fp32 as in the reference."""
-    score = params.good_weight * g
+    score = score_params.good_weight * g
     if HAS_BAD:
-        score = score - params.bad_weight * b
+        score = score - score_params.bad_weight * b
     if DIVIDE:
-        divisor = tl.where(params.temperature == 0, 1.0, params.temperature)
+        divisor = tl.where(score_params.temperature == 0, 1.0, score_params.temperature)
         score = tl.div_rn(score, divisor + tl.zeros_like(score))
     return score
 
@@ -72,7 +72,7 @@ def draw_from_list(
     n,
     good,
     bad,
-    params,
+    score_params,
     truncation,
     noise,
     lists,
@@ -92,14 +92,14 @@ def draw_from_list(
         token = tl.load(lists.tokens + row * CAPACITY + at, mask=inside, other=0)
         g = tl.load(good + token, mask=inside, other=NEVER).to(tl.float32)
         b = bad_logits(bad, row, token, inside, BLOCK_D)
-        score = tl.where(inside, combine(g, b, params, HAS_BAD, True), NEVER)
+        score = tl.where(inside, combine(g, b, score_params, HAS_BAD, True), NEVER)
         status = worse_status(status, inside, b, score)
         top_score = tl.maximum(top_score, tl.max(score, 0))
         if TRUNCATE:
             tl.store(lists.scores + row * CAPACITY + at, score, mask=inside)
         else:
             key = score
-            if params.temperature != 0:
+            if score_params.temperature != 0:
                 key += gumbel(token_words(token, noise))
             best_key, best_token = best_of(key, token, best_key, best_token)
     kept = n
@@ -107,6 +107,6 @@ def draw_from_list(
         if status == OK:
             tl.debug_barrier()  # each thread reads scores that others wrote
             kept, best_token = draw_truncated(
-                row, n, top_score, lists, params, truncation, noise, CAPACITY
+                row, n, top_score, lists, score_params, truncation, noise, CAPACITY
             )
     return best_token, status, kept

@@ -28,7 +28,7 @@ def _finish_row(
     count,
     good,
     bad,
-    params,
+    score_params,
     truncation,
     noise,
     lists,
@@ -53,7 +53,7 @@ def _finish_row(
             count,
             good,
             bad,
-            params,
+            score_params,
             truncation,
             noise,
             lists,
@@ -71,7 +71,7 @@ def sample_kernel(
     good_stride,
     vocab,
     bad,  # Bad
-    params,  # ScoreParams
+    score_params,  # ScoreParams; `params` is a local name of Triton's generated launcher
     top_k,
     top_p: tl.float64,
     sequence_ids,  # [B] int64
@@ -100,7 +100,7 @@ def sample_kernel(
             good,
             first,
             vocab,
-            params.log_alpha,
+            score_params.log_alpha,
             lists.groups + row * (BLOCK // GROUP),
             tokens,
             CAPACITY,
@@ -112,7 +112,7 @@ def sample_kernel(
             good,
             first,
             vocab,
-            params.log_alpha,
+            score_params.log_alpha,
             part_max + row * SPLITS,
             tokens,
             CAPACITY,
@@ -125,7 +125,7 @@ def sample_kernel(
         count,
         good + first,
         bad,
-        params,
+        score_params,
         Truncation(top_k, top_p),
         noise,
         lists,

@@ -104,26 +104,35 @@ def _top_p_cut(tokens, scores, n, top_score, cut_score, cut_token, top_p, units)
 
 
 @triton.jit
-def draw_truncated(row, n, top_score, lists, params, truncation, noise, CAPACITY: tl.constexpr):
+def draw_truncated(
+    row, n, top_score, lists, score_params, truncation, noise, CAPACITY: tl.constexpr
+):
     """Return how many of n plausible tokens truncation keeps, and the winner among them."""
     tokens, scores = lists.tokens + row * CAPACITY, lists.scores + row * CAPACITY
     cut_score, cut_token = NEVER, NO_TOKEN
     if (truncation.top_k > 0) & (truncation.top_k < n):
         cut_score, cut_token = _top_k_cut(
-            tokens, scores, n, top_score, truncation.top_k, params.mass_units
+            tokens, scores, n, top_score, truncation.top_k, score_params.mass_units
         )
     if truncation.top_p < 1:
         cut_score, cut_token = _top_p_cut(
-            tokens, scores, n, top_score, cut_score, cut_token, truncation.top_p, params.mass_units
+            tokens,
+            scores,
+            n,
+            top_score,
+            cut_score,
+            cut_token,
+            truncation.top_p,
+            score_params.mass_units,
         )
-    least_score = top_score + params.log_min_p
+    least_score = top_score + score_params.log_min_p
     kept, best_token, best_key = 0, NO_TOKEN, NEVER
     for start in range(0, n, LANES):
         inside, token, score = _entries(tokens, scores, n, start)
         keep = (score > cut_score) | ((score == cut_score) & (token <= cut_token))
         keep &= inside & (score >= least_score)
         key = score
-        if params.temperature != 0:
+        if score_params.temperature != 0:
             key += gumbel(token_words(token, noise))
         best_key, best_token = best_of(tl.where(keep, key, NEVER), token, best_key, best_token)
         kept += tl.sum(keep.to(tl.int32), 0)

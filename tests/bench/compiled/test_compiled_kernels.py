@@ -20,13 +20,10 @@ import triton.language as tl
 
 from cdgen.bench.compiled import compiled_kernels
 from cdgen.bench.compiled.compiled_kernels import (
-    BEGIN,
     CAPABILITIES,
-    END,
     MOST_REGISTERS,
     NARROW,
     Variant,
-    split_page,
 )
 from cdgen.bench.compiled.kernel_calls import OPS, Calls
 
@@ -34,7 +31,7 @@ from cdgen.bench.compiled.kernel_calls import OPS, Calls
 pytestmark = pytest.mark.timeout(900)
 
 ROOT = Path(__file__).resolve().parents[3]
-PAGE = ROOT / "docs" / "kernels.md"
+PAGE = ROOT / "docs" / "kernels-compiled.md"
 
 
 @triton.jit
@@ -156,13 +153,7 @@ def test_page_shows_this_table(variants: list[Variant]) -> None:
     here = f"triton=={version('triton')}"
     if here not in (ROOT / "constraints.txt").read_text().splitlines():
         pytest.skip(f"the table is that of the Triton pinned in constraints.txt; here is {here}")
-    assert split_page(PAGE.read_text())[1] == compiled_kernels.table(variants)
-
-
-def test_page_without_markers_is_refused() -> None:
-    assert split_page(f"a\n{BEGIN}b\n{END}c\n") == (f"a\n{BEGIN}", "b\n", f"{END}c\n")
-    with pytest.raises(ValueError, match=END.strip()):
-        split_page(f"a\n{BEGIN}b\n")
+    assert PAGE.read_text() == compiled_kernels.page(variants)
 
 
 if __name__ == "__main__":

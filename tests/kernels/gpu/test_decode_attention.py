@@ -292,7 +292,7 @@ def test_arguments_are_checked(device: str, changes: dict[str, Any], message: st
 
 
 def test_heads_too_wide_are_refused(device: str) -> None:
-    with pytest.raises(ValueError, match="expected heads up to 256 wide, got 257"):
+    with pytest.raises(ValueError, match="expected head_dim up to 256, got 257"):
         attend(*problem(device, 1, 1, 257))
 
 
