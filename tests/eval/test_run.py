@@ -27,6 +27,7 @@ from cdgen.eval.checkpoints import find_checkpoints
 from cdgen.eval.report.results import ResultFolder, read_predictions
 from cdgen.eval.run import EvalConfig, evaluate
 from cdgen.eval.scoring.scorer import Scorer
+from cdgen.eval.tasks import tokenized
 from cdgen.storage import lock
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -375,13 +376,13 @@ def test_tasks_are_tokenized_once_per_tokenizer(
     run: Run, llama: Path, other: Path, without_bos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = []
-    prepare = run_module.prepare
+    load_task = tokenized.load_task
 
     def counting(name: str, *others: Any) -> Any:
         asked.append(name)
-        return prepare(name, *others)
+        return load_task(name, *others)
 
-    monkeypatch.setattr(run_module, "prepare", counting)
+    monkeypatch.setattr(tokenized, "load_task", counting)
     assert run(llama, other, without_bos).code == 0
     assert asked == ["blimp_fast", "ewok_fast"] * 2
 

@@ -12,18 +12,19 @@ import numpy as np
 import pytest
 
 from cdgen.errors import StorageError, UsageError
-from cdgen.eval.checkpoints import Named
+from cdgen.eval.checkpoints import NamedCheckpoint
+from cdgen.eval.modes import MODES
 from cdgen.eval.report.compare import make_report
 from cdgen.eval.report.methods import Method, parse_method, parse_select
 from cdgen.eval.report.results import ResultFolder
 from cdgen.eval.statistics.intervals import Estimate
-from cdgen.eval.summary import MODES, Row, Summary
+from cdgen.eval.summary import Prediction, Summary, TaskResult
 
 ITEMS = 400
 POINT = Estimate(0.0, 0.0, 0.0, 0.0)
 
 
-def blimp_rows(accuracy: float, seed: int) -> list[Row]:
+def blimp_rows(accuracy: float, seed: int) -> list[Prediction]:
     rng = np.random.default_rng(seed)
     right = rng.random(ITEMS) < accuracy
     return [
@@ -37,7 +38,7 @@ def blimp_rows(accuracy: float, seed: int) -> list[Row]:
     ]
 
 
-def perplexity_rows(loss: float) -> list[Row]:
+def perplexity_rows(loss: float) -> list[Prediction]:
     noise = np.random.default_rng(0).normal(size=50)
     return [
         {"uid": "perplexity", "index": i, "scores": [-20 * (loss + 0.1 * x)], "tokens": 20,
@@ -60,13 +61,14 @@ def evaluated(tmp_path: Path) -> Callable[..., Path]:
         validation: float | None = None,
         step: int | None = None,
     ) -> Path:
-        named = Named(name, tmp_path, step, validation)
+        named = NamedCheckpoint(name, tmp_path, step, validation)
         folder = ResultFolder.open(tmp_path / name, named, name, MODES[mode])
         rows = blimp_rows(accuracy, seed)
         value = float(np.mean([row["choice"] == 0 for row in rows]))
-        folder.add("blimp_fast", data, rows, Summary({"acc": Estimate(value, 0, 0, 1)}, ITEMS))
+        summary = Summary({"acc": Estimate(value, 0, 0, 1)}, ITEMS)
+        folder.add("blimp_fast", data, TaskResult(rows, summary, {}))
         summary = Summary({"perplexity": Estimate(float(np.exp(loss)), 0, 0, 0)}, 50)
-        folder.add("perplexity", data, perplexity_rows(loss), summary)
+        folder.add("perplexity", data, TaskResult(perplexity_rows(loss), summary, {}))
         return tmp_path / name
 
     return write
@@ -184,7 +186,8 @@ def test_a_score_that_some_run_lacks_is_left_out_and_named(
     evaluated: Callable[..., Path], tmp_path: Path
 ) -> None:
     base, other = evaluated("base"), evaluated("other")
-    folder = ResultFolder.open(other, Named("other", other, None, None), "other", MODES["default"])
+    named = NamedCheckpoint("other", other, None, None)
+    folder = ResultFolder.open(other, named, "other", MODES["default"])
     folder.drop("perplexity")
     folder.save()
     report = make_report([Method("base", [base]), Method("other", [other])], None, "validation")

@@ -14,11 +14,12 @@ from hypothesis import strategies as st
 from scipy.stats import spearmanr
 
 from cdgen.errors import UsageError
+from cdgen.eval.modes import MODES
 from cdgen.eval.scoring.spans import SpanEncoder, Spans, spans_of
-from cdgen.eval.summary import MODES, Summary
+from cdgen.eval.summary import Summary
 from cdgen.eval.tasks import choices
 from cdgen.eval.tasks.choices import Choices, credits_of
-from cdgen.eval.tasks.items import Item, task_named
+from cdgen.eval.tasks.items import Item, choice_task
 
 DEFAULT, BABYLM, PAPER = (MODES[name] for name in ("default", "babylm2025", "paper"))
 Scores = list[tuple[str, list[float]]]  # of each item: its sub-task, and its candidates' scores
@@ -26,7 +27,7 @@ Scores = list[tuple[str, list[float]]]  # of each item: its sub-task, and its ca
 
 def task_of(name: str, items: list[Item]) -> Choices:
     """With spans that nobody scores."""
-    task = task_named(name)
+    task = choice_task(name)
     assert task is not None
     count = sum(len(item.candidates) for item in items)
     spans = spans_of([np.zeros(2, np.int32)] * count, np.ones(count, np.int64))
@@ -40,7 +41,7 @@ def an_item(uid: str, size: int = 2, **more: Any) -> Item:
 
 def rows_of(task: Choices, scores: list[list[float]]) -> list[dict[str, Any]]:
     sums = np.array([score for item in scores for score in item])
-    return task.rows(lambda spans: sums)
+    return task.predict(lambda spans: sums)
 
 
 def summary(name: str, scores: Scores, mode: Any = DEFAULT) -> Summary:
@@ -64,7 +65,7 @@ def test_candidates_are_scored_in_the_order_of_the_items(tmp_path: Path, llama: 
         '{"input_prefix": "", "options": ["a.", "a big dog.", "a pig."], "numops": 1}\n'
         '{"input_prefix": "It is not ", "options": ["one.", "or another."], "numops": 0}\n'
     )
-    task, encoder = task_named("entity_tracking"), SpanEncoder(llama, True, None)
+    task, encoder = choice_task("entity_tracking"), SpanEncoder(llama, True, None)
     assert task is not None
     loaded = Choices.load("entity_tracking", folder, task, encoder)
 
@@ -72,7 +73,7 @@ def test_candidates_are_scored_in_the_order_of_the_items(tmp_path: Path, llama: 
         ids = [spans.sequence(i)[spans.first[i] :].tolist() for i in range(len(spans))]
         return np.array([float(len(encoder.decode(own).strip())) for own in ids])
 
-    rows = loaded.rows(lengths)
+    rows = loaded.predict(lengths)
     assert [row["scores"] for row in rows] == [[11, 2], [2, 10, 6], [4, 11]]
     assert [row["choice"] for row in rows] == [0, 1, 1]
     assert [(row["uid"], row["index"]) for row in rows] == [
@@ -194,10 +195,10 @@ def test_texts_cut_to_the_context_are_counted(tmp_path: Path, llama: Path) -> No
         f'{{"sentence_good": "{long}", "sentence_bad": "A short one."}}\n'
         f'{{"sentence_good": "{long}", "sentence_bad": "{long}"}}\n'
     )
-    task = task_named("supplement")
+    task = choice_task("supplement")
     assert task is not None
     loaded = Choices.load("supplement_fast", folder, task, SpanEncoder(llama, True, longest=12))
-    rows = loaded.rows(lambda spans: np.arange(len(spans), dtype=float))
+    rows = loaded.predict(lambda spans: np.arange(len(spans), dtype=float))
     assert loaded.summary(rows, DEFAULT).cut == 3
 
 
@@ -302,7 +303,8 @@ def test_predictions_as_the_pipeline_saves_them() -> None:
     texts = ("It is it.", "It is not.")
     items = [Item(uid, texts, (5, 5), (" it.", " not.")) for uid in ("b", "a", "b")]
     task = task_of("ewok_fast", items)
-    assert task.collated(rows_of(task, [RIGHT, WRONG, WRONG])) == {
+    collated = task.collated(rows_of(task, [RIGHT, WRONG, WRONG]))
+    assert collated["zero_shot/causal/ewok/ewok_fast"] == {
         "b": {"predictions": [{"id": "b_0", "pred": " it."}, {"id": "b_1", "pred": " not."}]},
         "a": {"predictions": [{"id": "a_0", "pred": " not."}]},
     }
@@ -311,7 +313,8 @@ def test_predictions_as_the_pipeline_saves_them() -> None:
 def test_wug_predictions_carry_the_probability_of_the_first() -> None:
     scores = [[-3.0, -5.0], [-90.0, -4.0], [-6.0, -6.0], [-1.0, -400.0]]
     task, rows = wug(scores, HUMAN[:4])
-    found = task.collated(rows)["wug_adj"]["predictions"]
+    (content,) = task.collated(rows).values()
+    found = content["wug_adj"]["predictions"]
     assert [entry["id"] for entry in found] == [f"wug_adj_{i}" for i in range(4)]
     assert [entry["pred"] for entry in found] == ["text 0", "text 1", "text 0", "text 0"]
     expected = torch.tensor(scores, dtype=torch.float32).softmax(1)[:, 0].tolist()
@@ -330,7 +333,7 @@ def test_comparison_counts_as_the_summary_does(name: str, mode: Any) -> None:
     ]
     task = task_of(name, items)
     runs = [rows_of(task, rng.integers(-4, 0, (40, 2)).astype(float).tolist()) for _ in range(3)]
-    found = choices.scored(name, task.task, runs, mode)
+    found = choices.scored(task.task, runs, mode)
     expected = [next(iter(task.summary(rows, mode).metrics.values())).value for rows in runs]
     assert found.seeds == 3 and found.higher_is_better
     np.testing.assert_allclose(found.value(np.ones(40, np.int64)), expected, atol=1e-12)
@@ -339,6 +342,6 @@ def test_comparison_counts_as_the_summary_does(name: str, mode: Any) -> None:
 def test_a_bootstrap_draw_counts_items_as_often_as_they_were_drawn() -> None:
     task = task_of("blimp_fast", [an_item("a"), an_item("b"), an_item("b")])
     rows = rows_of(task, [RIGHT, RIGHT, WRONG])
-    found = choices.scored("blimp_fast", task.task, [rows], DEFAULT)
+    found = choices.scored(task.task, [rows], DEFAULT)
     assert found.value(np.array([1, 0, 2]))[0] == pytest.approx((1 + 0) / 2)
     assert found.value(np.array([1, 2, 1]))[0] == pytest.approx((1 + 2 / 3) / 2)

@@ -19,14 +19,8 @@ from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, Trainer
 
 from cdgen.errors import ModelError, UsageError
 from cdgen.eval.tasks import glue
-from cdgen.eval.tasks.glue import (
-    GLUE_TASKS,
-    GlueOutcome,
-    accuracy,
-    encode,
-    f1,
-    fine_tune,
-)
+from cdgen.eval.tasks.glue import GlueOutcome, accuracy, f1, fine_tune
+from cdgen.eval.tasks.glue_examples import GLUE_TASKS, encode, read_examples
 
 EOS = "</s>"
 NAMES = ("Tom", "Lily", "Ben", "Sue", "Max")
@@ -238,7 +232,7 @@ def test_the_real_files_are_read_whole(task: str, real: Path, model: Path) -> No
     tokenizer = AutoTokenizer.from_pretrained(model)
     path = real / f"{task}.valid.jsonl"
     path.write_text("".join(path.read_text().splitlines(keepends=True)[:200]))
-    rows = glue.read_examples(path, GLUE_TASKS[task], tokenizer, limit=512)
+    rows = read_examples(path, GLUE_TASKS[task], tokenizer, limit=512)
     first = json.loads(path.read_text().splitlines()[0])
     assert len(rows) == len(path.read_text().splitlines())
     assert {row["labels"] for row in rows} == set(range(GLUE_TASKS[task].labels))

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from cdgen.errors import UsageError
-from cdgen.eval.tasks.items import Item, read_items, task_named
+from cdgen.eval.tasks.items import Item, choice_task, read_items
 
 BLIMP = {
     "sentence_good": "Cats sleep.", "sentence_bad": "Cats sleeps.", "UID": "agreement",
@@ -37,7 +37,7 @@ ROWS: dict[str, dict[str, Any]] = {
 
 
 def items_of(folder: Path, name: str) -> list[Item]:
-    task = task_named(name)
+    task = choice_task(name)
     assert task is not None
     return read_items(folder / name, task)
 
@@ -126,13 +126,13 @@ def test_wug(one_item: Callable[..., Item], name: str, uid: str) -> None:
 
 
 def test_tasks_by_their_folders() -> None:
-    tasks = {name: task_named(name) for name in ROWS}
+    tasks = {name: choice_task(name) for name in ROWS}
     metrics = {name: task.metric for name, task in tasks.items() if task}
     assert len(metrics) == len(ROWS)
     assert {name for name, metric in metrics.items() if metric == "spearman"} == {
         "wug_adj_nominalization", "wug_past_tense",
     }  # fmt: skip
-    assert not any(map(task_named, ("reading", "perplexity", "glue_filtered", "aoa", "", "wug")))
+    assert not any(map(choice_task, ("reading", "perplexity", "glue_filtered", "aoa", "", "wug")))
 
 
 # ---- files -------------------------------------------------------------------------------------

@@ -16,12 +16,13 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from cdgen.errors import UsageError
+from cdgen.eval.modes import MODES
 from cdgen.eval.scoring.scorer import Scorer
 from cdgen.eval.scoring.spans import SpanEncoder
-from cdgen.eval.summary import LOWER_IS_BETTER, MODES, Summary
+from cdgen.eval.summary import LOWER_IS_BETTER, Summary
 from cdgen.eval.tasks import perplexity
 from cdgen.eval.tasks.perplexity import Perplexity
-from cdgen.eval.tasks.task_list import Prepared, context_length, longest_text, prepare
+from cdgen.eval.tasks.task_list import context_length, load_task, longest_text
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -31,7 +32,7 @@ TEXTS = ["The naïve cat sat on a мат.", "A", "It ran and ran. " * 30]
 
 def summary_of(texts: list[str], folder: Path, longest: int = CONTEXT) -> Summary:
     task = Perplexity.of(texts, SpanEncoder(folder, True, longest))
-    return task.summary(task.rows(Scorer(folder, "cpu").span_sums), MODES["default"])
+    return task.summary(task.predict(Scorer(folder, "cpu").span_sums), MODES["default"])
 
 
 def values(found: Summary) -> dict[str, float]:
@@ -84,7 +85,7 @@ def test_per_token_word_and_byte(llama: Path) -> None:
 
 def test_every_document_has_its_row(llama: Path) -> None:
     sums, tokens = by_transformers(TEXTS, llama)
-    rows = Perplexity.of(TEXTS, SpanEncoder(llama, True, CONTEXT)).rows(
+    rows = Perplexity.of(TEXTS, SpanEncoder(llama, True, CONTEXT)).predict(
         Scorer(llama, "cpu").span_sums
     )
     assert [row["index"] for row in rows] == [0, 1, 2]
@@ -98,7 +99,7 @@ def test_real_documents_by_the_plain_scorer(stories260k: Any) -> None:
     texts = ["Once upon a time there was a fox.", "It ran to the river, and swam."]
     plain = PlainScorer(stories260k.good)
     task = Perplexity.of(texts, SpanEncoder(stories260k.good, True, 512))
-    rows = task.rows(Scorer(stories260k.good, "cpu").span_sums)
+    rows = task.predict(Scorer(stories260k.good, "cpu").span_sums)
     expected = [plain.score(text, text) for text in texts]
     np.testing.assert_allclose([row["scores"][0] for row in rows], expected, atol=1e-3)
 
@@ -135,8 +136,8 @@ def prepared(tmp_path: Path) -> Callable[..., Perplexity]:
             (tmp_path / "perplexity" / name.replace("__", ".")).write_text(content)
         config = AutoConfig.from_pretrained(folder).to_dict()
         longest, window = longest_text(config, MODES[mode]), context_length(config)
-        encoder = SpanEncoder(folder, not MODES[mode].pipeline_spans, longest, window)
-        task: Prepared = prepare("perplexity", tmp_path, encoder, MODES[mode])
+        encoder = SpanEncoder(folder, MODES[mode].always_prefix, longest, window)
+        task = load_task("perplexity", tmp_path, encoder, MODES[mode])
         assert isinstance(task, Perplexity)
         return task
 
@@ -174,7 +175,7 @@ def test_a_first_token_that_the_pipeline_does_not_score_is_not_counted(
     prepared: Callable[..., Perplexity], without_bos: Path
 ) -> None:
     task = prepared(without_bos, "babylm2025", a__txt="The cat sat.\nA\n")
-    rows = task.rows(lambda spans: np.zeros(len(spans)))
+    rows = task.predict(lambda spans: np.zeros(len(spans)))
     ids = SpanEncoder(without_bos, False, None).token_ids("The cat sat.")
     assert [row["tokens"] for row in rows] == [len(ids) - 1, 0]
 
@@ -189,7 +190,7 @@ def test_a_bad_line_is_named(prepared: Callable[..., Perplexity], llama: Path) -
 
 def test_comparison_takes_the_same_value_and_less_is_better(llama: Path) -> None:
     task = Perplexity.of(TEXTS, SpanEncoder(llama, True, CONTEXT))
-    rows = task.rows(Scorer(llama, "cpu").span_sums)
+    rows = task.predict(Scorer(llama, "cpu").span_sums)
     other = [{**row, "scores": [2 * row["scores"][0]], "tokens": 2 * row["tokens"]} for row in rows]
     ones = np.ones(3, np.int64)
     found = perplexity.scored("perplexity", [rows, other])

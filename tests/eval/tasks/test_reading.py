@@ -18,18 +18,12 @@ from plain_scorer import PlainScorer
 from transformers import AutoTokenizer
 
 from cdgen.errors import UsageError
+from cdgen.eval.modes import MODES
 from cdgen.eval.scoring.scorer import Scorer
 from cdgen.eval.scoring.spans import SpanEncoder, Spans
-from cdgen.eval.summary import MODES
 from cdgen.eval.tasks import reading
-from cdgen.eval.tasks.reading import (
-    EYE_TRACKING,
-    SELF_PACED,
-    Reading,
-    Regressions,
-    read_rows,
-    surprisals,
-)
+from cdgen.eval.tasks.reading import Reading, read_words, surprisals
+from cdgen.eval.tasks.reading_regressions import EYE_TRACKING, METRICS, SELF_PACED, Regressions
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -47,7 +41,7 @@ def real_csv(unpacked: Callable[[str], Path]) -> Path:
 def with_random_surprisals(real_csv: Path) -> list[dict[str, Any]]:
     """Rows as a predictions file has them; sentences begin without a word before."""
     rng = np.random.default_rng(0)
-    rows = read_rows(real_csv)
+    rows = read_words(real_csv)
     preds, before = rng.gamma(4, 2, len(rows)), rng.gamma(4, 2, len(rows))
     for row, pred, prev in zip(rows, preds.tolist(), before.tolist(), strict=True):
         row |= {"pred": pred + 0.1 * row["length"], "prev_pred": prev if row["prev_item"] else None}
@@ -128,7 +122,7 @@ def test_the_summary_has_both_scores_with_intervals(
     with_random_surprisals: list[dict[str, Any]], real_csv: Path, llama: Path
 ) -> None:
     rows = with_random_surprisals[:400]
-    task = Reading(read_rows(real_csv)[:400], SpanEncoder(llama, True, None), MODES["default"])
+    task = Reading(read_words(real_csv)[:400], SpanEncoder(llama, True, None), MODES["default"])
     found = task.summary(rows, MODES["default"])
     for metric, value in official_gains(pd.DataFrame(rows)).items():
         estimate = found.metrics[metric]
@@ -141,7 +135,7 @@ def test_comparison_takes_the_same_gains(with_random_surprisals: list[dict[str, 
     rows = with_random_surprisals[:300]
     other = [{**row, "pred": row["pred"] ** 2} for row in rows]
     ones = np.ones(300, np.int64)
-    for metric in reading.METRICS:
+    for metric in METRICS:
         expected = [Regressions(run).gain(metric, ones) for run in (rows, other)]
         assert reading.scored(metric, [rows, other]).value(ones).tolist() == expected
 
@@ -177,8 +171,8 @@ def test_a_words_surprisal_is_the_sum_over_its_tokens(
     stories260k: Any, scorer: Scorer, real_csv: Path, some: list[int]
 ) -> None:
     encoder, plain = SpanEncoder(stories260k.good, True, 512), PlainScorer(stories260k.good)
-    rows = [read_rows(real_csv)[index] for index in some]
-    found, before = surprisals(rows, encoder, scorer.span_sums, compat=False)
+    rows = [read_words(real_csv)[index] for index in some]
+    found, before = surprisals(rows, encoder, scorer.span_sums, as_pipeline=False)
 
     def expected(context: str, word: str) -> float:
         return -plain.score(f"{context} {word}", f" {word}")
@@ -216,8 +210,8 @@ def test_compat_takes_the_pipelines_steps(
 ) -> None:
     encoder, plain = SpanEncoder(stories260k.good, False, None), PlainScorer(stories260k.good)
     tokenizer = AutoTokenizer.from_pretrained(stories260k.good)
-    rows, frame = [read_rows(real_csv)[index] for index in some], as_pandas_reads(real_csv, some)
-    found, before = surprisals(rows, encoder, scorer.span_sums, compat=True)
+    rows, frame = [read_words(real_csv)[index] for index in some], as_pandas_reads(real_csv, some)
+    found, before = surprisals(rows, encoder, scorer.span_sums, as_pipeline=True)
     pairs = zip(frame["item"], frame["word"], strict=True)
     official = [get_p2(*pair, plain, tokenizer) for pair in pairs]
     np.testing.assert_allclose(found, [-math.log(p) for p, _ in official], rtol=0, atol=SAME)
@@ -228,7 +222,7 @@ def test_compat_takes_the_pipelines_steps(
     ]
     np.testing.assert_allclose(before, np.array(previous, float), rtol=0, atol=SAME)
     assert rows[-1]["prev_item"] == "None" and previous[-1] is None
-    proper, _ = surprisals(rows, encoder, scorer.span_sums, compat=False)
+    proper, _ = surprisals(rows, encoder, scorer.span_sums, as_pipeline=False)
     assert np.abs(proper - found).max() > 1, "the pipeline's is not the word's surprisal"
 
 
@@ -236,7 +230,7 @@ def test_compat_takes_the_pipelines_steps(
 def test_words_without_a_word_before_them(
     real_csv: Path, llama: Path, compat: bool, missing: int
 ) -> None:
-    encoder, rows = SpanEncoder(llama, True, None), read_rows(real_csv)
+    encoder, rows = SpanEncoder(llama, True, None), read_words(real_csv)
     found, before = surprisals(rows, encoder, no_scores, compat)
     assert len(found) == 1726 and not np.isnan(found).any()
     assert np.isnan(before).sum() == missing
@@ -251,20 +245,20 @@ def test_a_pair_that_comes_twice_is_scored_once_and_for_both(llama: Path) -> Non
         asked.append(len(spans))
         return -np.arange(1.0, len(spans) + 1)
 
-    found, before = surprisals(rows, SpanEncoder(llama, True, None), scores, compat=False)
+    found, before = surprisals(rows, SpanEncoder(llama, True, None), scores, as_pipeline=False)
     assert asked == [2]
     assert found.tolist() == [1, 2, 1]
     assert before[0] == before[2] == 2 and math.isnan(before[1])
 
 
 def test_predictions_and_their_collation(real_csv: Path, llama: Path) -> None:
-    task = Reading(read_rows(real_csv)[:40], SpanEncoder(llama, True, None), MODES["default"])
-    rows = task.rows(lambda spans: -np.arange(1.0, len(spans) + 1))
+    task = Reading(read_words(real_csv)[:40], SpanEncoder(llama, True, None), MODES["default"])
+    rows = task.predict(lambda spans: -np.arange(1.0, len(spans) + 1))
     assert all(row["uid"] == "reading" and row["scores"] == [-row["pred"]] for row in rows)
     assert [row["index"] for row in rows] == list(range(40))
     lines = [json.loads(json.dumps(row, allow_nan=False)) for row in rows]
     assert math.isfinite(Regressions(lines).gain("self_paced", np.ones(40, np.int64)))
-    collated = task.collated(rows)
+    (collated,) = task.collated(rows).values()
     entries = collated["reading"]["predictions"]
     assert list(collated) == ["reading"] and entries[19] == {
         "id": 19, "pred": 20.0, "prev_pred": None,  # "Roger smiled"
@@ -275,7 +269,7 @@ def test_predictions_and_their_collation(real_csv: Path, llama: Path) -> None:
 
 
 def test_the_real_file(real_csv: Path) -> None:
-    rows = read_rows(real_csv)
+    rows = read_words(real_csv)
     assert len(rows) == 1726
     assert rows[0] | {"x": 0} == {
         "item": "Arthur placed", "word": "the", "prev_item": "Arthur", "prev_word": "placed",
@@ -298,7 +292,7 @@ def refusal(real_csv: Path, tmp_path: Path) -> Callable[..., str]:
         path = tmp_path / "reading_data.csv"
         path.write_bytes("\n".join(lines).encode("utf-8", "surrogateescape") + b"\n")
         with pytest.raises(UsageError) as error:
-            read_rows(path)
+            read_words(path)
         assert str(path) in str(error.value)
         return str(error.value)
 
@@ -366,4 +360,4 @@ def test_no_file_and_no_rows(refusal: Callable[..., str], tmp_path: Path) -> Non
 
     assert "one row per word" in refusal(header_alone)
     with pytest.raises(UsageError, match="missing"):
-        read_rows(tmp_path / "missing/reading_data.csv")
+        read_words(tmp_path / "missing/reading_data.csv")
