@@ -1,4 +1,4 @@
-"""Diversity and repetition: worked by hand, counted naively, and on real text."""
+"""Diversity and repetition are worked by hand, counted naively, and measured on real text."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ DOCUMENTS = st.lists(st.lists(WORDS, max_size=14), min_size=1, max_size=12)
 def test_as_a_naive_count_finds(
     documents: list[list[str]], reference: list[list[str]], words: int, batch: int
 ) -> None:
-    """Whatever the batches: hashes that collide would show, as far as so few n-grams can."""
+    """The size of the batches does not matter, and hashes do not collide among so few n-grams."""
     texts = [" ".join(document) for document in documents]
     known = ["the", *(" ".join(document) for document in reference)]
     with mock.patch.object(corpus_measures, "_BATCH_CHARACTERS", batch):
@@ -175,7 +175,7 @@ def test_as_a_naive_count_finds(
 
 
 def test_many_ngrams_of_words_numbered_in_order() -> None:
-    """Neighbouring numbers are what a weak hash would let collide."""
+    """A weak hash would let neighbouring numbers collide."""
     documents = [
         " ".join(f"{i} {i + 1 + step}" for i in range(step, 100_000 - step, 7)) for step in range(7)
     ]

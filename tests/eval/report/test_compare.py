@@ -1,4 +1,4 @@
-"""`cdgen compare`: from the folders of `cdgen eval` to the table, the numbers and the figures."""
+"""`cdgen compare` makes the table, the numbers and the figures from folders of `cdgen eval`."""
 
 from __future__ import annotations
 
@@ -41,15 +41,21 @@ def blimp_rows(accuracy: float, seed: int) -> list[Prediction]:
 def perplexity_rows(loss: float) -> list[Prediction]:
     noise = np.random.default_rng(0).normal(size=50)
     return [
-        {"uid": "perplexity", "index": i, "scores": [-20 * (loss + 0.1 * x)], "tokens": 20,
-         "words": 15, "bytes": 80}
+        {
+            "uid": "perplexity",
+            "index": i,
+            "scores": [-20 * (loss + 0.1 * x)],
+            "tokens": 20,
+            "words": 15,
+            "bytes": 80,
+        }
         for i, x in enumerate(noise)
-    ]  # fmt: skip
+    ]
 
 
 @pytest.fixture
 def evaluated(tmp_path: Path) -> Callable[..., Path]:
-    """The folder that `cdgen eval` would leave of such a checkpoint."""
+    """Return a function that writes the folder that `cdgen eval` would leave of a checkpoint."""
 
     def write(
         name: str,
@@ -134,7 +140,7 @@ def test_seeds_are_averaged_and_their_noise_is_named(evaluated: Callable[..., Pa
 def test_the_checkpoint_of_least_validation_loss_speaks_for_a_run(
     evaluated: Callable[..., Path], tmp_path: Path
 ) -> None:
-    """And never the one that is best on the items, unless the paper's rule is asked for."""
+    """The one that is best on the items never does, unless the paper's rule is asked for."""
     for step, (accuracy, validation) in enumerate([(0.5, 2.0), (0.7, 1.0), (0.9, 3.0)], 1):
         about: dict[str, Any] = {"seed": step, "validation": validation, "step": step}
         for run, mode in (("run", "default"), ("papers", "paper")):
@@ -143,10 +149,13 @@ def test_the_checkpoint_of_least_validation_loss_speaks_for_a_run(
         mode: evaluated(f"base-{mode}", 0.5, seed=1, mode=mode) for mode in ("default", "paper")
     }
     for run, mode, select, step in (
-        ("run", "default", None, 2), ("run", "default", "validation", 2),
-        ("run", "default", "last", 3), ("run", "default", "paper", 3),
-        ("papers", "paper", None, 3), ("papers", "paper", "validation", 2),
-    ):  # fmt: skip
+        ("run", "default", None, 2),
+        ("run", "default", "validation", 2),
+        ("run", "default", "last", 3),
+        ("run", "default", "paper", 3),
+        ("papers", "paper", None, 3),
+        ("papers", "paper", "validation", 2),
+    ):
         methods = [Method("base", [bases[mode]]), Method("run", [tmp_path / run])]
         report = make_report(methods, None, parse_select(select) if select else None)
         expected = np.mean([r["choice"] == 0 for r in blimp_rows([0.5, 0.7, 0.9][step - 1], step)])
@@ -211,7 +220,7 @@ def test_command_line(
 
 
 def test_points_of_the_figures(evaluated: Callable[..., Path]) -> None:
-    """What is drawn is what compare.json says, in percent, better being up."""
+    """The figures draw the numbers of compare.json in percent; better is up."""
     from cdgen.eval.report.figures import _mean_relative, _perplexity, _places
 
     base, better = evaluated("base", 0.5, seed=1), evaluated("better", 0.8, 1.5, seed=2)

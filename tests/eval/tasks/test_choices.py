@@ -1,4 +1,4 @@
-"""From scores of candidates to a task's score: ties, averages, correlations, predictions."""
+"""A choice task turns scores of candidates into ties, averages, correlations and predictions."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Scores = list[tuple[str, list[float]]]  # of each item: its sub-task, and its ca
 
 
 def task_of(name: str, items: list[Item]) -> Choices:
-    """With spans that nobody scores."""
+    """Return a task with spans that are never scored."""
     task = choice_task(name)
     assert task is not None
     count = sum(len(item.candidates) for item in items)
@@ -57,7 +57,7 @@ def accuracy(name: str, scores: Scores, mode: Any = DEFAULT) -> float:
 
 
 def test_candidates_are_scored_in_the_order_of_the_items(tmp_path: Path, llama: Path) -> None:
-    """Items of two options and of three; the fake score of a span is the length of its text."""
+    """Items have two options or three; the fake score of a span is the length of its text."""
     folder = tmp_path / "entity_tracking"
     folder.mkdir()
     (folder / "regular.jsonl").write_text(
@@ -76,9 +76,8 @@ def test_candidates_are_scored_in_the_order_of_the_items(tmp_path: Path, llama: 
     rows = loaded.predict(lengths)
     assert [row["scores"] for row in rows] == [[11, 2], [2, 10, 6], [4, 11]]
     assert [row["choice"] for row in rows] == [0, 1, 1]
-    assert [(row["uid"], row["index"]) for row in rows] == [
-        ("regular_0_ops", 0), ("regular_1_ops", 0), ("regular_0_ops", 1),
-    ]  # fmt: skip
+    assert [row["uid"] for row in rows] == ["regular_0_ops", "regular_1_ops", "regular_0_ops"]
+    assert [row["index"] for row in rows] == [0, 0, 1]
 
 
 def test_the_choice_is_the_first_of_the_best() -> None:
@@ -91,9 +90,8 @@ def test_the_choice_is_the_first_of_the_best() -> None:
 def test_indices_count_within_a_subtask() -> None:
     task = task_of("blimp_fast", [an_item(uid) for uid in "abaabb"])
     rows = rows_of(task, [[-1, -2]] * 6)
-    assert [(row["uid"], row["index"]) for row in rows] == [
-        ("a", 0), ("b", 0), ("a", 1), ("a", 2), ("b", 1), ("b", 2),
-    ]  # fmt: skip
+    assert "".join(row["uid"] for row in rows) == "abaabb"
+    assert [row["index"] for row in rows] == [0, 0, 1, 2, 1, 2]
 
 
 # ---- ties --------------------------------------------------------------------------------------
@@ -147,15 +145,16 @@ def test_subtasks_count_alike_whatever_their_size() -> None:
 
 
 def test_entity_tracking_is_a_mean_of_means_of_means() -> None:
-    """Items within a number of operations, these within a file, files: each alike."""
-    scores = [
-        *[("move_contents_0_ops", RIGHT)] * 3, ("move_contents_0_ops", WRONG),  # 3/4
-        ("move_contents_1_ops", WRONG),  # 0
-        *[("move_contents_2_ops", TIE)] * 2,  # 1/2
-        *[("regular_0_ops", RIGHT)] * 5,  # 1
-        ("regular_1_ops", RIGHT), ("regular_1_ops", WRONG),  # 1/2
-        ("ambiref_10_ops", WRONG),  # 0
-    ]  # fmt: skip
+    """Items count alike within a number of operations, numbers within a file, and files."""
+    answers = {
+        "move_contents_0_ops": [RIGHT, RIGHT, RIGHT, WRONG],  # 3/4
+        "move_contents_1_ops": [WRONG],  # 0
+        "move_contents_2_ops": [TIE, TIE],  # 1/2
+        "regular_0_ops": [RIGHT] * 5,  # 1
+        "regular_1_ops": [RIGHT, WRONG],  # 1/2
+        "ambiref_10_ops": [WRONG],  # 0
+    }
+    scores = [(uid, answer) for uid, own in answers.items() for answer in own]
     expected = ((3 / 4 + 0 + 1 / 2) / 3 + (1 + 1 / 2) / 2 + 0) / 3
     assert accuracy("entity_tracking", scores) == pytest.approx(expected)
     assert accuracy("entity_tracking_fast", scores) == pytest.approx(expected)
@@ -164,7 +163,7 @@ def test_entity_tracking_is_a_mean_of_means_of_means() -> None:
 
 
 def test_labels_group_items_across_subtasks() -> None:
-    """Fields and terms are plain means over items, as in the pipeline's report."""
+    """Scores of fields and terms are plain means over items, as in the pipeline's report."""
     labels = [{"field": "syntax"}, {"field": "syntax"}, {"field": "morphology"}, {}]
     uids = ["a", "b", "b", "c"]
     items = [an_item(uid, labels=own) for uid, own in zip(uids, labels, strict=True)]
@@ -172,9 +171,8 @@ def test_labels_group_items_across_subtasks() -> None:
     rows = rows_of(task, [RIGHT, RIGHT, RIGHT, WRONG, TIE, WRONG])
     found = task.summary(rows, DEFAULT).labels
     assert set(found) == {"field"}
-    assert {value: e.value for value, e in found["field"].items()} == {
-        "syntax": 3 / 4, "morphology": 1 / 2,
-    }  # fmt: skip
+    scores = {value: estimate.value for value, estimate in found["field"].items()}
+    assert scores == {"syntax": 3 / 4, "morphology": 1 / 2}
 
 
 def test_the_interval_holds_the_score_and_narrows_with_items() -> None:
@@ -276,7 +274,7 @@ def test_wug_is_spearmans_rho_with_peoples_choices(mode: Any) -> None:
 
 
 def test_wug_does_not_saturate() -> None:
-    """p(first) of differences of 200 nats and 300 are both 1 in float64, yet they rank."""
+    """Differences of 200 and of 300 nats both make p(first) 1 in float64, yet they rank."""
     scores = [[-100.0 * i, -200.0 * i - 0.5 * i * i] for i in range(1, 21)]
     task, rows = wug(scores, [i / 20 for i in range(1, 21)])
     assert task.summary(rows, DEFAULT).metrics["spearman"].value == pytest.approx(1)
@@ -324,7 +322,8 @@ def test_wug_predictions_carry_the_probability_of_the_first() -> None:
 @pytest.mark.parametrize("mode", [DEFAULT, BABYLM, PAPER])
 @pytest.mark.parametrize("name", ["blimp_fast", "entity_tracking", "wug_adj_nominalization"])
 def test_comparison_counts_as_the_summary_does(name: str, mode: Any) -> None:
-    """`cdgen compare` starts from the rows on disk: with every item once, it is the same score."""
+    """`cdgen compare` starts from the predictions on disk; with every item counted once, it gets
+    the same score."""
     rng = np.random.default_rng(0)
     wug_task = name.startswith("wug")
     uids = ["wug_adj"] if wug_task else ["regular_0_ops", "regular_1_ops", "ambiref_0_ops"]

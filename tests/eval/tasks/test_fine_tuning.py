@@ -1,4 +1,4 @@
-"""GLUE as a task of `cdgen eval`: its parts, their mean, and the predictions for collation."""
+"""GLUE as a task of `cdgen eval` has parts, their mean, and predictions for collation."""
 
 from __future__ import annotations
 

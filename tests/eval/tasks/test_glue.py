@@ -1,4 +1,5 @@
-"""Fine-tuning on GLUE: what the classifier reads, what the scores depend on, and bad input."""
+"""Fine-tuning on GLUE classifies the right token, depends on the seed alone, and names bad
+input."""
 
 from __future__ import annotations
 
@@ -36,7 +37,7 @@ def model(data_folder: Path) -> Path:
 
 @pytest.fixture
 def gpt2(model: Path, tmp_path: Path) -> Path:
-    """A small random GPT-2 (learned positions, dropout 0.1) with the tokenizer of `model`."""
+    """Save a small random GPT-2 (learned positions, dropout 0.1) with the tokenizer of `model`."""
     folder = tmp_path / "gpt2"
     torch.manual_seed(0)
     config = GPT2Config(vocab_size=512, n_positions=512, n_embd=32, n_layer=2, n_head=2)
@@ -55,7 +56,7 @@ def real(data_folder: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def run(model: Path, tmp_path: Path) -> Callable[..., GlueOutcome]:
-    """Fine-tunes `model` on boolq, with these lines as its two files."""
+    """Return a function that fine-tunes `model` on boolq, with given lines as its two files."""
 
     def run(train: Sequence[Fields], valid: Sequence[Fields], **options: Any) -> GlueOutcome:
         data = write(tmp_path, "boolq", train, valid)
@@ -74,8 +75,8 @@ def write(folder: Path, task: str, train: Sequence[Fields], valid: Sequence[Fiel
 
 
 def moods(count: int, seed: int) -> list[Fields]:
-    """Label 1 for a happy beginning; what follows, the last token included, has nothing to do with
-    the label."""
+    """Return lines with label 1 if they begin happily; all that follows, the last token included,
+    is unrelated to the label."""
     draw = random.Random(seed)
     return [
         {
@@ -145,7 +146,7 @@ def test_the_order_of_the_training_lines_follows_the_seed(model: Path, tmp_path:
 def test_the_last_real_token_is_classified(
     kind: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
-    """Short and long side by side, and texts that end in the special tokens."""
+    """Short and long texts stand side by side, and some end in the special tokens."""
     classifier, tokenizer = glue.load_classifier(request.getfixturevalue(kind), 2, "cpu", seed=0)
     texts = ["a", f"a{EOS}", f"a{EOS}{EOS}", "a<unk>", "a<s>", "a" + " dog and a cat" * 20]
     rows = [{"input_ids": tokenizer(t).input_ids, "labels": n % 2} for n, t in enumerate(texts)]
@@ -192,7 +193,8 @@ def test_scoring_every_epoch_does_not_disturb_the_training(
 def test_the_best_epoch_is_the_first_with_the_best_metric(
     task: str, best: int, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Labels 0001: the second and fourth epoch have 3 of 4 right, only the third finds the 1."""
+    """The labels are 0001: the second and fourth epoch get 3 of 4 right, but only the third finds
+    the 1."""
     predicted = np.array([[1, 1, 0, 0], [0, 0, 0, 0], [0, 1, 1, 1], [0, 0, 0, 0]])
     monkeypatch.setattr(glue, "train_and_score", lambda *_: np.eye(2)[predicted])
     rows = [{"sentence1": "a", "sentence2": "b", "label": int(n == 3)} for n in range(4)]

@@ -1,4 +1,4 @@
-"""Perplexity per token, word and byte, against a forward pass of transformers and by hand."""
+"""Perplexity per token, word and byte agrees with transformers and with values worked by hand."""
 
 from __future__ import annotations
 
@@ -40,13 +40,14 @@ def values(found: Summary) -> dict[str, float]:
 
 
 def windows(ids: list[int], size: int) -> Iterator[list[int]]:
-    """BOS before every window; every other token in one."""
+    """Yield windows that begin with BOS and hold every other token once."""
     for start in range(0, len(ids), size - 1):
         yield [1, *ids[start : start + size - 1]]
 
 
 def by_transformers(texts: list[str], folder: Path) -> tuple[list[float], list[int]]:
-    """Summed log-probability and number of tokens of each text: the model's own loss, float64."""
+    """Return the log-probability and number of tokens of each text, from the model's own loss in
+    float64."""
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     sums, counts = [], []
@@ -119,7 +120,7 @@ def test_a_uniform_models_perplexity_is_its_vocabulary(
 
 
 def test_a_tokenizer_that_adds_no_bos_is_given_one(llama: Path, without_bos: Path) -> None:
-    """So that the same tokens are predicted, the first among them."""
+    """The same tokens are predicted then, the first one included."""
     assert values(summary_of(TEXTS, without_bos)) == values(summary_of(TEXTS, llama))
 
 
@@ -128,7 +129,7 @@ def test_a_tokenizer_that_adds_no_bos_is_given_one(llama: Path, without_bos: Pat
 
 @pytest.fixture
 def prepared(tmp_path: Path) -> Callable[..., Perplexity]:
-    """The task as `cdgen eval` prepares it, from the files of a folder."""
+    """Return a function that makes the task from the files of a folder, as `cdgen eval` does."""
 
     def make(folder: Path, mode: str = "default", **files: str) -> Perplexity:
         (tmp_path / "perplexity").mkdir()
@@ -157,8 +158,8 @@ def test_documents_are_lines_of_text_or_of_json(
 def test_windows_are_as_long_as_the_models_context(
     prepared: Callable[..., Perplexity], architecture: Callable[[str], Path], kind: str, mode: str
 ) -> None:
-    """Also where the pipeline lets single items run on: a language model's perplexity is that of
-    the lengths it was trained for, and must not change with the rule for ties."""
+    """They are even if the pipeline lets single items run on: perplexity is that of the lengths a
+    model was trained for, and must not change with the rule for ties."""
     task = prepared(architecture(kind), mode, a__txt="It ran and ran. " * 60)
     assert task.spans.lengths.max() == CONTEXT
     assert task.spans.cut == 0
