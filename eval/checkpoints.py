@@ -133,7 +133,7 @@ def _loss_of(line: str, step: int) -> float | None:
 
 
 def _json_object(text: str) -> dict[str, Any]:
-    """Return an empty object if the text is none: a running or killed training cuts lines short."""
+    """Return the object in `text`; an empty one if a running or killed training cut it short."""
     try:
         value = json.loads(text)
     except ValueError:

@@ -1,4 +1,4 @@
-"""The modes of `cdgen eval`: under which rules a model is scored.
+"""The modes of `cdgen eval`, each a set of rules by which models are scored.
 
 `default` scores the first token of a text too and keeps to the context that the model was trained
 for. `babylm2025` follows babylm/evaluation-pipeline-2025; `paper` follows Ulm, Du & Snæbjarnarson
@@ -16,6 +16,8 @@ Select = Literal["validation", "last", "paper"]
 
 @dataclass(frozen=True)
 class Mode:
+    """A set of rules for scoring."""
+
     name: str
     ties_are_right: bool = False  # otherwise a tie earns what a guess among the tied would
     always_prefix: bool = True  # put BOS or EOS before a text if the tokenizer puts nothing there

@@ -45,6 +45,8 @@ class EvalConfig(BaseModel):
 
 @dataclass
 class Outcome:
+    """The result folders of a run, in the order of its checkpoints, and what was not scored."""
+
     folders: list[Path]
     skipped: dict[str, str] = field(default_factory=dict)  # tasks without data
     failed: dict[str, CdgenError] = field(default_factory=dict)  # tasks or checkpoints
@@ -98,7 +100,7 @@ def _tasks(config: EvalConfig, outcome: Outcome) -> dict[str, str]:
 
 @dataclass
 class _Evaluation:
-    """One call of `evaluate`: what its checkpoints share."""
+    """What the checkpoints of one call of `evaluate` share."""
 
     tasks: dict[str, str]  # name -> hash of its data
     tokenized: TaskCache

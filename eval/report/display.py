@@ -15,7 +15,7 @@ from cdgen.progress import LOG_INTERVAL
 
 
 class Display:
-    """Shows which checkpoint and task are being scored, and the scores."""
+    """A view of the checkpoint and task being scored, and of the scores."""
 
     def __init__(self, checkpoints: int) -> None:
         self.checkpoints, self.begun = checkpoints, 0

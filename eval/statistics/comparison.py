@@ -51,9 +51,7 @@ class TaskComparison:
     """A method and the baseline compared in one task."""
 
     difference: Estimate  # method - baseline, in the task's own unit and direction
-    relative: (
-        float | None
-    )  # difference / baseline, positive if better; None if the baseline is <= 0
+    relative: float | None  # difference / baseline, positive if better; None if baseline <= 0
     p: float  # two-sided
     p_holm: float  # adjusted for the number of tasks
     seed_share: float | None  # seeds' share of the difference's variance; None as in `Spread`

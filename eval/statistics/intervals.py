@@ -32,7 +32,7 @@ Z = NormalDist().inv_cdf(0.975)
 class Estimate:
     value: float
     stderr: float
-    low: float  # of the 95 % interval
+    low: float  # ends of the 95 % interval
     high: float
 
 
@@ -145,7 +145,9 @@ class Strata:
 
 
 def resampled(
-    statistic: Callable[[np.ndarray], float],  # of counts [n] int64: how often each item was drawn
+    statistic: Callable[
+        [np.ndarray], float
+    ],  # takes counts [n] int64: how often each item was drawn
     strata: np.ndarray,  # [n] int64: items are drawn within these
     seed: int,
     resamples: int = 1000,

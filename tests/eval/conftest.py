@@ -16,7 +16,7 @@ from eval_files import TASKS, Run, change_weights
 from tokenizers import Tokenizer, processors
 
 ASSETS = Path(__file__).resolve().parents[2] / "assets"
-BOS, EOS = 1, 2  # of the bundled pair's tokenizer
+BOS, EOS = 1, 2  # in the tokenizer of the bundled pair
 VOCAB = 4096
 
 

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-Run = Callable[..., Any]  # the fixture `run`
-TASKS = "blimp_fast,ewok_fast"  # what it scores unless told otherwise
+Run = Callable[..., Any]  # the type of the fixture `run`
+TASKS = "blimp_fast,ewok_fast"  # the tasks it scores unless told otherwise
 # Largest difference between float32 and float64 sums of about 30 log-probabilities.
 SAME = 1e-4
 

@@ -78,7 +78,7 @@ def test_scores_that_cannot_be_computed_are_never_zero(
     assert "cdgen: wug_past_tense: " in ended.err
     assert ended.code == 2
     for inside in ("strata", "statistic"):
-        assert inside not in ended.err, "said in the words of the code, not of the data"
+        assert inside not in ended.err, "the message must speak of the data, not of the code"
 
 
 def test_folders_without_items(run: Run, llama: Path, small_data: Path) -> None:
@@ -149,7 +149,7 @@ def test_a_checkpoint_with_nan_weights_is_invalid(
     run: Run, llama: Path, broken: Path, out: Path
 ) -> None:
     """It is not scored by ties, and the other checkpoints are scored."""
-    for _ in range(2):  # again, there is still no score
+    for _ in range(2):  # a second call gives no score either
         ended = run(broken, llama)
         assert ended.code == 4, ended
         assert "broken" in ended.err and "NaN" in ended.err
@@ -194,7 +194,7 @@ def test_a_checkpoint_that_is_not_whole(
     assert str(other) in line
     if missing == "tokenizer.json":
         assert "has no tokenizer.json" in line and "save_pretrained" in line
-    if missing != "config.json":  # such a folder may as well be a misspelt run of training
+    if missing != "config.json":  # such a folder may as well be a misspelt training run
         assert set(document(out / "llama")["configs"]) == {"blimp_fast", "ewok_fast"}
 
 

@@ -123,7 +123,7 @@ def test_one_model_at_a_time_is_in_memory(
             most = max(most, sum(model() is not None for model in alive))
 
     monkeypatch.setattr(run_module, "Scorer", Watched)
-    gc.disable()  # a model holds cycles: that it is gone must not be chance
+    gc.disable()  # a model holds cycles: no automatic collection may free it by chance
     request.addfinalizer(gc.enable)
     assert run(llama, other).code == 0
     assert (len(alive), most) == (2, 1)

@@ -72,7 +72,7 @@ def test_novelty_counts_every_occurrence() -> None:
     assert found.novelty is not None
     assert found.novelty[1] == 1 / 5  # x
     assert found.novelty[2] == 1 / 4  # bx; ab and ba are known
-    assert found.novelty[3] == 1  # aba, bab, abx: the reference has abc alone
+    assert found.novelty[3] == 1  # aba, bab, abx: the reference has only abc
     assert found.novelty[5] == 1
     assert found.novelty[7] is None
 
@@ -197,7 +197,7 @@ def test_memory_does_not_grow_with_the_text(monkeypatch: pytest.MonkeyPatch) -> 
         tracemalloc.stop()
         return most
 
-    peak(10)  # imports and caches
+    peak(10)  # warms up imports and caches
     small, large = peak(1_000), peak(6_000)
     assert large < small + 5_000 * 100  # a text has 600 characters
 
@@ -220,7 +220,7 @@ def config(folder: Path, shard: str, format: str = "parquet") -> GenerateConfig:
         max_new_tokens=NEW_TOKENS,
         range_size=2,
         shard=shard,
-        format=format,  # type: ignore[arg-type]  # checked by the model
+        format=format,  # type: ignore[arg-type]  # pydantic checks it
     )
 
 

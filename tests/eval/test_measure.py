@@ -194,7 +194,9 @@ def test_a_judge_that_wrote_the_text_finds_it_likelier(
 # ---- bad input ---------------------------------------------------------------------------------
 
 
-def test_what_is_not_there(measure: Measure, text: Path, llama: Path, tmp_path: Path) -> None:
+def test_missing_sources_are_named(
+    measure: Measure, text: Path, llama: Path, tmp_path: Path
+) -> None:
     missing = tmp_path / "stories"
     for code, arguments, flags in (
         (2, [missing], {}),

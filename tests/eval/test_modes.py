@@ -93,7 +93,7 @@ def last_tokens_log_prob(folder: Path, text: str, count: int | None) -> float:
     [
         ("llama", "default", 64),
         ("gpt2", "default", 64),
-        # The pipeline cuts nothing: rotary positions run on. Learned ones cannot.
+        # The pipeline cuts nothing: rotary positions run on; learned ones cannot.
         ("llama", "babylm2025", None),
         ("gpt2", "babylm2025", 64),
     ],

@@ -109,7 +109,7 @@ def test_a_large_difference_is_found_and_none_is_not(evaluated: Callable[..., Pa
     assert found.p_holm < 0.05
     lower = against["better"].tasks["perplexity perplexity"]
     assert lower.difference.value < 0 and lower.relative is not None and lower.relative > 0
-    # mu_dREL is over the tasks without perplexity: here over BLiMP alone.
+    # mu_dREL averages over the tasks but perplexity: here over BLiMP alone.
     mean = against["better"].mean_relative
     assert mean.value == pytest.approx(found.relative)
     assert report.averaged == [("blimp_fast", "acc")]

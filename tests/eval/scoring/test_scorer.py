@@ -17,7 +17,7 @@ from cdgen.eval.scoring.spans import Spans, spans_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-# Sums of some 30 log-probabilities of order 5 in fp32.
+# fp32 sums of about 30 log-probabilities of order 5.
 SAME = 1e-4
 
 
@@ -56,7 +56,7 @@ def one_by_one(folder: Path, spans: Spans) -> np.ndarray:
         ("gpt2", True),
         ("gpt_neox", True),
         ("mistral", True),
-        # A cap behind the head, biases by distance, a recurrence: no trie, and none pretended.
+        # A cap after the head, biases by distance and recurrence do not work along a trie.
         ("gemma2", False),
         ("bloom", False),
         ("mamba", False),

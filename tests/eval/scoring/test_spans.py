@@ -241,6 +241,6 @@ def test_windows_cover_every_token_once_and_in_order(without_bos: Path, prefix: 
         assert all(window[:size] == encoder.prefix and len(window) > size for window in mine)
         assert list(chain(*(window[size:] for window in mine))) == encoder.token_ids(text)
         assert all(len(window) == 5 for window in mine[:-1]), "no window but the last is short"
-    # Behind no prefix, the first token of a window has nothing to be predicted from.
+    # Without a prefix, the first token of a window has nothing to be predicted from.
     assert spans.first.tolist() == [1] * len(spans)
     assert (spans.last == spans.lengths - 1).all()

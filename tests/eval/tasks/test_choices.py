@@ -22,7 +22,9 @@ from cdgen.eval.tasks.choices import Choices, credits_of
 from cdgen.eval.tasks.items import Item, choice_task
 
 DEFAULT, BABYLM, PAPER = (MODES[name] for name in ("default", "babylm2025", "paper"))
-Scores = list[tuple[str, list[float]]]  # of each item: its sub-task, and its candidates' scores
+Scores = list[
+    tuple[str, list[float]]
+]  # the sub-task of each item, and the scores of its candidates
 
 
 def task_of(name: str, items: list[Item]) -> Choices:
@@ -103,9 +105,9 @@ TIES = [
     ([-1, -2, -1], 1 / 2, 1, True),
     ([-1, -1, -1], 1 / 3, 1, True),
     ([-1, -1, -1, -1, -1], 1 / 5, 1, True),
-    ([-2, -1, -1], 0, 0, False),  # among the wrong ones: wrong whichever is guessed
+    ([-2, -1, -1], 0, 0, False),  # a tie of wrong ones: any guess is wrong
     ([-math.inf, -math.inf], 1 / 2, 1, True),
-]  # scores, credit, credit in the pipeline, whether it is a tie
+]  # scores, credit, credit in the pipeline, is it a tie?
 
 
 def test_a_tie_counts_as_a_guess_would() -> None:
@@ -158,7 +160,7 @@ def test_entity_tracking_is_a_mean_of_means_of_means() -> None:
     expected = ((3 / 4 + 0 + 1 / 2) / 3 + (1 + 1 / 2) / 2 + 0) / 3
     assert accuracy("entity_tracking", scores) == pytest.approx(expected)
     assert accuracy("entity_tracking_fast", scores) == pytest.approx(expected)
-    # A mean over the sub-tasks, which the name of another task would give, is another number.
+    # Another task would average over the sub-tasks, which gives another number.
     assert accuracy("blimp_fast", scores) == pytest.approx((3 / 4 + 0 + 1 / 2 + 1 + 1 / 2 + 0) / 6)
 
 

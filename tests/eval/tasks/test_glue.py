@@ -106,7 +106,7 @@ def test_labels_that_have_nothing_to_do_with_the_text_are_not_predicted(
         [row | {"label": draw.randrange(2)} for row in moods(count, 1)] for count in (64, 100)
     )
     outcome = run(train, valid, epochs=20)
-    # Four standard deviations above chance.
+    # The limit is four standard deviations above chance.
     assert accuracy(outcome.predictions, outcome.labels) < 0.5 + 4 * math.sqrt(0.25 / 100)
 
 
@@ -255,7 +255,7 @@ def test_three_labels_are_trained_on_real_lines(real: Path, model: Path, tmp_pat
 
 def test_the_longest_field_is_cut_and_the_others_survive(model: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(model)
-    for premise in ("the cat sat on the mat, " * 100, "☃" * 900):  # tokens of letters, of bytes
+    for premise in ("the cat sat on the mat, " * 100, "☃" * 900):  # tokens are words, then bytes
         fields = {"premise": premise, "hypothesis": "A cat sat."}
         tokens = encode(fields, GLUE_TASKS["mnli"].text, tokenizer, limit=100)
         text = str(tokenizer.decode(tokens, skip_special_tokens=True))
@@ -270,7 +270,7 @@ def test_the_longest_field_is_cut_and_the_others_survive(model: Path) -> None:
 def test_metrics() -> None:
     predictions, labels = np.array([1, 1, 0, 0, 1]), np.array([1, 0, 1, 0, 1])
     assert accuracy(predictions, labels) == 3 / 5
-    assert f1(predictions, labels) == pytest.approx(2 / 3)  # 2 hits of 3 predicted and of 3 there
+    assert f1(predictions, labels) == pytest.approx(2 / 3)  # 2 hits among 3 predicted and 3 true
     assert f1(np.zeros(3), np.zeros(3)) == 0.0
     assert f1(np.zeros(3), np.ones(3)) == 0.0
 

@@ -153,7 +153,7 @@ def test_tasks_by_their_folders() -> None:
 def test_files_come_by_name_and_lines_in_order(tmp_path: Path) -> None:
     folder = tmp_path / "supplement_fast"
     folder.mkdir()
-    for stem in ("b", "a", "B", "a_2"):  # made in another order than that of their names
+    for stem in ("b", "a", "B", "a_2"):  # not written in the order of their names
         rows = [{"sentence_good": f"{stem}{i}", "sentence_bad": "x"} for i in range(2)]
         (folder / f"{stem}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (folder / "README.md").write_text("no item")
@@ -221,7 +221,7 @@ def test_a_missing_field_is_named(tmp_path: Path, name: str, field: str) -> None
     assert repr(field) in refusal(tmp_path, name, json.dumps(row).encode())
 
 
-RIGHT_TYPE = [("numops", 5), ("ratio", 5), ("options", ["x"])]  # the last is refused elsewhere
+RIGHT_TYPE = [("numops", 5), ("ratio", 5), ("options", ["x"])]  # another test refuses the last
 WRONG_TYPE = [
     (name, field, value)
     for name, field in [
@@ -245,14 +245,14 @@ def test_a_value_of_the_wrong_type(tmp_path: Path, name: str, field: str, value:
     [
         ("entity_tracking", {"options": []}),
         ("entity_tracking", {"options": ["a cup."]}),
-        ("entity_tracking", {"options": "a cup."}),  # not seven options of a letter each
+        ("entity_tracking", {"options": "a cup."}),  # must not pass for one option per letter
         ("entity_tracking", {"options": ["a cup.", 5]}),
         ("entity_tracking", {"numops": "many"}),
         ("wug_past_tense", {"sentences": "no tab"}),
         ("wug_past_tense", {"sentences": "a\tb\tc"}),
         ("wug_past_tense", {"ratio": "half"}),
         ("wug_past_tense", {"ratio": float("nan")}),
-        ("blimp_filtered", {"sentence_good": "half a pair: \ud800"}),  # no tokenizer takes it
+        ("blimp_filtered", {"sentence_good": "half a pair: \ud800"}),  # no tokenizer accepts it
     ],
 )
 def test_a_value_that_makes_no_item(tmp_path: Path, name: str, change: dict[str, Any]) -> None:
@@ -292,7 +292,7 @@ def test_the_real_files(unpacked: Callable[[str], Path], name: str, items: int, 
         assert {item.labels["field"] for item in found} == fields
     elif name.startswith("wug"):
         assert all(0 <= item.human <= 1 for item in found)
-    else:  # the counts of the pipeline's own check (collate_preds.py)
+    else:  # the counts that the pipeline checks (collate_preds.py)
         assert Counter(item.uid for item in found) == {
             "hypernym": 842,
             "qa_congruence_easy": 64,
@@ -307,5 +307,5 @@ def test_the_real_entity_tracking(unpacked: Callable[[str], Path]) -> None:
     counts = Counter(item.uid for item in found)
     assert (len(found), len(counts)) == (9_483, 18)
     assert counts["regular_5_ops"] == 159 and counts["ambiref_4_ops"] == 615
-    assert counts["move_contents_0_ops"] == 605  # these three of the pipeline's own check
+    assert counts["move_contents_0_ops"] == 605  # the pipeline checks these three counts
     assert all(len(set(item.candidates)) == len(item.candidates) for item in found)

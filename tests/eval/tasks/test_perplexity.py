@@ -26,7 +26,7 @@ from cdgen.eval.tasks.task_list import context_length, load_task, longest_text
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-CONTEXT = 64  # of the small models
+CONTEXT = 64  # tokens of context of the small models
 TEXTS = ["The naïve cat sat on a мат.", "A", "It ran and ran. " * 30]
 
 

@@ -24,7 +24,7 @@ from cdgen.eval.tasks.reading_regressions import SELF_PACED, Regressions
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-# float32 against float64, sums of up to ten log-probabilities.
+# Largest difference between float32 and float64 sums of up to ten log-probabilities.
 SAME = 2e-4
 
 
@@ -208,7 +208,7 @@ def put(line: int, column: str, value: str) -> Callable[[list[str]], None]:
 
 
 @pytest.mark.parametrize("column", ["length", "RTgopast", "prev_length", SELF_PACED])
-def test_what_is_no_number(refusal: Callable[..., str], column: str) -> None:
+def test_a_value_that_is_not_a_number(refusal: Callable[..., str], column: str) -> None:
     assert "line 6" in refusal(put(6, column, "many"))
 
 
@@ -246,7 +246,7 @@ def test_blank_lines_count_as_lines(refusal: Callable[..., str]) -> None:
     assert "line 7" in refusal(change)
 
 
-def test_what_is_no_utf8(refusal: Callable[..., str]) -> None:
+def test_invalid_utf8(refusal: Callable[..., str]) -> None:
     def change(lines: list[str]) -> None:
         lines[5] = lines[5].replace(",", ",\udcff", 1)
 
