@@ -100,7 +100,7 @@ def _tasks(config: EvalConfig, outcome: Outcome) -> dict[str, str]:
 
 @dataclass
 class _Evaluation:
-    """What the checkpoints of one call of `evaluate` share."""
+    """The state that the checkpoints of one call of `evaluate` share."""
 
     tasks: dict[str, str]  # name -> hash of its data
     tokenized: TaskCache

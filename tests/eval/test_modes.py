@@ -28,7 +28,7 @@ def tied_data(tmp_path: Path, write_jsonl: Callable[..., None]) -> Path:
 
 @pytest.mark.parametrize(("compat", "right"), [("default", 2), ("babylm2025", 3), ("paper", 3)])
 def test_ties(run: Run, llama: Path, out: Path, tied_data: Path, compat: str, right: int) -> None:
-    """Of the second and fourth pair one is right, since each is the other's mirror image."""
+    """The second and fourth pair mirror each other, so exactly one of them is right."""
     ended = run(llama, data=tied_data, tasks=None, compat=compat)
     found = document(out)["results"]["supplement_fast"]
     assert found["acc,none"] == right / 4

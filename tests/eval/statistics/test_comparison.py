@@ -158,7 +158,7 @@ def test_mean_relative_by_hand() -> None:
 
 
 def test_a_ratio_is_as_uncertain_as_its_baseline() -> None:
-    """By d(x / b) = -x / b^2 db, it is 0.75 / 0.25 times the baseline's standard error of 0.1."""
+    """d(x / b) = -x / b^2 db makes it 0.75 / 0.25 times the baseline's standard error of 0.1."""
     methods = {"base": {"x": constant(0.4, 0.6)}, "new": {"x": constant(0.75, 0.75)}}
     result = compare(methods, "base", resamples=10).against_baseline["new"]
     assert result.tasks["x"].difference.stderr == pytest.approx(0.1)
