@@ -1,7 +1,8 @@
-"""The checkpoints that are to be evaluated: their folders, names, and how far training had come."""
+"""The checkpoints to evaluate: their folders, names and hashes, and how far training had come."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import re
@@ -11,22 +12,41 @@ from pathlib import Path
 from typing import Any
 
 from cdgen.errors import ModelError, UsageError
+from cdgen.storage import sha256_of
 
 _CHECKPOINT = re.compile(r"(?:checkpoint-|chck_)(\d+)(M?)")
+# The files beside tokenizer.json say what BOS is and whether it is added.
+_TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+)
 
 
 @dataclass(frozen=True)
-class Named:
-    """A checkpoint folder under a name that no other of the run has."""
+class NamedCheckpoint:
+    """A checkpoint folder and a name that no other checkpoint of the run has."""
 
     name: str
     folder: Path
-    step: int | None  # of a Trainer's checkpoint-N; words of a BabyLM revision chck_NM
+    step: int | None  # N of a Trainer's checkpoint-N; words of a BabyLM revision chck_NM
     validation_loss: float | None  # nats per token, as the training run logged it
 
 
-def find_checkpoints(models: Sequence[Path]) -> list[Named]:
-    """Each folder of `models`, or the checkpoints below it (checkpoint-N, chck_NM) in order.
+def tokenizer_sha256(folder: Path) -> str:
+    paths = [folder / name for name in _TOKENIZER_FILES]
+    hashes = [sha256_of(path) for path in paths if path.exists()]
+    return hashlib.sha256(" ".join(hashes).encode()).hexdigest()
+
+
+def model_sha256(weights: str, tokenizer: str) -> str:
+    """Hash a whole checkpoint, from the hashes of its weights and of its tokenizer's files."""
+    return hashlib.sha256(f"{weights} {tokenizer}".encode()).hexdigest()
+
+
+def find_checkpoints(models: Sequence[Path]) -> list[NamedCheckpoint]:
+    """Return each folder of `models`, or the checkpoints below it (checkpoint-N, chck_NM) in order.
 
     Raises ModelError for a folder that is neither, UsageError for one that is given twice.
     """
@@ -36,7 +56,7 @@ def find_checkpoints(models: Sequence[Path]) -> list[Named]:
         if resolved.count(real) > 1:
             raise UsageError(f"--model {folder}: given more than once")
     return [
-        Named(name, folder, _step(folder), _validation_loss(folder))
+        NamedCheckpoint(name, folder, _step(folder), _validation_loss(folder))
         for name, folder in zip(_names(resolved), folders, strict=True)
     ]
 
@@ -61,7 +81,8 @@ def _step(folder: Path) -> int | None:
 
 
 def _names(folders: list[Path]) -> list[str]:
-    """As many last parts of each path as set it apart: `good`, or `a-good` beside `b-good`."""
+    """Name each folder by as many of its last parts as set it apart: `good`, or `a-good` beside
+    `b-good`."""
     names: list[str] = []
     for folder in folders:
         parts = folder.parts[1:] or ("model",)
@@ -71,15 +92,15 @@ def _names(folders: list[Path]) -> list[str]:
             len(parts),
         )
         name = "-".join(parts[-size:])
-        # A folder called a-good may stand beside the folder good of a.
+        # a/good and a-good would both be called a-good.
         tries = (f"{name}~{n}" if n > 1 else name for n in range(1, len(folders) + 1))
         names.append(next(tried for tried in tries if tried not in names))
     return names
 
 
 def _validation_loss(folder: Path) -> float | None:
-    """From `cdgen train` (metrics.jsonl; of a word milestone, its complete.json), or the Trainer's
-    own trainer_state.json."""
+    """Return the loss that `cdgen train` logged (in metrics.jsonl, or a word milestone's
+    complete.json), or the one in the Trainer's own trainer_state.json."""
     step = _step(folder)
     if step is None:
         return None
@@ -89,19 +110,19 @@ def _validation_loss(folder: Path) -> float | None:
         return _finite(milestone["validation"]["all"])
     metrics = folder.resolve().parent.parent / "metrics.jsonl"
     lines = metrics.read_text(errors="replace").splitlines() if metrics.is_file() else []
-    ours = [found for line in lines if (found := _loss_of(line, step)) is not None]
-    if ours:
-        return ours[-1]  # of a step that was run again, the later one counts
+    losses = [loss for line in lines if (loss := _loss_of(line, step)) is not None]
+    if losses:
+        return losses[-1]  # if a step was run again, its later loss counts
     state = folder / "trainer_state.json"
     if not state.is_file():
         return None
     log = _json_object(state.read_text(errors="replace")).get("log_history", [])
-    losses = [e["eval_loss"] for e in log if e.get("step") == step and "eval_loss" in e]
-    return _finite(losses[-1]) if losses else None
+    logged = [e["eval_loss"] for e in log if e.get("step") == step and "eval_loss" in e]
+    return _finite(logged[-1]) if logged else None
 
 
 def _finite(loss: Any) -> float | None:
-    """A diverged run logs NaN: no loss to choose by."""
+    """Return a loss to choose by; None for NaN, which a diverged run logs."""
     return float(loss) if isinstance(loss, int | float) and math.isfinite(loss) else None
 
 
@@ -112,7 +133,7 @@ def _loss_of(line: str, step: int) -> float | None:
 
 
 def _json_object(text: str) -> dict[str, Any]:
-    """Empty where the text is no object: a line that a running or killed training cut short."""
+    """Return the object in `text`; an empty one if a running or killed training cut it short."""
     try:
         value = json.loads(text)
     except ValueError:

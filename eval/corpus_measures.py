@@ -1,12 +1,13 @@
-"""How diverse and how repetitive a corpus is, by its text alone: no model is asked.
+"""Diversity, repetition and novelty of a corpus, measured on its text alone, without a model.
 
-A word is what whitespace separates, case and punctuation kept. No n-gram spans two documents.
-N-grams are compared by 64-bit hashes: of a million distinct ones two fall together with probability
-3e-8; where the reference has N distinct ones, a novel one passes for known with N / 2**64.
+Words are separated by whitespace; case and punctuation are kept. No n-gram spans two documents.
+N-grams are compared by 64-bit hashes: among a million distinct ones, two collide with probability
+3e-8; a novel n-gram passes for known with probability n / 2**64 if the reference has n distinct
+ones.
 
-Documents stream. In memory: a batch of a million characters with its n-grams, under 100 MB; bytes:
-70 per document, 120 per distinct word, 100 per word that distinct-n looks at, and per word of a
-reference 40, its n-grams of five sizes (64 while they are sorted).
+Documents stream. Memory holds a batch of a million characters with its n-grams, under 100 MB, and
+in bytes: 70 per document, 120 per distinct word, 100 per word that distinct-n looks at, and 40 per
+word of a reference for its n-grams of five sizes (64 while they are sorted).
 """
 
 from __future__ import annotations
@@ -39,29 +40,29 @@ _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 class Lengths:
     mean: float
     median: float
-    p95: float  # interpolated where it falls between two lengths
+    p95: float  # interpolated if it falls between two lengths
 
 
 @dataclass(frozen=True)
 class CorpusMeasures:
-    """A share of n-grams is None where there is no n-gram of that size."""
+    """The measures of a corpus. A share of n-grams is None if there is no n-gram of that size."""
 
     documents: int
     words: int
     characters: int
     document_words: Lengths
-    # Different n-grams / n-grams (Li et al. 2016) of the first `distinct_words` words. It falls as
-    # text gets longer: compare only what was measured on equally many words.
+    # Distinct n-grams / n-grams (Li et al. 2016) of the first `distinct_words` words. It falls as
+    # text gets longer: compare only values measured on the same number of words.
     distinct_words: int
     distinct: dict[int, float | None]  # n = 1 to 4
     diversity: float | None  # distinct-2 x distinct-3 x distinct-4 (Su et al. 2022)
-    # The share of a document's 4-grams that came before in it (seq-rep-4, Welleck et al. 2020),
-    # mean over the documents of four words or more.
+    # The share of a document's 4-grams that occurred earlier in it (seq-rep-4, Welleck et al.
+    # 2020), averaged over the documents of four words or more.
     repetition: float | None
-    duplicates: float  # share of the documents that are an earlier one again, byte for byte
-    compression: float  # UTF-8 bytes / bytes that zlib makes of them; its window is 32 KB
-    # The share of n-grams, each as often as it occurs, that the reference lacks (McCoy et al. 2023;
-    # n-novelty, Merrill et al. 2024). None without a reference.
+    duplicates: float  # share of the documents that repeat an earlier one byte for byte
+    compression: float  # UTF-8 bytes / bytes after zlib, whose window is 32 KB
+    # The share of n-grams, counted as often as they occur, that the reference lacks (McCoy et al.
+    # 2023; n-novelty, Merrill et al. 2024). None without a reference.
     reference_words: int | None
     novelty: dict[int, float | None] | None  # n in NOVELTY_SIZES
 
@@ -69,7 +70,10 @@ class CorpusMeasures:
 def measure(
     documents: Iterable[str], reference: Iterable[str] | None = None, words: int = 100_000
 ) -> CorpusMeasures:
-    """distinct-n is of the first `words` words, 100,000 in Ulm et al. 2025. Raises UsageError."""
+    """Measure the documents; novelty is counted against `reference`.
+
+    distinct-n takes the first `words` words, 100,000 as in Ulm et al. 2025. Raises UsageError.
+    """
     if words < 1:
         raise UsageError(f"words for distinct-n: expected 1 or more, got {words}")
     ids: defaultdict[str, int] = defaultdict(count().__next__)
@@ -104,10 +108,10 @@ def measure(
 
 
 def documents_of(source: Path) -> Iterator[str]:
-    """The texts of a cdgen corpus, finished or not, prompts included; or of other text.
+    """Yield the texts of a cdgen corpus, finished or not, with their prompts; or of other text.
 
-    Other text is what `cdgen.corpus.documents` reads, blank documents left out: a file or a folder
-    of them, where each line of a .txt is a document of its own. Raises UsageError, StorageError.
+    Other text is a file or folder that `cdgen.corpus.documents` reads; each line of a .txt is a
+    document, and blank documents are left out. Raises UsageError, StorageError.
     """
     if CorpusFolder(source).has_plan:
         return (row["text"] for row in rows_so_far(source, ["text"]))
@@ -117,7 +121,7 @@ def documents_of(source: Path) -> Iterator[str]:
 
 
 def continuations_of(out: Path) -> tuple[Lengths, dict[str, int]]:
-    """New tokens per sequence of the cdgen corpus in `out`, and how often each finish reason."""
+    """Count the new tokens per sequence of the cdgen corpus in `out`, and its finish reasons."""
     new_tokens, reasons = array("q"), Counter[str]()
     for row in rows_so_far(out, ["new_tokens", "finish_reason"]):
         new_tokens.append(row["new_tokens"])
@@ -126,7 +130,7 @@ def continuations_of(out: Path) -> tuple[Lengths, dict[str, int]]:
 
 
 class _Texts:
-    """Hands documents on, and measures each as a whole."""
+    """Measures that take each text as a whole, made while the documents stream through."""
 
     def __init__(self) -> None:
         self.characters = self._bytes = self._compressed = 0
@@ -151,7 +155,7 @@ class _Texts:
 
 
 def _batches(documents: Iterable[str], ids: defaultdict[str, int]) -> Iterator[_Batch]:
-    """`ids` numbers the words, and learns those that are new to it."""
+    """Yield batches of whole documents; `ids` numbers the words and grows by the new ones."""
     lengths, words, size = array("q"), array("Q"), 0
     for text in documents:
         found = text.split()
@@ -166,8 +170,8 @@ def _batches(documents: Iterable[str], ids: defaultdict[str, int]) -> Iterator[_
 
 
 def _ngrams(lengths: np.ndarray, words: np.ndarray) -> dict[int, np.ndarray]:
-    """Hashes of the n-grams of a batch, uint64, in the order of the text, for n = 1 to 7."""
-    left = np.repeat(np.cumsum(lengths), lengths) - np.arange(len(words))  # to the document's end
+    """Hash the n-grams of a batch, in the order of the text, to uint64, for n = 1 to 7."""
+    left = np.repeat(np.cumsum(lengths), lengths) - np.arange(len(words))  # words left in document
     hashes = mixed = _mix(words)
     ngrams = {1: hashes}
     for n in range(2, max(NOVELTY_SIZES) + 1):
@@ -177,14 +181,15 @@ def _ngrams(lengths: np.ndarray, words: np.ndarray) -> dict[int, np.ndarray]:
 
 
 def _mix(x: np.ndarray) -> np.ndarray:
-    """SplitMix64's (Steele et al. 2014): one to one, and each bit of x stirs the whole result."""
+    """Mix as SplitMix64 does (Steele et al. 2014): one to one; each bit of x affects the whole
+    result."""
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return x ^ (x >> np.uint64(31))
 
 
-def _different(values: np.ndarray) -> np.ndarray:
-    """`values` sorted, each once. `np.unique` hashes uint64, which is ten times slower."""
+def _distinct_values(values: np.ndarray) -> np.ndarray:
+    """Return the distinct values, sorted. `np.unique` hashes uint64, which is ten times slower."""
     values = np.sort(values)
     return values[np.append(True, values[1:] != values[:-1])[: len(values)]]
 
@@ -199,15 +204,15 @@ class _Novelty:
             self.reference_words += len(words)
             ngrams = _ngrams(lengths, words)
             for n in NOVELTY_SIZES:
-                parts[n].append(_different(ngrams[n]))
+                parts[n].append(_distinct_values(ngrams[n]))
         if not self.reference_words:
             raise UsageError("the reference for novelty holds no word")
-        self._known = {n: _different(np.concatenate(parts.pop(n))) for n in NOVELTY_SIZES}
+        self._known = {n: _distinct_values(np.concatenate(parts.pop(n))) for n in NOVELTY_SIZES}
         self._novel, self._total = Counter[int](), Counter[int]()
 
     def add(self, ngrams: dict[int, np.ndarray]) -> None:
         for n, known in self._known.items():
-            hashes = np.sort(ngrams[n])  # sorted, they search ten times faster
+            hashes = np.sort(ngrams[n])  # searching sorted hashes is ten times faster
             first, last = (np.searchsorted(known, hashes, side) for side in ("left", "right"))
             self._novel[n] += int((first == last).sum())
             self._total[n] += len(hashes)
@@ -217,13 +222,13 @@ class _Novelty:
 
 
 def _distinct(lengths: np.ndarray, head: np.ndarray) -> dict[int, float | None]:
-    """`head`: the first words of the documents of these `lengths`."""
+    """Return distinct-n of `head`, the first words of documents of these `lengths`."""
     ngrams = _ngrams(np.diff(np.minimum(np.cumsum(lengths), len(head)), prepend=0), head)
-    return {n: _share(len(_different(ngrams[n])), len(ngrams[n])) for n in (1, 2, 3, 4)}
+    return {n: _share(len(_distinct_values(ngrams[n])), len(ngrams[n])) for n in (1, 2, 3, 4)}
 
 
 def _repetitions(hashes: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """Of each document with 4-grams, whose hashes are these, the share that came before in it."""
+    """Return, for each document with 4-grams, the share of them that occurred earlier in it."""
     counts = np.maximum(lengths - 3, 0)
     document = np.repeat(np.arange(len(lengths)), counts)
     _, first = np.unique(hashes ^ _mix(document.astype(np.uint64)), return_index=True)

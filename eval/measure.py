@@ -14,21 +14,24 @@ from cdgen.checkpoints.checkpoint import open_checkpoint
 from cdgen.corpus.folder import CorpusFolder
 from cdgen.errors import UsageError
 from cdgen.eval.corpus_measures import continuations_of, documents_of, measure
+from cdgen.eval.modes import MODES
 from cdgen.eval.scoring.scorer import Scorer
 from cdgen.eval.scoring.spans import SpanEncoder
-from cdgen.eval.summary import MODES
 from cdgen.eval.tasks.perplexity import Perplexity
 from cdgen.eval.tasks.task_list import context_length, longest_text
 
-JUDGED = 1000  # documents whose perplexity is taken, evenly spaced
+JUDGED = 1000  # documents that the judge reads, evenly spaced over the corpus
 
 
 def measure_corpus(
     corpus: Path, training: Sequence[Path], judge: Path | None, device: str
 ) -> dict[str, Any]:
-    """Everything that is known of the text, as JSON. `training` is what novelty is counted against,
-    `judge` a model that had no part in the corpus. Raises UsageError, ModelError, StorageError."""
-    checkpoint = open_checkpoint(judge) if judge else None  # refused before the long part
+    """Return all measures of the text, ready for JSON.
+
+    Novelty is counted against the text in `training`. `judge` is a model that had no part in the
+    corpus. Raises UsageError, ModelError, StorageError.
+    """
+    checkpoint = open_checkpoint(judge) if judge else None  # fails before the long part
     reference = chain.from_iterable(map(documents_of, training)) if training else None
     found = asdict(measure(documents_of(corpus), reference))
     if CorpusFolder(corpus).has_plan:
@@ -47,7 +50,7 @@ def measure_corpus(
 
 
 def _evenly_spaced(corpus: Path, count: int) -> list[str]:
-    """JUDGED documents from the whole corpus: its first ones continue few prompts."""
+    """Return JUDGED documents from the whole corpus: the first ones continue only few prompts."""
     wanted = set(np.linspace(0, count - 1, min(count, JUDGED)).round().astype(int).tolist())
     return [text for index, text in enumerate(documents_of(corpus)) if index in wanted]
 
@@ -57,14 +60,14 @@ def _perplexity(
 ) -> dict[str, Any]:
     mode = MODES["default"]
     window = context_length(config)
-    encoder = SpanEncoder(folder, True, longest_text(config, mode), window)
+    encoder = SpanEncoder(folder, mode.always_prefix, longest_text(config, mode), window)
     task, scorer = Perplexity.of(texts, encoder), Scorer(folder, device)
-    metrics = task.summary(task.rows(scorer.span_sums), mode).metrics
+    metrics = task.summary(task.predict(scorer.span_sums), mode).metrics
     return {name: asdict(estimate) for name, estimate in metrics.items()}
 
 
-def lines(found: dict[str, Any]) -> list[str]:
-    """For a person to read."""
+def summary_lines(found: dict[str, Any]) -> list[str]:
+    """Return the measures as lines for people."""
     shown = {
         "documents": f"{found['documents']:,}, {100 * found['duplicates']:.2f} % of them copies",
         "words": f"{found['words']:,}, {_lengths(found['document_words'])} a document",

@@ -3,64 +3,59 @@
 from __future__ import annotations
 
 import gc
-import hashlib
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
-from transformers import AutoConfig
 
 from cdgen.checkpoints.checkpoint import open_checkpoint
 from cdgen.device import choose_device
-from cdgen.errors import CdgenError, ModelError, UsageError, one_line
-from cdgen.eval.checkpoints import Named, find_checkpoints
+from cdgen.errors import CdgenError, ModelError, UsageError
+from cdgen.eval.checkpoints import (
+    NamedCheckpoint,
+    find_checkpoints,
+    model_sha256,
+    tokenizer_sha256,
+)
+from cdgen.eval.modes import MODES, Mode
 from cdgen.eval.report.display import Display
 from cdgen.eval.report.results import ResultFolder, make_room
 from cdgen.eval.report.tables import write_tables
 from cdgen.eval.scoring.scorer import InvalidModel, Scorer
-from cdgen.eval.scoring.spans import SpanEncoder
-from cdgen.eval.summary import MODES, Mode
-from cdgen.eval.tasks.choices import Choices
-from cdgen.eval.tasks.reading import Reading
-from cdgen.eval.tasks.task_list import (
-    Prepared,
-    context_length,
-    data_sha256,
-    is_fine_tuned,
-    longest_text,
-    prepare,
-    require_known,
-    tasks_in,
-)
-from cdgen.storage import lock, make_folder, sha256_of
+from cdgen.eval.summary import TaskResult
+from cdgen.eval.tasks.task_list import data_sha256, is_fine_tuned, require_known, tasks_in
+from cdgen.eval.tasks.tokenized import TaskCache, TokenizedTasks
+from cdgen.storage import lock, make_folder
 
 
 class EvalConfig(BaseModel):
-    """What `cdgen eval` may be told."""
+    """The settings of `cdgen eval`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     models: list[Path]
     data: Path
     out: Path
-    tasks: list[str] = []  # none: every zero-shot task in `data`
+    tasks: list[str] = []  # if empty, every zero-shot task in `data`
     compat: Literal["default", "babylm2025", "paper"] = "default"
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
 
 @dataclass
 class Outcome:
+    """The result folders of a run, in the order of its checkpoints, and what was not scored."""
+
     folders: list[Path]
     skipped: dict[str, str] = field(default_factory=dict)  # tasks without data
     failed: dict[str, CdgenError] = field(default_factory=dict)  # tasks or checkpoints
 
 
 def evaluate(config: EvalConfig) -> Outcome:
-    """Scores what is not scored yet; a task or checkpoint that fails does not stop the others.
+    """Score what is not scored yet; a task or checkpoint that fails does not stop the others.
 
-    Raises UsageError where there is nothing to do, and what a folder or model raises.
+    Raises UsageError if there is nothing to do, ModelError or StorageError for unusable folders.
     """
     mode, device = MODES[config.compat], choose_device(config.device)
     checkpoints = find_checkpoints(config.models)
@@ -73,30 +68,23 @@ def evaluate(config: EvalConfig) -> Outcome:
         if len(checkpoints) > 1:
             make_room(config.out)
         display = held.enter_context(Display(len(checkpoints)))
-        run = _Run(config.data, tasks, mode, device, display, outcome)
-        scored = 0
-        for named, folder in zip(checkpoints, outcome.folders, strict=True):
-            try:
-                run.checkpoint(named, folder)
-                scored += 1
-            except ModelError as error:
-                # Without its traceback, whose frames would keep the model in memory.
-                outcome.failed[named.name] = error.with_traceback(None)
-        # Where nothing could be scored, the tables of an earlier call stay.
+        tokenized = TaskCache(config.data, mode)
+        evaluation = _Evaluation(tasks, tokenized, mode, device, display, outcome)
+        scored = evaluation.run(checkpoints)
+        # A call that scored nothing leaves the tables of an earlier one.
         if scored or not (config.out / "results.md").exists():
             write_tables(config.out, outcome.folders)
     return outcome
 
 
-def _folder(out: Path, named: Named, checkpoints: list[Named]) -> Path:
-    # Beside the folders of several, a lone checkpoint's results in OUT itself would pass for the
-    # run's.
-    lone = len(checkpoints) == 1 and not any(out.glob("*/results.json"))
-    return out if lone else out / named.name
+def _folder(out: Path, named: NamedCheckpoint, checkpoints: list[NamedCheckpoint]) -> Path:
+    # Beside the folders of several checkpoints, results in OUT itself would pass for the run's.
+    alone = len(checkpoints) == 1 and not any(out.glob("*/results.json"))
+    return out if alone else out / named.name
 
 
 def _tasks(config: EvalConfig, outcome: Outcome) -> dict[str, str]:
-    """The tasks that have data, with its hash; the others are noted as skipped."""
+    """Return the hash of the data of every task that has any; note the others as skipped."""
     names = config.tasks or tasks_in(config.data)
     for name in names:
         require_known(name)
@@ -111,28 +99,33 @@ def _tasks(config: EvalConfig, outcome: Outcome) -> dict[str, str]:
 
 
 @dataclass
-class _Tokenized:
-    """The tasks as one tokenizer spells them: shared by all checkpoints that have it."""
+class _Evaluation:
+    """The state that the checkpoints of one call of `evaluate` share."""
 
-    encoder: SpanEncoder
-    tasks: dict[str, Prepared | CdgenError] = field(default_factory=dict)
-
-
-@dataclass
-class _Run:
-    data: Path
-    tasks: dict[str, str]  # name -> hash of the data
+    tasks: dict[str, str]  # name -> hash of its data
+    tokenized: TaskCache
     mode: Mode
     device: str
     display: Display
     outcome: Outcome
-    tokenized: dict[str, _Tokenized] = field(default_factory=dict)
 
-    def checkpoint(self, named: Named, folder: Path) -> None:
-        """Raises ModelError where the checkpoint cannot be scored."""
-        checkpoint = open_checkpoint(named.folder)
-        sha256, tokenizer = _identities(named.folder, checkpoint.sha256)
-        results = ResultFolder.open(folder, named, sha256, self.mode)
+    def run(self, checkpoints: list[NamedCheckpoint]) -> int:
+        """Score the checkpoints in turn; return how many could be scored."""
+        scored = 0
+        for named, folder in zip(checkpoints, self.outcome.folders, strict=True):
+            try:
+                self._checkpoint(named, folder)
+                scored += 1
+            except ModelError as error:
+                # The frames of its traceback would keep the model in memory.
+                self.outcome.failed[named.name] = error.with_traceback(None)
+        return scored
+
+    def _checkpoint(self, named: NamedCheckpoint, folder: Path) -> None:
+        """Score a checkpoint on the tasks that are left. Raises ModelError if it cannot be."""
+        weights = open_checkpoint(named.folder).sha256
+        tokenizer = tokenizer_sha256(named.folder)
+        results = ResultFolder.open(folder, named, model_sha256(weights, tokenizer), self.mode)
         left = [task for task, data in self.tasks.items() if not results.has(task, data)]
         self.display.begin(named.name, len(self.tasks) - len(left), len(self.tasks))
         results.save()
@@ -141,93 +134,56 @@ class _Run:
         if not (zero_shot := [task for task in left if not is_fine_tuned(task)]):
             return
         try:
-            self._zero_shot(zero_shot, named, self._tokenizer(named, tokenizer), results)
+            self._zero_shot(zero_shot, named, tokenizer, results)
         except InvalidModel as error:
             results.invalidate(str(error))
             raise
         finally:
-            gc.collect()  # a model holds cycles: without it, two would be in memory at a time
+            gc.collect()  # a model holds cycles: without this, two would be in memory
 
     def _zero_shot(
-        self, tasks: list[str], named: Named, tokenized: _Tokenized, results: ResultFolder
+        self, names: list[str], named: NamedCheckpoint, tokenizer: str, results: ResultFolder
     ) -> None:
+        tasks = self.tokenized.of(named.folder, tokenizer)
         scorer = Scorer(named.folder, self.device)
-        results.document["config"]["prefix_token_ids"] = tokenized.encoder.prefix
+        results.document["config"]["prefix_token_ids"] = tasks.encoder.prefix
         results.document["config"]["scored_along_tries"] = scorer.tree
-        for task in tasks:
-            self._score(task, tokenized, scorer, results)
-
-    def _tokenizer(self, named: Named, identity: str) -> _Tokenized:
-        try:
-            config = AutoConfig.from_pretrained(named.folder).to_dict()
-        except (ValueError, OSError, KeyError) as error:
-            raise ModelError(f"{named.folder}/config.json: {one_line(error, 200)}") from error
-        longest, window = longest_text(config, self.mode), context_length(config)
-        key = f"{identity} {longest} {window}"
-        if key not in self.tokenized:
-            encoder = SpanEncoder(named.folder, not self.mode.pipeline_spans, longest, window)
-            self.tokenized[key] = _Tokenized(encoder)
-        return self.tokenized[key]
-
-    def _prepared(self, task: str, tokenized: _Tokenized) -> Prepared | CdgenError:
-        if task not in tokenized.tasks:
-            try:
-                prepared = prepare(task, self.data, tokenized.encoder, self.mode)
-            except UsageError as error:
-                tokenized.tasks[task] = self.outcome.failed[task] = error
-            else:
-                tokenized.tasks[task] = prepared
-        return tokenized.tasks[task]
+        for name in names:
+            self._score(name, tasks, scorer, results)
 
     def _score(
-        self, task: str, tokenized: _Tokenized, scorer: Scorer, results: ResultFolder
+        self, name: str, tasks: TokenizedTasks, scorer: Scorer, results: ResultFolder
     ) -> None:
-        prepared = self._prepared(task, tokenized)
-        if isinstance(prepared, CdgenError):
-            results.drop(task)  # what the folder says of it was about other data
-            results.save()
+        task = tasks.load(name)
+        if isinstance(task, UsageError):
+            self._fail(name, task, results)
             return
-        advance = self.display.task(task)
-        rows = prepared.rows(lambda spans: scorer.span_sums(spans, advance))
+        advance = self.display.task(name)
+        predictions = task.predict(lambda spans: scorer.span_sums(spans, advance))
         try:
-            summary = prepared.summary(rows, self.mode)
-        except ValueError:  # of the statistics, in their own words
-            self.outcome.failed[task] = UsageError(
-                f"{len(rows)} items give no score with an interval: too few, or all alike"
-            )
-            results.drop(task)
-            results.save()
+            summary = task.summary(predictions, self.mode)
+        except ValueError:  # its message speaks of statistics, not of the user's data
+            text = f"{len(predictions)} items give no score with an interval: too few, or all alike"
+            self._fail(name, UsageError(text), results)
             return
-        if isinstance(prepared, Choices):
-            place = f"zero_shot/causal/{prepared.task.collate}/{task}"
-            results.collate(place, prepared.collated(rows))
-        elif isinstance(prepared, Reading):
-            results.collate("zero_shot/causal/reading", prepared.collated(rows))
-        results.add(task, self.tasks[task], rows, summary)
-        self.display.finished(task, summary)
+        self._add(name, TaskResult(predictions, summary, task.collated(predictions)), results)
 
-    def _fine_tune(self, task: str, named: Named, results: ResultFolder) -> None:
-        from cdgen.eval.tasks.fine_tuning import fine_tune_all  # and Trainer: seconds to import
+    def _add(self, name: str, result: TaskResult, results: ResultFolder) -> None:
+        results.add(name, self.tasks[name], result)
+        self.display.finished(name, result.summary)
+
+    def _fail(self, name: str, error: UsageError, results: ResultFolder) -> None:
+        self.outcome.failed[name] = error
+        results.drop(name)  # a score that is there came from other data
+        results.save()
+
+    def _fine_tune(self, name: str, named: NamedCheckpoint, results: ResultFolder) -> None:
+        from cdgen.eval.tasks.fine_tuning import fine_tune_all  # Trainer takes seconds to import
 
         try:
-            rows, summary, collated = fine_tune_all(
-                named.folder, self.data / task, self.device, self.mode, self.display.task(task)
-            )
+            data, advance = self.tokenized.data / name, self.display.task(name)
+            result = fine_tune_all(named.folder, data, self.device, self.mode, advance)
         except (UsageError, ModelError) as error:
-            self.outcome.failed[f"{task} of {named.name}"] = error.with_traceback(None)
+            self.outcome.failed[f"{name} of {named.name}"] = error.with_traceback(None)
             return
-        for name, predictions in collated.items():
-            results.collate(f"finetune/{name}", predictions)
-        results.add(task, self.tasks[task], rows, summary)
-        self.display.finished(task, summary)
-
-
-def _identities(folder: Path, weights: str) -> tuple[str, str]:
-    """Hashes of the whole checkpoint and of its tokenizer alone. The files beside tokenizer.json
-    count too: they say what BOS is, and whether it is added."""
-    names = (
-        "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"
-    )  # fmt: skip
-    parts = [sha256_of(folder / name) for name in names if (folder / name).exists()]
-    tokenizer = hashlib.sha256(" ".join(parts).encode()).hexdigest()
-    return hashlib.sha256(f"{weights} {tokenizer}".encode()).hexdigest(), tokenizer
+        self._add(name, result, results)

@@ -1,9 +1,4 @@
-"""What a task says about a model, whatever its kind; and how ties and the pipeline's habits count.
-
-The modes: `default` counts a tie as the chance of a guess, scores the first token too, and keeps
-to the context that the model was made for. `babylm2025` counts as babylm/evaluation-pipeline-2025
-does; `paper` as Ulm, Du & Snæbjarnarson 2025 did with an earlier commit of it (WUG by accuracy).
-"""
+"""The scores of one task, and their fields in results.json."""
 
 from __future__ import annotations
 
@@ -12,49 +7,42 @@ from typing import Any
 
 from cdgen.eval.statistics.intervals import Estimate
 
-Row = dict[str, Any]  # one line of a predictions file
+# One line of predictions/TASK.jsonl: uid (the sub-task), index within it, scores (nats), and what
+# the task adds to them.
+Prediction = dict[str, Any]
 
-
-@dataclass(frozen=True)
-class Mode:
-    name: str
-    ties_are_right: bool = False
-    pipeline_spans: bool = False  # contexts, first tokens and reading as in the pipeline
-    wug_metric: str = "spearman"
-
-
-MODES = {
-    mode.name: mode
-    for mode in (
-        Mode("default"),
-        Mode("babylm2025", ties_are_right=True, pipeline_spans=True),
-        Mode("paper", ties_are_right=True, pipeline_spans=True, wug_metric="acc"),
-    )
-}
+LOWER_IS_BETTER = ("perplexity", "word_perplexity", "byte_perplexity", "bits_per_byte")
 
 
 @dataclass(frozen=True)
 class Summary:
-    """Scores of one task. `metrics` are those that count, as fractions; perplexities as they are.
+    """The scores of one task: fractions, except for perplexities.
 
-    `parts` are the sub-tasks that the first metric is a mean over, `labels` further groupings of
-    the items (BLiMP's fields and terms), where the items of a group count alike.
+    `parts` are the sub-tasks that the first metric averages. `labels` group the items in further
+    ways (BLiMP's fields and terms); there every item of a group has the same weight.
     """
 
     metrics: dict[str, Estimate]
     items: int
     ties: int = 0  # items whose right candidate shares the best score with another
-    cut: int = 0  # texts longer than the model's context, scored on their end
-    parts: dict[str, tuple[Estimate, int]] = field(default_factory=dict)  # and how many items
+    cut: int = 0  # texts longer than the model's context, of which only the end was scored
+    parts: dict[str, tuple[Estimate, int]] = field(default_factory=dict)  # score, number of items
     labels: dict[str, dict[str, Estimate]] = field(default_factory=dict)
     extra: dict[str, float] = field(default_factory=dict)  # numbers without an interval
 
 
-LOWER_IS_BETTER = ("perplexity", "word_perplexity", "byte_perplexity", "bits_per_byte")
+@dataclass(frozen=True)
+class TaskResult:
+    """All that one task yields of a checkpoint."""
+
+    predictions: list[Prediction]
+    summary: Summary
+    collated: dict[str, Any]  # predictions.json files by their place in the pipeline's results
 
 
 def metric_fields(metrics: dict[str, Estimate]) -> dict[str, Any]:
-    """In lm-evaluation-harness' spelling: `acc,none` and `acc_stderr,none`; and the interval."""
+    """Return value, standard error and interval under the names of lm-evaluation-harness, such as
+    `acc,none` and `acc_stderr,none`."""
     fields: dict[str, Any] = {}
     for name, estimate in metrics.items():
         fields[f"{name},none"] = estimate.value

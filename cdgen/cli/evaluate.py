@@ -115,11 +115,11 @@ def measure(
 ) -> None:
     """Measure a corpus: diversity, repetition, novelty, perplexity."""
     from cdgen.device import choose_device
-    from cdgen.eval.measure import lines, measure_corpus
+    from cdgen.eval.measure import measure_corpus, summary_lines
     from cdgen.storage import canonical_json, make_folder, write_atomic
 
     found = measure_corpus(corpus, training or [], judge, choose_device(device))
-    typer.echo("\n".join(lines(found)))
+    typer.echo("\n".join(summary_lines(found)))
     if out:
         make_folder(out.parent)
         write_atomic(out, canonical_json(found))

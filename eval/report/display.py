@@ -1,5 +1,5 @@
-"""What the user sees while checkpoints are scored: a bar on a terminal where `rich` is, else a line
-per task."""
+"""The progress of scoring on stderr: a line per task, and a bar on a terminal if `rich` is
+installed."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from cdgen.progress import LOG_INTERVAL, terminal_console
 
 
 class Display:
+    """A view of the checkpoint and task being scored, and of the scores."""
+
     def __init__(self, checkpoints: int) -> None:
         self.checkpoints, self.begun = checkpoints, 0
         self.name = ""
@@ -38,14 +40,14 @@ class Display:
             self.bar.stop()
 
     def begin(self, name: str, known: int, tasks: int) -> None:
-        """A checkpoint, of whose tasks `known` are scored already."""
+        """Announce a checkpoint; `known` of its tasks were scored before."""
         self.begun += 1
         self.name = name
         kept = f", {known} of {tasks} tasks scored before" if known else ""
         self._say(f"{name} ({self.begun}/{self.checkpoints}){kept}")
 
     def task(self, name: str) -> Callable[[int, int], None]:
-        """Call what it returns with the tokens done and in all."""
+        """Return the function to call with the tokens done and all tokens of a task."""
         if self.bar:
             task = self.bar.add_task(f"{self.name} {name}", total=None)
 
@@ -64,6 +66,7 @@ class Display:
         return log
 
     def finished(self, task: str, summary: Summary) -> None:
+        """Print a task's scores."""
         scores = "  ".join(
             f"{name} {found.value:.4f} [{found.low:.4f}, {found.high:.4f}]"
             for name, found in summary.metrics.items()

@@ -1,5 +1,5 @@
-"""mu_dREL and the change of perplexity of each method: figures 2 and 3 of Ulm, Du & Snæbjarnarson
-2025, whatever was varied."""
+"""The figures of `cdgen compare`: mu_dREL and the change of perplexity of each method, as figures 2
+and 3 of Ulm, Du & Snæbjarnarson 2025 show them."""
 
 from __future__ import annotations
 
@@ -7,15 +7,18 @@ import io
 from typing import Any
 
 from cdgen.eval.report.comparison_report import Report
+from cdgen.eval.report.methods import Method
+from cdgen.eval.report.tables import ScoreName
 
-_PERPLEXITY = "perplexity perplexity"
+_PERPLEXITY = ScoreName("perplexity", "perplexity").key
+_Point = tuple[float, float, float]  # value, low, high
 
 
 def draw(report: Report) -> bytes:  # PNG
-    """One panel for mu_dREL, one for the change of perplexity where it was measured.
+    """Draw a panel for mu_dREL and, if perplexity was measured, a panel for its change.
 
-    Methods named SERIES@X are points of one line over X, numbers where all are; others stand side
-    by side.
+    Methods named SERIES@X are points of one line over X; the axis is numeric if every X is a
+    number. Other methods stand side by side.
     """
     from matplotlib.figure import Figure
 
@@ -32,8 +35,8 @@ def draw(report: Report) -> bytes:  # PNG
     return file.getvalue()
 
 
-def _mean_relative(report: Report) -> dict[str, tuple[float, float, float]]:
-    """Value, low and high in percent, by method."""
+def _mean_relative(report: Report) -> dict[str, _Point]:
+    """Return value, low and high of mu_dREL in percent, by method."""
     found = {}
     for name, other in report.comparison.against_baseline.items():
         mean = other.mean_relative
@@ -41,7 +44,8 @@ def _mean_relative(report: Report) -> dict[str, tuple[float, float, float]]:
     return found
 
 
-def _perplexity(report: Report) -> dict[str, tuple[float, float, float]]:
+def _perplexity(report: Report) -> dict[str, _Point]:
+    """Return value, low and high of the perplexity's decrease in percent, by method."""
     base = report.comparison.scores[report.baseline][_PERPLEXITY].value
     found = {}
     for name, other in report.comparison.against_baseline.items():
@@ -51,9 +55,7 @@ def _perplexity(report: Report) -> dict[str, tuple[float, float, float]]:
     return found
 
 
-def _panel(
-    axis: Any, title: str, points: dict[str, tuple[float, float, float]], report: Report
-) -> None:
+def _panel(axis: Any, title: str, points: dict[str, _Point], report: Report) -> None:
     methods = [method for method in report.methods if method.name in points]
     places = _places([method.place or method.name for method in methods])
     for series in dict.fromkeys(method.series for method in methods):
@@ -72,7 +74,7 @@ def _panel(
 
 
 def _places(names: list[str]) -> list[float]:
-    """Numbers where they stand, words one after the other."""
+    """Return the positions on the axis: the numbers themselves, or 0, 1, ... for words."""
     try:
         return [float(name) for name in names]
     except ValueError:
@@ -80,6 +82,6 @@ def _places(names: list[str]) -> list[float]:
         return [float(order.index(name)) for name in names]
 
 
-def _labels(methods: list[Any], places: list[float]) -> list[str]:
+def _labels(methods: list[Method], places: list[float]) -> list[str]:
     named = {x: method.place or method.name for x, method in zip(places, methods, strict=True)}
     return [named[x] for x in sorted(named)]

@@ -1,9 +1,9 @@
-"""The folder that holds what is known of one checkpoint: results.json, predictions, and the
-predictions once more as the BabyLM pipeline's collation wants them.
+"""The folder of results of one checkpoint: results.json, the predictions, and a copy of them in the
+form that the BabyLM pipeline collates.
 
-A result counts for the bytes that it was computed from: its key hashes weights, tokenizer, task
-data and mode. Whatever has another key is computed again, and results of another checkpoint or
-mode are dropped from the folder.
+A result is valid for the bytes that it was computed from: its key hashes weights, tokenizer, task
+data and mode. A task without a result of the right key is scored again, and results of another
+checkpoint or mode are dropped from the folder.
 """
 
 from __future__ import annotations
@@ -18,41 +18,42 @@ from typing import Any
 
 from cdgen import __version__
 from cdgen.errors import StorageError
-from cdgen.eval.checkpoints import Named
+from cdgen.eval.checkpoints import NamedCheckpoint
+from cdgen.eval.modes import Mode
 from cdgen.eval.summary import (
     LOWER_IS_BETTER,
-    Mode,
-    Row,
+    Prediction,
     Summary,
+    TaskResult,
     label_fields,
     metric_fields,
 )
 from cdgen.storage import canonical_json, make_folder, remove_file, sha256_of, write_atomic
 
-SCORING = 1  # to be raised when the same model and data would score otherwise
+SCORING = 1  # raise it when the same model and data would get other scores
 
-# What lm-evaluation-harness keys by task.
+# The fields of results.json that lm-evaluation-harness keys by task, besides "results".
 _BY_TASK = ("configs", "versions", "n-shot", "higher_is_better", "n-samples", "group_subtasks")
 
 
 @dataclass
 class ResultFolder:
-    """Results of one checkpoint in one mode, as they are on disk."""
+    """The results of one checkpoint in one mode, as they are on disk."""
 
     folder: Path
-    identity: dict[str, Any]  # of the checkpoint and the mode
+    identity: dict[str, Any]  # the checkpoint, the mode and the version of the scoring
     document: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def open(cls, folder: Path, named: Named, sha256: str, mode: Mode) -> ResultFolder:
-        """Keeps the results in `folder` that are this checkpoint's in this mode."""
+    def open(cls, folder: Path, named: NamedCheckpoint, sha256: str, mode: Mode) -> ResultFolder:
+        """Open `folder`, dropping results that are not this checkpoint's in this mode."""
         identity = {"model_sha256": sha256, "mode": mode.name, "scoring": SCORING}
         document = read_results(folder) if (folder / "results.json").exists() else {}
         known = document.get("config", {})
         if document and any(known.get(key) != value for key, value in identity.items()):
             print(
-                f"{folder}: drops the results of {known['model']} ({known['mode']}): the weights,"
-                " tokenizer or mode are others",
+                f"{folder}: dropping the results of {known['model']} ({known['mode']}): the"
+                " weights, tokenizer or mode have changed",
                 file=sys.stderr,
             )
             _remove_scores(folder, document)
@@ -65,7 +66,7 @@ class ResultFolder:
             "validation_loss": named.validation_loss,
             "dtype": "float32",
         }
-        document["config"].pop("invalid", None)  # it may have been repaired
+        document["config"].pop("invalid", None)  # the checkpoint may have been repaired
         document["cdgen_version"] = __version__
         for name in ("results", *_BY_TASK):
             document.setdefault(name, {})
@@ -76,7 +77,7 @@ class ResultFolder:
         return hashlib.sha256(canonical_json({**self.identity, "data": data_sha256})).hexdigest()
 
     def has(self, task: str, data_sha256: str) -> bool:
-        """Whether the task's result is there, and its predictions are the ones it came from."""
+        """Return whether the task has a result, and its predictions are those it came from."""
         config = self.document["configs"].get(task, {})
         predictions = self.folder / "predictions" / f"{task}.jsonl"
         return (
@@ -85,10 +86,15 @@ class ResultFolder:
             and sha256_of(predictions) == config["predictions_sha256"]
         )
 
-    def add(self, task: str, data_sha256: str, rows: list[Row], summary: Summary) -> None:
+    def add(self, task: str, data_sha256: str, result: TaskResult) -> None:
+        """Write a task's result, in place of an earlier one."""
+        for place, content in result.collated.items():
+            self._collate(place, content)
         self.drop(task)
-        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-        written = write_atomic(self.folder / "predictions" / f"{task}.jsonl", text.encode())
+        lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in result.predictions)
+        path = self.folder / "predictions" / f"{task}.jsonl"
+        written = write_atomic(path, "".join(lines).encode())
+        summary = result.summary
         self.document["configs"][task] = {
             "task": task,
             "key": self.key(data_sha256),
@@ -122,7 +128,7 @@ class ResultFolder:
             self.document["group_subtasks"][task] = sorted(names.values())
 
     def invalidate(self, reason: str) -> None:
-        """The checkpoint cannot be scored: no score of it stays."""
+        """Remove all scores of a checkpoint that cannot be scored, and note the reason."""
         _remove_scores(self.folder, self.document)
         for name in ("results", *_BY_TASK):
             self.document[name] = {}
@@ -130,14 +136,15 @@ class ResultFolder:
         self.save()
 
     def drop(self, task: str) -> None:
+        """Take a task's scores out of the document; `save` writes it."""
         for part in self.document["group_subtasks"].get(task, ()):
             self.document["results"].pop(part, None)
         for name in ("results", *_BY_TASK):
             self.document[name].pop(task, None)
 
-    def collate(self, place: str, predictions: dict[str, Any]) -> None:
-        """Writes predictions.json where the pipeline has it below results/MODEL/REVISION/; `add`
-        puts it on record."""
+    def _collate(self, place: str, predictions: dict[str, Any]) -> None:
+        """Write predictions.json to `place`, its folder below the pipeline's
+        results/MODEL/REVISION/."""
         path = self.folder / "babylm2025" / place / "predictions.json"
         make_folder(path.parent)
         write_atomic(path, json.dumps(predictions, ensure_ascii=False).encode())
@@ -148,7 +155,7 @@ class ResultFolder:
 
 
 def _remove_scores(folder: Path, document: dict[str, Any]) -> None:
-    """What `document` speaks of, and nothing else that may lie there."""
+    """Delete the predictions listed in `document`; keep all other files."""
     for task in document.get("configs", {}):
         remove_file(folder / "predictions" / f"{task}.jsonl")
     for place in document.get("collated", ()):
@@ -156,8 +163,8 @@ def _remove_scores(folder: Path, document: dict[str, Any]) -> None:
 
 
 def make_room(out: Path) -> None:
-    """Moves the results of a lone checkpoint, which are in `out` itself, to a folder below: beside
-    those of several they would be taken for the run's."""
+    """Move the results of a lone checkpoint, which are in `out` itself, to a folder below `out`:
+    beside those of several checkpoints they would pass for the run's."""
     if not (out / "results.json").exists():
         return
     target = out / read_results(out)["config"]["model"]
@@ -172,7 +179,7 @@ def make_room(out: Path) -> None:
 
 
 def read_results(folder: Path) -> dict[str, Any]:
-    """A results.json of ours. Raises StorageError where there is none or it is damaged."""
+    """Return the content of results.json. Raises StorageError if it is missing or damaged."""
     path = folder / "results.json"
     try:
         document = json.loads(path.read_bytes())
@@ -182,13 +189,13 @@ def read_results(folder: Path) -> dict[str, Any]:
         raise StorageError(f"cannot read {path}: {error.strerror}") from error
     except (ValueError, KeyError, TypeError, AssertionError) as error:
         raise StorageError(
-            f"{path} is no result of cdgen eval, or is damaged: move it away, or name another --out"
+            f"{path} is damaged or not from cdgen eval: move it away, or name another --out"
         ) from error
     return dict(document)
 
 
-def read_predictions(folder: Path, task: str) -> list[Row]:
-    """The rows behind a result. Raises StorageError where they are not the ones it came from."""
+def read_predictions(folder: Path, task: str) -> list[Prediction]:
+    """Return the predictions behind a result. Raises StorageError unless it came from them."""
     path = folder / "predictions" / f"{task}.jsonl"
     expected = read_results(folder)["configs"][task]["predictions_sha256"]
     if not path.exists() or sha256_of(path) != expected:

@@ -5,14 +5,34 @@ from __future__ import annotations
 import csv
 import io
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from cdgen.eval.report.results import read_results
+from cdgen.eval.statistics.intervals import Estimate
 from cdgen.storage import write_atomic
 
 _CURVE = (
-    "model", "step", "validation_loss", "task", "metric", "value", "stderr", "low", "high",
-)  # fmt: skip
+    "model",
+    "step",
+    "validation_loss",
+    "task",
+    "metric",
+    "value",
+    "stderr",
+    "low",
+    "high",
+)
+
+
+class ScoreName(NamedTuple):
+    """A metric of a task."""
+
+    task: str
+    metric: str
+
+    @property
+    def key(self) -> str:  # in compare.json
+        return f"{self.task} {self.metric}"
 
 
 def write_tables(out: Path, folders: list[Path]) -> None:
@@ -21,15 +41,15 @@ def write_tables(out: Path, folders: list[Path]) -> None:
     write_atomic(out / "curve.csv", curve(documents).encode())
 
 
-def headline(document: dict[str, Any]) -> dict[tuple[str, str], tuple[float, float, float, float]]:
-    """(task, metric) -> value, stderr, low, high of every task, without its sub-tasks."""
+def task_scores(document: dict[str, Any]) -> dict[ScoreName, Estimate]:
+    """Return the scores of every task in a results.json, without those of sub-tasks."""
     found = {}
     for task, metrics in document["higher_is_better"].items():
         fields = document["results"][task]
         for metric in metrics:
             low, high = fields[f"{metric}_ci95,none"]
             value, stderr = fields[f"{metric},none"], fields[f"{metric}_stderr,none"]
-            found[task, metric] = (value, stderr, low, high)
+            found[ScoreName(task, metric)] = Estimate(value, stderr, low, high)
     return found
 
 
@@ -40,27 +60,29 @@ def curve(documents: list[dict[str, Any]]) -> str:
     for document in documents:
         config = document["config"]
         about = (config["model"], config["step"], config["validation_loss"])
-        for (task, metric), numbers in sorted(headline(document).items()):
-            writer.writerow([*about, task, metric, *(repr(number) for number in numbers)])
+        for name, score in sorted(task_scores(document).items()):
+            numbers = (score.value, score.stderr, score.low, score.high)
+            writer.writerow([*about, *name, *map(repr, numbers)])
     return file.getvalue()
 
 
 def markdown(documents: list[dict[str, Any]]) -> str:
-    """A row per score, a column per checkpoint: value and 95 % interval."""
-    found = [headline(document) for document in documents]
-    rows = sorted({score for scores in found for score in scores})
-    names = [document["config"]["model"] for document in documents]
-    lines = [f"| task | metric | {' | '.join(names)} |", f"|---|---|{'---:|' * len(names)}"]
-    for task, metric in rows:
-        cells = " | ".join(_cell(metric, scores.get((task, metric))) for scores in found)
-        lines.append(f"| {task} | {metric} | {cells} |")
+    """Return a table with a row per score and a column per checkpoint: value and 95 % interval."""
+    found = [task_scores(document) for document in documents]
+    names = sorted({name for scores in found for name in scores})
+    models = [document["config"]["model"] for document in documents]
+    lines = [f"| task | metric | {' | '.join(models)} |", f"|---|---|{'---:|' * len(models)}"]
+    for name in names:
+        cells = " | ".join(_cell(name.metric, scores.get(name)) for scores in found)
+        lines.append(f"| {name.task} | {name.metric} | {cells} |")
     mode = documents[0]["config"]["mode"] if documents else "default"
-    notes = f"\nMode: {mode}. Scores but perplexities in percent; ranges are 95 % intervals.\n"
+    notes = f"\nMode: {mode}. Scores in percent, except perplexities; ranges are 95 % intervals.\n"
     return "\n".join(lines) + "\n" + notes
 
 
-def _cell(metric: str, numbers: tuple[float, float, float, float] | None) -> str:
-    if numbers is None:
+def _cell(metric: str, score: Estimate | None) -> str:
+    if score is None:
         return "-"
-    value, _, low, high = (x if "perplexity" in metric else 100 * x for x in numbers)
+    scale = 1 if "perplexity" in metric else 100
+    value, low, high = (scale * x for x in (score.value, score.low, score.high))
     return f"{value:.2f} ({low:.2f} to {high:.2f})"

@@ -1,7 +1,7 @@
 """Log-probabilities of token spans under a causal language model, in fp32 with fp64 sums.
 
-Every token is computed once for all sequences that begin alike (cdgen/eval/trie.py); a model that
-cannot attend along a trie gets one sequence per row instead, and says so.
+Sequences that begin alike share the computation of their common tokens (trie.py). A model that
+cannot attend along a trie is scored one sequence per row; results.json says which way it was.
 """
 
 from __future__ import annotations
@@ -24,41 +24,42 @@ from cdgen.eval.scoring.spans import Spans, spans_of
 from cdgen.eval.scoring.trie import Batch, Trie, batches
 from cdgen.kernels.tree_attention import Forest, tree_attention
 
-# Tokens in a forward pass: enough for the products, few enough for activations to stay in cache.
+# Tokens in a forward pass: enough for efficient products, few enough for activations to stay in
+# cache.
 _BATCH_TOKENS = {"cpu": 1024, "cuda": 4096}
 _LOGITS_AT_ONCE = 2**22  # 16 MiB in fp32, per thread
-# What tree and rows may differ by: both are fp32, and sums run in another order.
-_SAME = 1e-3
+# Largest difference between trie and rows: both are fp32, but they sum in different orders.
+_TOLERANCE = 1e-3
 
 Advance = Callable[[int, int], None]  # tokens done, tokens in all
 
 
 def _no_display(done: int, total: int) -> None:
-    """Nobody watches."""
+    """Ignore the progress."""
 
 
 def _attend(
     module: torch.nn.Module,
-    query: torch.Tensor,  # [1, H, N, D]
-    key: torch.Tensor,  # [1, Hkv, N, D]
-    value: torch.Tensor,  # [1, Hkv, N, D]
+    query: torch.Tensor,  # [1, H, N, Dh]
+    key: torch.Tensor,  # [1, Hkv, N, Dh]
+    value: torch.Tensor,  # [1, Hkv, N, Dh]
     attention_mask: torch.Tensor | None,
     *,
     scaling: float | None = None,
     forest: Forest,
     **others: Any,
-) -> tuple[torch.Tensor, None]:  # [1, N, H, D]
-    """`tree_attention` in the form in which transformers calls an attention function."""
+) -> tuple[torch.Tensor, None]:  # [1, N, H, Dh]
+    """Call `tree_attention` with the arguments that transformers gives an attention function."""
     for name in ("softcap", "s_aux", "position_bias", "head_mask"):
         if others.get(name) is not None:
-            raise NotImplementedError(f"tree attention knows no {name}")
+            raise NotImplementedError(f"tree attention does not support {name}")
     q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
     return tree_attention(q, k, v, forest, scale=scale)[None], None
 
 
 def _normaliser(logits: torch.Tensor) -> torch.Tensor:  # [..., V] -> [...]
-    """log sum exp; NaN where it is infinite: every candidate would score -inf, and tie."""
+    """Return log sum exp; NaN instead of infinity, under which all candidates would tie at -inf."""
     total = logits.logsumexp(-1)
     return torch.where(total.isfinite(), total, torch.nan)
 
@@ -67,14 +68,17 @@ AttentionInterface.register("cdgen_tree", _attend)
 
 
 class InvalidModel(ModelError):
-    """The checkpoint gives numbers that are none: no score of it can be trusted."""
+    """The checkpoint gives NaN or infinite logits: no score of it can be trusted."""
 
 
 def load_whole(folder: Path) -> Any:
-    """The model in fp32. Raises ModelError where a tensor is missing, surplus or of another shape:
-    transformers would draw it at random."""
-    logging.disable_progress_bar()  # of weights that load in a moment
-    loader: Any = AutoModelForCausalLM  # its types know nothing of the loading info
+    """Load a model in fp32.
+
+    Raises ModelError if a tensor is missing, surplus or of another shape; transformers would draw
+    it at random.
+    """
+    logging.disable_progress_bar()  # weights load in a moment
+    loader: Any = AutoModelForCausalLM  # its annotations lack the loading info
     with reading(folder):
         try:
             model, found = loader.from_pretrained(
@@ -93,7 +97,7 @@ def load_whole(folder: Path) -> Any:
 
 
 class Scorer:
-    """A checkpoint on a device, ready to score. `tree` says how: along a trie, or row by row."""
+    """A checkpoint on a device, ready to score: along a trie if `tree`, otherwise row by row."""
 
     def __init__(self, folder: Path, device: str, batch_tokens: int | None = None) -> None:
         model = load_whole(folder)
@@ -103,15 +107,15 @@ class Scorer:
         self.vocab_size: int = model.config.get_text_config().vocab_size
         self.batch_tokens = batch_tokens or _BATCH_TOKENS[self.device.type]
         self.own_attention: str = model.config._attn_implementation
-        # These choose frequencies by the longest text of a forward pass: one text at a time.
+        # These choose frequencies by the longest text of a forward pass: score one text at a time.
         rope = getattr(model.config.get_text_config(), "rope_parameters", None) or {}
         self.by_length = rope.get("rope_type") in ("dynamic", "longrope")
         self.tree = not self.by_length and self._attends_along_a_trie()
 
     def span_sums(self, spans: Spans, advance: Advance = _no_display) -> np.ndarray:  # [n] float64
-        """The log-probability of each span given what comes before it, in nats.
+        """Return the log-probability of each span given the tokens before it, in nats.
 
-        Raises InvalidModel where logits are NaN or overflow.
+        Raises InvalidModel if logits are NaN or overflow.
         """
         if self.tree and not self._windowed(int(spans.lengths.max())):
             sums = spans.trie.span_sums(self._trie_log_probs(spans.trie, advance))
@@ -123,8 +127,8 @@ class Scorer:
             )
         return sums
 
-    def _trie_log_probs(self, trie: Trie, advance: Advance) -> np.ndarray:  # [M] float64
-        """log p of each node given those above it; 0 for roots."""
+    def _trie_log_probs(self, trie: Trie, advance: Advance) -> np.ndarray:  # [nodes] float64
+        """Return log p of each node given those above it; 0 for roots."""
         self._attend_by("cdgen_tree")
         out, done = np.zeros(len(trie.tokens)), 0
         total = int(np.count_nonzero(trie.parents >= 0))
@@ -138,8 +142,11 @@ class Scorer:
     def _side_by_side(
         self, score: Callable[[Batch], np.ndarray], work: Iterator[Batch]
     ) -> Iterator[tuple[Batch, np.ndarray]]:
-        """Each batch with its scores, in order. On a CPU every core takes a batch of its own: ops
-        as small as these gain little from a second thread each (docs/decisions.md)."""
+        """Yield each batch with its scores, in order.
+
+        On a CPU every core takes a batch of its own: such small ops gain little from a second
+        thread each (docs/decisions.md).
+        """
         threads = torch.get_num_threads() if self.device.type == "cpu" else 1
         if threads == 1:
             yield from ((batch, score(batch)) for batch in work)
@@ -154,7 +161,7 @@ class Scorer:
             yield from ((batch, result.result()) for batch, result in waiting)
 
     @torch.inference_mode()
-    def _children_log_probs(self, trie: Trie, batch: Batch) -> np.ndarray:  # [E] float64
+    def _children_log_probs(self, trie: Trie, batch: Batch) -> np.ndarray:  # [children] float64
         hidden = self.model.base_model(
             input_ids=self._tensor(trie.tokens[batch.nodes])[None],
             position_ids=self._tensor(trie.depths[batch.nodes])[None],
@@ -189,7 +196,7 @@ class Scorer:
             advance(done, len(spans.tokens))
         return out
 
-    def _row_log_probs(self, tokens: torch.Tensor) -> np.ndarray:  # [b, T] -> [b, T - 1] float64
+    def _row_log_probs(self, tokens: torch.Tensor) -> np.ndarray:  # [B, T] -> [B, T - 1] float64
         logits = self.model(input_ids=tokens, use_cache=False).logits[:, :-1]
         target = logits.gather(-1, tokens[:, 1:, None])[..., 0].float()
         at_once = max(1, _LOGITS_AT_ONCE // self.vocab_size // max(1, logits.shape[1]))
@@ -197,7 +204,8 @@ class Scorer:
         return (target - torch.cat(totals)).double().cpu().numpy()
 
     def _blocks_of_like_length(self, lengths: np.ndarray) -> list[list[int]]:
-        """Rows, longest first: padding on the right changes nothing to its left."""
+        """Group the sequences into blocks of rows, longest first; padding on the right changes
+        nothing to its left."""
         tokens = 1 if self.by_length else max(self.batch_tokens, 1)
         blocks: list[list[int]] = []
         for index in np.argsort(-lengths, kind="stable").tolist():
@@ -207,9 +215,11 @@ class Scorer:
         return blocks
 
     def _attends_along_a_trie(self) -> bool:
-        """Whether the model gives the same log-probabilities along a trie as row by row: tried on
-        a few sequences, for an architecture may need what a trie cannot give (recurrence, biases
-        by distance), or do something to its logits behind the head."""
+        """Return whether the model gives the same log-probabilities along a trie as row by row.
+
+        It is tried on a few sequences: an architecture may need what a trie cannot give
+        (recurrence, biases by distance), or may change its logits after the head.
+        """
         rng = np.random.default_rng(0)
         trunk = rng.integers(self.vocab_size, size=12)
         ends = [rng.integers(self.vocab_size, size=6) for _ in range(5)]
@@ -223,14 +233,14 @@ class Scorer:
             found = probe.trie.span_sums(self._trie_log_probs(probe.trie, _no_display))
         except (TypeError, ValueError, NotImplementedError, AttributeError, KeyError):
             return False
-        return bool(np.allclose(found, expected, rtol=0, atol=_SAME, equal_nan=True))
+        return bool(np.allclose(found, expected, rtol=0, atol=_TOLERANCE, equal_nan=True))
 
     def _attend_by(self, attention: str) -> None:
         if self.model.config._attn_implementation != attention:
             self.model.set_attn_implementation(attention)
 
     def _windowed(self, longest: int) -> bool:
-        """Whether some layer sees only a window of the longest sequence."""
+        """Return whether some layer sees only a window of the longest sequence."""
         config = self.model.config.get_text_config()
         window = getattr(config, "sliding_window", None)
         used = getattr(config, "use_sliding_window", True)

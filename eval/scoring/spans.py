@@ -1,4 +1,4 @@
-"""Texts as token sequences, with the tokens of each that are to be scored."""
+"""Texts as token sequences, and which tokens of each are scored."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from cdgen.errors import ModelError, one_line
 from cdgen.eval.scoring.trie import Trie, build_trie
 
 _WINDOW = 2048  # for models that state no context length
-_TEXTS_AT_ONCE = 1024  # bounds the memory of encodings
+_TEXTS_AT_ONCE = 1024  # texts encoded at a time; bounds memory
 
 
 @dataclass(frozen=True)
 class Spans:
-    """n token sequences end to end, and the first and last token of each that counts."""
+    """n token sequences laid end to end, and the first and last token of each that is scored."""
 
     tokens: np.ndarray  # [T] int32
     offsets: np.ndarray  # [n + 1] int64: sequence i is tokens[offsets[i] : offsets[i + 1]]
     first: np.ndarray  # [n] int64, at least 1: a sequence's first token has no context
-    last: np.ndarray  # [n] int64; below `first` where no token counts
-    cut: int = 0  # how many lost their beginning to the model's context length
+    last: np.ndarray  # [n] int64; below `first` if no token is scored
+    cut: int = 0  # sequences that lost their beginning to the model's context length
 
     def __len__(self) -> int:
         return len(self.first)
@@ -44,11 +44,11 @@ class Spans:
 
 
 def spans_of(
-    sequences: Sequence[np.ndarray],  # n, of one or more int32 token ids each
+    sequences: Sequence[np.ndarray],  # n sequences of one or more int32 token ids
     first: np.ndarray,  # [n] int64
     longest: int | None = None,
 ) -> Spans:
-    """All tokens from `first` on count; of sequences above `longest`, the end is kept."""
+    """Score all tokens from `first` on; a sequence above `longest` tokens keeps only its end."""
     lengths = np.array([len(sequence) for sequence in sequences], np.int64)
     lost = np.maximum(lengths - longest, 0) if longest else np.zeros_like(lengths)
     kept = [sequence[gone:] for sequence, gone in zip(sequences, lost.tolist(), strict=True)]
@@ -65,11 +65,11 @@ def spans_of(
 class SpanEncoder:
     """A checkpoint's tokenizer as `AutoTokenizer` sets it up, special tokens included.
 
-    A sequence begins with what the tokenizer puts before every text: BOS, for most. Where that is
+    A sequence begins with whatever the tokenizer puts before every text, usually BOS. If that is
     nothing, `always_prefix` puts BOS (or else EOS) there, so that the first token is scored too;
     without it, the first token is not scored, as in the BabyLM pipeline. Special tokens after the
     text are left out: they have no part in its probability. Texts above `longest` tokens lose
-    their beginning; `window` is for text that is read in pieces.
+    their beginning; `window` is the length of the pieces in `windows`.
     """
 
     def __init__(
@@ -97,17 +97,17 @@ class SpanEncoder:
         encoding = self.tokenizer.encode("a")
         special = encoding.special_tokens_mask
         bare = self.tokenizer.encode("a", add_special_tokens=False).ids
-        # Where "a" has no token there is no text to see the template around: its first token is
-        # taken for the one in front.
+        # A tokenizer without a token for "a" shows no text inside its template: take the template's
+        # first token to be the prefix.
         text = special.index(0) if bare and 0 in special else min(1, len(special))
         return encoding.ids[:text]
 
     def token_ids(self, text: str) -> list[int]:
-        """Of the text alone, without special tokens."""
+        """Return the tokens of the text alone, without special tokens."""
         return self.tokenizer.encode(text, add_special_tokens=False).ids
 
     def whole(self, texts: list[str]) -> Spans:
-        """All tokens of each text count."""
+        """Score all tokens of each text."""
         sequences = [
             self._sequence(encoding.ids)
             for part in _parts(texts)
@@ -116,7 +116,7 @@ class SpanEncoder:
         return self._spans(sequences, np.full(len(texts), len(self.prefix), np.int64))
 
     def endings(self, texts: list[str], starts: list[int]) -> Spans:
-        """Those tokens count that reach beyond character `starts` of their text."""
+        """Score the tokens of each text that reach beyond its character `starts`."""
         sequences, first, at = [], [], iter(starts)
         for part in _parts(texts):
             for encoding in self.tokenizer.encode_batch(part, add_special_tokens=False):
@@ -127,7 +127,7 @@ class SpanEncoder:
         return self._spans(sequences, np.array(first, np.int64))
 
     def continuations(self, texts: list[str], tokens: list[int]) -> Spans:
-        """The one token counts that is put after each text."""
+        """Score the one token that follows each text."""
         encodings = self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)
         sequences = [
             self._sequence([*encoding.ids, token])
@@ -136,8 +136,8 @@ class SpanEncoder:
         return self._spans(sequences, np.array([len(s) - 1 for s in sequences], np.int64))
 
     def windows(self, texts: list[str]) -> tuple[Spans, np.ndarray]:
-        """Each text in pieces of at most `window` tokens, the prefix before each; all but the
-        prefix count. The array [windows] int64 says to which text a window belongs."""
+        """Cut each text into windows of at most `window` tokens that all begin with the prefix, and
+        score the rest. The array [windows] int64 holds the index of each window's text."""
         room = self.window - len(self.prefix)
         sequences, owners = [], []
         for index, text in enumerate(texts):
@@ -149,7 +149,7 @@ class SpanEncoder:
         return self._spans(sequences, first), np.array(owners, np.int64)
 
     def _sequence(self, ids: list[int]) -> np.ndarray:
-        # A text without tokens behind no prefix: some token must be there, and none counts.
+        # Without prefix and text a model still needs some token; it is not scored.
         return np.array(self.prefix + ids or [0], np.int32)
 
     def _spans(self, sequences: list[np.ndarray], first: np.ndarray) -> Spans:

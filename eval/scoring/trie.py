@@ -1,8 +1,8 @@
-"""Token sequences as a trie: what sequences have in common from the beginning on is one node per
-token, computed once.
+"""Token sequences as a trie: what sequences share from their beginning is one node per token, which
+is computed once.
 
 The two sentences of a minimal pair, the options of an item, and thousands of items with the same
-beginning share most of their tokens; a causal model gives a token the same hidden state whatever
+beginning share most of their tokens. A causal model gives a token the same hidden state whatever
 follows it.
 """
 
@@ -14,29 +14,30 @@ from itertools import pairwise
 
 import numpy as np
 
-_BLOCK = 1024  # sequences that are laid side by side at a time: bounds the memory of a build
+_BLOCK = 1024  # sequences laid side by side at a time; bounds the memory of a build
 
 
 @dataclass(frozen=True)
 class Trie:
-    """M nodes in depth-first order, and between which of them each of n sequences is scored."""
+    """The nodes in depth-first order, and those between which each of n sequences is scored."""
 
-    tokens: np.ndarray  # [M] int64
-    parents: np.ndarray  # [M] int64, -1 for the first token of a sequence
-    depths: np.ndarray  # [M] int64, 0 for the first token of a sequence
+    tokens: np.ndarray  # [nodes] int64
+    parents: np.ndarray  # [nodes] int64, -1 for the first token of a sequence
+    depths: np.ndarray  # [nodes] int64, 0 for the first token of a sequence
     before: np.ndarray  # [n] int64: the node before the first scored token
     last: np.ndarray  # [n] int64: the node of the last scored token
 
-    def span_sums(self, log_probs: np.ndarray) -> np.ndarray:  # [M] float64 -> [n] float64
-        """The sum of each sequence's scored tokens."""
-        # A running sum from the root loses what lies beyond an infinite value: those are counted.
+    def span_sums(self, log_probs: np.ndarray) -> np.ndarray:  # [nodes] float64 -> [n] float64
+        """Sum the log-probabilities of each sequence's scored tokens."""
+        # A difference of running sums is undefined beyond an infinite value: those are counted.
         impossible = np.isneginf(log_probs)
         sums = self._from_the_root(np.where(impossible, 0.0, log_probs))
         infinities = self._from_the_root(impossible.astype(np.float64))
         span = sums[self.last] - sums[self.before]
         return np.where(infinities[self.last] > infinities[self.before], -np.inf, span)
 
-    def _from_the_root(self, values: np.ndarray) -> np.ndarray:  # [M] -> [M]
+    def _from_the_root(self, values: np.ndarray) -> np.ndarray:  # [nodes] -> [nodes]
+        """Sum the values along the path from the root to each node."""
         sums = values.copy()
         by_depth = np.argsort(self.depths, kind="stable")
         levels = np.searchsorted(self.depths[by_depth], np.arange(1, self.depths.max() + 2))
@@ -50,8 +51,9 @@ def build_trie(
     tokens: np.ndarray,  # [T] int32, none negative
     offsets: np.ndarray,  # [n + 1] int64: sequence i is tokens[offsets[i] : offsets[i + 1]]
     first: np.ndarray,  # [n] int64, 1 or more: index of the first token to score
-    last: np.ndarray,  # [n] int64: of the last one; below `first` where none is scored
+    last: np.ndarray,  # [n] int64: index of the last one; below `first` if none is scored
 ) -> Trie:
+    """Merge the sequences into a trie, a block of sorted sequences at a time."""
     lengths = np.diff(offsets)
     before, final = np.zeros_like(lengths), np.zeros_like(lengths)
     parts: list[_Part] = []
@@ -78,7 +80,7 @@ def build_trie(
 
 @dataclass(frozen=True)
 class _Part:
-    """The nodes that a block of sequences adds."""
+    """The nodes that a block of sequences adds to the trie."""
 
     tokens: np.ndarray
     parents: np.ndarray
@@ -87,18 +89,18 @@ class _Part:
 
 @dataclass(frozen=True)
 class _Above:
-    """The last sequence of the block before, and its nodes."""
+    """The last sequence of the previous block, and its nodes."""
 
     tokens: np.ndarray
     nodes: np.ndarray
 
 
 def _new_nodes(
-    rows: np.ndarray,  # [b, L] int64 tokens in sorted order, -1 past the end
-    lengths: np.ndarray,  # [b] int64
+    rows: np.ndarray,  # [B, T] int64 tokens in sorted order, -1 past the end
+    lengths: np.ndarray,  # [B] int64
     above: _Above,
-    count: int,  # of nodes so far
-) -> tuple[_Part, np.ndarray]:  # and [b, L] int64: the node of each token
+    count: int,  # nodes so far
+) -> tuple[_Part, np.ndarray]:  # the new nodes; [B, T] int64: the node of each token
     column = np.arange(rows.shape[1])
     shared = _shared(rows, above.tokens)
     fresh = (column >= shared[:, None]) & (column < lengths[:, None])
@@ -106,14 +108,14 @@ def _new_nodes(
     begin = count + np.cumsum(sizes) - sizes
     paths = np.where(fresh, begin[:, None] + column - shared[:, None], -1)
     paths[0, : shared[0]] = above.nodes[: shared[0]]
-    # Later sequences have later nodes: the largest so far in a column is the one on the path.
+    # Later sequences have later nodes: the largest node so far in a column is on the path.
     paths = np.maximum.accumulate(paths, axis=0)
     parents = np.where(column > 0, np.roll(paths, 1, axis=1), -1)
     return _Part(rows[fresh], parents[fresh], np.nonzero(fresh)[1]), paths
 
 
 def _sorted(tokens: np.ndarray, offsets: np.ndarray) -> np.ndarray:
-    """The order of the sequences by their tokens: big-endian bytes compare as the numbers do."""
+    """Return the order of the sequences by their tokens; big-endian bytes compare as numbers do."""
     data = tokens.astype(">u4").tobytes()
     keys = [data[begin:end] for begin, end in pairwise((4 * offsets).tolist())]
     return np.array(sorted(range(len(keys)), key=keys.__getitem__), np.int64)
@@ -121,14 +123,15 @@ def _sorted(tokens: np.ndarray, offsets: np.ndarray) -> np.ndarray:
 
 def _side_by_side(
     tokens: np.ndarray, offsets: np.ndarray, block: np.ndarray, width: int
-) -> np.ndarray:  # [b, width] int64, -1 past the end
+) -> np.ndarray:  # [B, width] int64, -1 past the end
     at = offsets[block][:, None] + np.arange(width)
     inside = at < offsets[block + 1][:, None]
     return np.where(inside, tokens[np.minimum(at, len(tokens) - 1)], np.int64(-1))
 
 
-def _shared(rows: np.ndarray, above: np.ndarray) -> np.ndarray:  # [b] int64
-    """How many tokens each row has in common with the one before it; the first with `above`."""
+def _shared(rows: np.ndarray, above: np.ndarray) -> np.ndarray:  # [B] int64
+    """Count the first tokens that each row shares with the row before it; the first row, with
+    `above`."""
     previous = np.full_like(rows, -1)
     previous[1:] = rows[:-1]
     previous[0, : len(above)] = above
@@ -138,19 +141,19 @@ def _shared(rows: np.ndarray, above: np.ndarray) -> np.ndarray:  # [b] int64
 
 @dataclass(frozen=True)
 class Batch:
-    """What one forward pass computes: some nodes that have children, after the ancestors of the
-    first of them; and the children whose probability it gives."""
+    """One forward pass: some nodes that have children, preceded by the ancestors of the first of
+    them, and the children, which it gives probabilities."""
 
     nodes: np.ndarray  # [N] int64, ascending
     parents: np.ndarray  # [N] int64: places in `nodes`, -1 for roots
-    context: int  # how many of `nodes` belong to an earlier batch
-    children: np.ndarray  # [E] int64: nodes
-    rows: np.ndarray  # [E] int64, ascending: places of their parents in nodes[context:]
+    context: int  # the first `context` of the nodes belong to an earlier batch
+    children: np.ndarray  # [children] int64: their nodes in the trie
+    rows: np.ndarray  # [children] int64, ascending: places of their parents in nodes[context:]
 
 
 def batches(trie: Trie, size: int) -> Iterator[Batch]:
-    """Forward passes of `size` nodes, and their context, that together score every node but the
-    roots."""
+    """Yield forward passes over `size` nodes and their context; together they score every node but
+    the roots."""
     by_parent = np.argsort(trie.parents, kind="stable")
     by_parent = by_parent[np.searchsorted(trie.parents[by_parent], 0) :]
     parent_of = trie.parents[by_parent]

@@ -1,8 +1,8 @@
-"""Is a method better than the baseline, and how much of the difference is the noise of training?
+"""Comparison of methods with a baseline: differences, p-values, and the share of training noise.
 
-Methods are compared on the same draws of the same items, so what makes an item hard for both
-cancels. The seeds of different methods are independent. The variance of it all stands at the top of
-`cdgen.eval.statistics.intervals`.
+Methods are compared on the same draws of the same items, so whatever makes an item hard for both
+cancels. The seeds of different methods are independent. The formula of the variance is at the top
+of `cdgen.eval.statistics.intervals`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 from cdgen.errors import UsageError
 from cdgen.eval.statistics.intervals import Estimate, Runs, Strata, spread_of_sum
 
-# The mean of equal scores may be off by 1e-16 of them; one item in a million is far above this.
+# A mean of equal scores may be off by a relative 1e-16; one item in a million changes far more.
 _ROUNDING = 1e-12
 
 
@@ -25,22 +25,22 @@ class Scored:
     """One method's runs (seeds) of one task."""
 
     strata: np.ndarray  # [n] int64: items are drawn within these
-    value: Callable[[np.ndarray], np.ndarray]  # counts [n] -> [S]: scores if items came so often
-    seeds: int  # S
+    value: Callable[[np.ndarray], np.ndarray]  # counts of the items [n] -> scores [seeds]
+    seeds: int
     higher_is_better: bool = True
 
 
 def macro(
-    values: np.ndarray,  # [S, n] float64: each seed's credits
+    values: np.ndarray,  # [seeds, n] float64 credits
     groups: np.ndarray,  # [n] int64 in 0..G-1
     weights: np.ndarray,  # [G] float64, summing to 1
 ) -> Scored:
-    """The weighted mean over groups of the means of their items."""
+    """Return runs scored by the weighted mean over groups of the means of their items."""
 
     def value(counts: np.ndarray) -> np.ndarray:
         drawn = np.bincount(groups, counts, len(weights))
         share = counts * (weights / drawn)[groups]
-        # Not `@`: where cores are shared, BLAS's threads wait a hundred times as long as they work.
+        # Not `@`: on shared cores, BLAS's threads wait a hundred times as long as they work.
         return np.einsum("sn,n->s", values, share)
 
     return Scored(groups, value, len(values))
@@ -48,25 +48,25 @@ def macro(
 
 @dataclass(frozen=True)
 class TaskComparison:
-    """A method against the baseline in one task."""
+    """A method and the baseline compared in one task."""
 
     difference: Estimate  # method - baseline, in the task's own unit and direction
-    relative: float | None  # of the baseline's score, positive is better; None if that is <= 0
+    relative: float | None  # difference / baseline, positive if better; None if baseline <= 0
     p: float  # two-sided
     p_holm: float  # adjusted for the number of tasks
-    seed_share: float | None  # of the difference's variance; None as in `Spread`
+    seed_share: float | None  # seeds' share of the difference's variance; None as in `Spread`
 
 
 @dataclass(frozen=True)
 class MethodComparison:
     tasks: dict[str, TaskComparison]
     mean_relative: Estimate  # mu_dREL
-    covers_training: bool  # False where a side has one seed: the items' variance is all there is
+    covers_training: bool  # False if a side has one seed: only the items' variance is known
 
 
 @dataclass(frozen=True)
 class Comparison:
-    scores: dict[str, dict[str, Estimate]]  # of each method, of each task
+    scores: dict[str, dict[str, Estimate]]  # method -> task -> score
     against_baseline: dict[str, MethodComparison]
 
 
@@ -77,10 +77,10 @@ def compare(
     resamples: int = 1000,
     relative_over: Sequence[str] | None = None,
 ) -> Comparison:
-    """Compares methods[name][task] with the baseline's; one draw of items serves all methods.
+    """Compare methods[name][task] with the baseline's; one draw of items serves all methods.
 
-    `relative_over` names the tasks that mu_dREL averages over, all by default. Raises UsageError
-    where methods do not share tasks and items, or where a relative change is undefined.
+    `relative_over` names the tasks that mu_dREL averages, by default all. Raises UsageError if
+    methods do not share tasks and items, or if a relative change is undefined.
     """
     _require_shared_items(methods, baseline)
     by_task = {
@@ -121,10 +121,10 @@ def _require_shared_items(methods: Mapping[str, Mapping[str, Scored]], baseline:
 
 
 def _draw(task: str, scored: Mapping[str, Scored], seed: int, resamples: int) -> dict[str, Runs]:
-    """Each method's runs of a task, on all items and then on the same draws of them."""
+    """Score each method's runs of a task on all items, then on the same draws of them."""
     strata = next(iter(scored.values())).strata
     sampler = Strata.of(strata)
-    rng = np.random.default_rng([seed, *task.encode()])  # the same whatever other tasks there are
+    rng = np.random.default_rng([seed, *task.encode()])  # independent of the other tasks
     every = np.ones(len(strata), dtype=np.int64)
     samples = chain([every], (sampler.draw(rng) for _ in range(resamples)))
     rows = [[of.value(counts) for of in scored.values()] for counts in samples]
@@ -197,8 +197,11 @@ def _mean_relative(
     signs: Mapping[str, int],
     counted: Sequence[str],
 ) -> Estimate:
-    """mu_dREL, the mean over tasks of sign (x - b) / b, with a spread to first order in x and b:
-    in ratios of draws, those whose b comes near 0 would decide the variance."""
+    """Return mu_dREL, the mean over tasks of sign (x - b) / b.
+
+    Its spread is taken to first order in x and b: among ratios of draws, the few whose b comes near
+    0 would dominate the variance.
+    """
     value, gains, losses = 0.0, [], []
     for task in counted:
         x, b = own[task].score, base[task].score
@@ -210,13 +213,14 @@ def _mean_relative(
 
 
 def _total(tasks: Sequence[Runs]) -> Runs:
-    """The sum over tasks: seed s trained one model for all of them, draws are one per task."""
+    """Sum runs over tasks: a seed is the same model in all of them; each task has its own draws."""
     full = np.sum([of.full for of in tasks], axis=0)
     return Runs(full, np.sum([of.drawn for of in tasks], axis=0), min(of.items for of in tasks))
 
 
 def holm(p: Mapping[str, float]) -> dict[str, float]:
-    """Holm 1979: the i-th least of m times m - i + 1, never below the one before, 1 at most."""
+    """Adjust p-values (Holm 1979): the i-th smallest of m is multiplied by m - i + 1, and is then
+    at least the one before it and at most 1."""
     adjusted, highest = {}, 0.0
     for rank, task in enumerate(sorted(p, key=p.__getitem__)):
         highest = max(highest, min(1.0, p[task] * (len(p) - rank)))

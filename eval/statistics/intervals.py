@@ -1,15 +1,16 @@
 """95 % intervals of scores: of one model over its items, and of methods over seeds and items.
 
-A method's score is the mean of its seeds' (training runs') scores. Seeds and items are both
-samples, and crossed: every seed answers every item. For a sum D of methods m that share their items
+A method's score is the mean of the scores of its seeds (training runs). Seeds and items are both
+samples, and they are crossed: every seed answers every item. For a sum D over methods m that share
+their items,
 
     Var D = sum_m s_m^2 / S_m + V_items,    V_items = V_boot - sum_m u_m^2 / S_m
 
 with s_m^2 the variance between the S_m seeds' scores on all items, V_boot the variance of D over
-bootstrap draws of the items, and u_m^2 the variance between seeds of what a draw does to their
-scores. u_m^2 comes of seeds that disagree on items, which s_m^2 holds already. To draw seeds and
-items together would count it three times (Owen 2007, "The pigeonhole bootstrap") and, where seeds
-differ by little else, reject 1 true null in 100 at the 5 % level.
+bootstrap draws of the items, and u_m^2 the variance between seeds of how a draw changes their
+scores. u_m^2 is due to seeds that disagree on items, which s_m^2 already includes. Drawing seeds
+and items together would count it three times (Owen 2007, "The pigeonhole bootstrap"); if seeds
+differ by little else, that would reject 1 true null in 100 at the 5 % level.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ Z = NormalDist().inv_cdf(0.975)
 class Estimate:
     value: float
     stderr: float
-    low: float  # of the 95 % interval
+    low: float  # ends of the 95 % interval
     high: float
 
 
@@ -40,12 +41,13 @@ def mean_of_groups(
     groups: np.ndarray,  # [n] int64 in 0..G-1
     weights: np.ndarray,  # [G] float64, summing to 1
 ) -> Estimate:
-    """sum_g w_g p_g with p_g the mean of group g, for items drawn within groups.
+    """Estimate sum_g w_g p_g, with p_g the mean of group g, for items drawn within groups.
 
-    stderr is sqrt(sum_g w_g^2 s_g^2 / n_g), s_g^2 the sample variance; a group of one item has none
-    and adds nothing. The interval is Wilson's (1927), `_rise` on either side: with one group it is
-    his, and it does not collapse where all is right. It takes the binomial variance p (1 - p), the
-    largest that credits of mean p can have, so ties make it conservative.
+    stderr is sqrt(sum_g w_g^2 s_g^2 / n_g) with the sample variance s_g^2; a group of one item has
+    no such variance and adds nothing. The interval extends Wilson's (1927): it reaches `_rise` to
+    either side, equals his for one group, and does not collapse if all answers are right. It takes
+    the binomial variance p (1 - p), the largest that credits of mean p can have, so ties make it
+    conservative.
     """
     sizes = _group_sizes(values, groups, weights)
     means = np.bincount(groups, values, len(weights)) / sizes
@@ -58,7 +60,7 @@ def mean_of_groups(
 
 
 def mean(values: np.ndarray) -> Estimate:  # [n] float64 credits in [0, 1]
-    """Of items that make one group."""
+    """Estimate the mean of items that form one group."""
     return mean_of_groups(values, np.zeros(len(values), np.int64), np.ones(1))
 
 
@@ -67,7 +69,7 @@ def _group_sizes(
     groups: np.ndarray,  # [n]
     weights: np.ndarray,  # [G]
 ) -> np.ndarray:  # [G] int64
-    """Raises ValueError unless the three fit together as `mean_of_groups` needs them."""
+    """Return the number of items in each group; raise ValueError unless the three fit together."""
     if values.shape != groups.shape:
         raise ValueError(f"groups: expected shape {values.shape}, values' own, got {groups.shape}")
     if not np.all((values >= 0) & (values <= 1)):
@@ -88,17 +90,18 @@ def _rise(
     sizes: np.ndarray,  # [G]
     weights: np.ndarray,  # [G]
 ) -> float:
-    """Upper limit minus value: the largest theta - value with (theta - value)^2 <= z^2 V(theta).
+    """Return the upper limit minus the value: the largest theta - value that satisfies
+    (theta - value)^2 <= z^2 V(theta).
 
-    V is the variance of the value if theta were true. Of the proportions that give theta we take
-    those that remove one share t of what each group lacks: pi_g = p_g + t q_g with q = 1 - p. So
-    with Q = sum w q, A = sum w^2 p q / n and B = sum w^2 q^2 / n,
+    V(theta) is the variance of the value if theta were true. Many proportions give theta; we take
+    those that remove the same share t of what each group lacks: pi_g = p_g + t q_g with q = 1 - p.
+    With Q = sum w q, A = sum w^2 p q / n and B = sum w^2 q^2 / n, that means
 
         theta - value = t Q,  V = (1 - t) (A + t B),  t^2 Q^2 = z^2 (1 - t) (A + t B),
 
-    a quadratic with one root in [0, 1]. Adding the squares of the groups' own distances
-    (MOVER, Zou and Donner 2008) covers but 82 to 93 % with 67 groups whose p is 0.99: upwards, a
-    group that happens to be all right has no distance to add.
+    a quadratic with one root in [0, 1]. Adding the squares of the groups' own distances (MOVER, Zou
+    and Donner 2008) covers only 82 to 93 % for 67 groups with p = 0.99: a group that happens to be
+    all right has no upward distance to add.
     """
     lack = 1 - means
     scale = Z**2 * weights**2 / sizes
@@ -111,18 +114,18 @@ def _rise(
 
 @dataclass(frozen=True)
 class Strata:
-    """Items sorted by stratum once, so that a draw costs one pass over them."""
+    """The items sorted by stratum, once, so that a draw costs one pass over them."""
 
     order: np.ndarray  # [n] int64: the items, stratum by stratum
-    start: np.ndarray  # [n] int64: where the stratum of item order[i] begins in `order`
-    size: np.ndarray  # [n] int64: of that stratum
+    start: np.ndarray  # [n] int64: the place in `order` where the stratum of item order[i] begins
+    size: np.ndarray  # [n] int64: the number of items in that stratum
 
     @classmethod
     def of(
         cls,
         labels: np.ndarray,  # [n] int64
     ) -> Self:
-        """Raises UsageError for a stratum of one item: its draws would never vary."""
+        """Sort the items; raises UsageError for a stratum of one item, whose draws never vary."""
         names, start, inverse, size = np.unique(
             np.sort(labels), return_index=True, return_inverse=True, return_counts=True
         )
@@ -133,7 +136,7 @@ class Strata:
         return cls(np.argsort(labels, kind="stable"), start[inverse], size[inverse])
 
     def draw(self, rng: np.random.Generator) -> np.ndarray:  # [n] int64: times each item was drawn
-        """One bootstrap sample: from each stratum, with replacement, as many items as it has."""
+        """Draw a bootstrap sample: from each stratum, with replacement, as many items as it has."""
         # u < 1 keeps the rounded product u * size below size, for sizes up to 2**53.
         place = self.start + (rng.random(len(self.order)) * self.size).astype(np.int64)
         counts = np.empty_like(self.order)
@@ -142,13 +145,15 @@ class Strata:
 
 
 def resampled(
-    statistic: Callable[[np.ndarray], float],  # of counts [n] int64: how often each item was drawn
+    statistic: Callable[
+        [np.ndarray], float
+    ],  # takes counts [n] int64: how often each item was drawn
     strata: np.ndarray,  # [n] int64: items are drawn within these
     seed: int,
     resamples: int = 1000,
 ) -> Estimate:
-    """Percentile bootstrap (Efron 1979) for a score that is no mean: a correlation, a perplexity, a
-    change in R^2. Raises UsageError where a draw leaves the statistic undefined."""
+    """Estimate a score that is not a mean (a correlation, a perplexity, a change in R^2) by the
+    percentile bootstrap (Efron 1979). Raises UsageError if a draw leaves it undefined."""
     rng = np.random.default_rng(seed)
     sampler = Strata.of(strata)
     draws = np.array([statistic(sampler.draw(rng)) for _ in range(resamples)])
@@ -163,9 +168,9 @@ def resampled(
 
 
 def _limits(
-    draws: np.ndarray,  # [R]
+    draws: np.ndarray,  # [draws]
 ) -> np.ndarray:  # [2]
-    # A value from the same law falls below the k-th least of R with probability k / (R + 1).
+    # A further value falls below the k-th smallest of r draws with probability k / (r + 1).
     return np.quantile(draws, (0.025, 0.975), method="weibull")
 
 
@@ -173,8 +178,8 @@ def _limits(
 class Runs:
     """The scores of a method's seeds, in one task or summed over several."""
 
-    full: np.ndarray  # [S]: on all items
-    drawn: np.ndarray  # [R, S]: on each bootstrap draw of the items
+    full: np.ndarray  # [seeds]: on all items
+    drawn: np.ndarray  # [draws, seeds]: on each bootstrap draw of the items
     items: int
 
     @property
@@ -187,22 +192,26 @@ class Runs:
 
 @dataclass(frozen=True)
 class Spread:
-    """How far from its true value a sum of methods' scores may have come out."""
+    """The sampling distribution of a sum of methods' scores around its true value."""
 
-    variance: float  # of seeds and items together
-    seed_share: float | None  # of it; None where every method has one seed, or nothing varies
-    freedom: float  # its degrees of freedom
-    deviations: np.ndarray  # [R]: the distribution, of that variance
+    variance: float  # due to seeds and items together
+    seed_share: float | None  # seeds' share of it; None if each method has one seed or none varies
+    freedom: float  # degrees of freedom of the variance
+    deviations: np.ndarray  # [draws]: a sample of the distribution, with that variance
 
     def around(self, value: float) -> Estimate:
-        """Its quantiles, widened as Student's t is against the normal."""
+        """Return `value` with the distribution's quantiles, widened as Student's t is beside the
+        normal."""
         widening = t.ppf(0.975, self.freedom) / Z
         low, high = value + widening * _limits(self.deviations)
         return Estimate(value, self.variance**0.5, float(low), float(high))
 
     def p(self, value: float) -> float:
-        """Two-sided: (1 + #{|deviation| >= c}) / (R + 1). |value| is as rare among Student's t as c
-        is among normal deviates, so p = 0.05 where the interval's widening brings it to 0."""
+        """Return the two-sided p-value (1 + #{|deviation| >= c}) / (r + 1) over the r draws.
+
+        |value| is as rare under Student's t as c is under the normal, so p = 0.05 exactly when the
+        widened interval ends at 0.
+        """
         stderr = self.variance**0.5
         if not value or not stderr:
             return 1.0 if not value else 1 / (len(self.deviations) + 1)
@@ -211,8 +220,12 @@ class Spread:
 
 
 def spread_of_sum(parts: Sequence[Runs]) -> Spread:
-    """The variance at the top of this file, with degrees of freedom after Satterthwaite (1946). The
-    shape is the bootstrap's over items plus a normal deviate for seeds, too few to show theirs."""
+    """Return the variance given at the top of this file, with Satterthwaite's (1946) degrees of
+    freedom.
+
+    The shape is that of the bootstrap over items plus a normal deviate for the seeds, which are too
+    few to show their own.
+    """
     several = [part for part in parts if len(part.full) > 1]
     of_seeds = [part.full.var(ddof=1) / len(part.full) for part in several]
     disagreement = [

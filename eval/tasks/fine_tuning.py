@@ -1,4 +1,4 @@
-"""(Super)GLUE as one task: a checkpoint fine-tuned on each part whose data is there."""
+"""(Super)GLUE as one task: a checkpoint is fine-tuned on each part that has data."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 
 from cdgen.errors import UsageError
-from cdgen.eval.statistics.comparison import Scored, macro
-from cdgen.eval.statistics.intervals import mean_of_groups
-from cdgen.eval.summary import Mode, Row, Summary
-from cdgen.eval.tasks.choices import groups_of, parts_of
-from cdgen.eval.tasks.glue import GLUE_TASKS, GlueOutcome, f1, fine_tune
+from cdgen.eval.modes import Mode
+from cdgen.eval.statistics.comparison import Scored
+from cdgen.eval.summary import Prediction, Summary, TaskResult
+from cdgen.eval.tasks.glue import GlueOutcome, f1, fine_tune
+from cdgen.eval.tasks.glue_examples import GLUE_TASKS
+from cdgen.eval.tasks.subtasks import Subtasks
 
 
 def fine_tune_all(
@@ -22,11 +23,11 @@ def fine_tune_all(
     data: Path,
     device: str,
     mode: Mode,
-    advance: Callable[[int, int], None],  # parts done and in all
-) -> tuple[list[Row], Summary, dict[str, Any]]:
-    """Rows, scores, and the predictions as the pipeline's finetune/PART/predictions.json.
+    advance: Callable[[int, int], None],  # called with the parts done and all parts
+) -> TaskResult:
+    """Fine-tune and score a checkpoint on every part that has both its files.
 
-    Raises UsageError where no part has both its files, or a line does not fit.
+    Raises UsageError if there is no such part, or if a line is malformed.
     """
     names = [name for name in GLUE_TASKS if _has_data(data, name)]
     if not names:
@@ -35,19 +36,19 @@ def fine_tune_all(
     for done, name in enumerate(names):
         advance(done, len(names))
         with tempfile.TemporaryDirectory() as work:
-            # The pipeline picks the best epoch on the items that it reports.
             outcomes[name] = fine_tune(
-                folder, data, name, Path(work), device=device, best_epoch=mode.pipeline_spans
+                folder, data, name, Path(work), device=device, best_epoch=mode.best_glue_epoch
             )
-    rows = [row for name, outcome in outcomes.items() for row in _rows(name, outcome)]
-    return rows, _summary(rows, outcomes), {n: _collated(n, o) for n, o in outcomes.items()}
+    predictions = [row for name, found in outcomes.items() for row in _predictions(name, found)]
+    collated = {f"finetune/{name}": _collated(name, found) for name, found in outcomes.items()}
+    return TaskResult(predictions, _summary(predictions, outcomes), collated)
 
 
 def _has_data(data: Path, name: str) -> bool:
     return all((data / f"{name}.{part}.jsonl").is_file() for part in ("train", "valid"))
 
 
-def _rows(name: str, outcome: GlueOutcome) -> list[Row]:
+def _predictions(name: str, outcome: GlueOutcome) -> list[Prediction]:
     columns = zip(
         outcome.scores.tolist(), outcome.predictions.tolist(), outcome.labels.tolist(), strict=True
     )
@@ -57,23 +58,22 @@ def _rows(name: str, outcome: GlueOutcome) -> list[Row]:
     ]
 
 
-def _summary(rows: list[Row], outcomes: dict[str, GlueOutcome]) -> Summary:
-    names, groups, weights = groups_of("glue", rows)
-    right = _right(rows)
+def _summary(predictions: list[Prediction], outcomes: dict[str, GlueOutcome]) -> Summary:
+    subtasks, credit = Subtasks.of(predictions), _credit(predictions)
     return Summary(
-        {"acc": mean_of_groups(right, groups, weights)},
-        items=len(rows),
-        parts=parts_of(names, groups, right),
+        {"acc": subtasks.mean(credit)},
+        items=len(predictions),
+        parts=subtasks.parts(credit),
         extra={
-            f"{name}_f1": f1(outcomes[name].predictions, outcomes[name].labels)
-            for name in ("mrpc", "qqp")
-            if name in outcomes
+            f"{name}_f1": f1(found.predictions, found.labels)
+            for name, found in outcomes.items()
+            if GLUE_TASKS[name].f1
         },
     )
 
 
-def _right(rows: list[Row]) -> np.ndarray:  # [n] float64
-    return np.array([float(row["choice"] == row["label"]) for row in rows])
+def _credit(predictions: list[Prediction]) -> np.ndarray:  # [n] float64
+    return np.array([float(row["choice"] == row["label"]) for row in predictions])
 
 
 def _collated(name: str, outcome: GlueOutcome) -> dict[str, Any]:
@@ -84,7 +84,6 @@ def _collated(name: str, outcome: GlueOutcome) -> dict[str, Any]:
     return {name: {"predictions": entries}}
 
 
-def scored(runs: list[list[Row]]) -> Scored:
-    """The runs of one method, one per seed, ready for comparison."""
-    _, groups, weights = groups_of("glue", runs[0])
-    return macro(np.stack([_right(rows) for rows in runs]), groups, weights)
+def scored(runs: list[list[Prediction]]) -> Scored:
+    """Return the runs of one method, one per seed, ready for comparison."""
+    return Subtasks.of(runs[0]).scored(np.stack([_credit(run) for run in runs]))

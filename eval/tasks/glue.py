@@ -1,19 +1,17 @@
-"""(Super)GLUE as in BabyLM 2025: a causal LM fine-tuned per task, its last token classified.
+"""(Super)GLUE as in BabyLM 2025: a causal model is fine-tuned per task to classify a text.
 
-Fields, their order, the words around them and the optimizer's settings are the official pipeline's.
-That pipeline classifies the first token, which in a causal model has seen nothing of the text (its
-issue #38), with a deeper head; here it is the last token and transformers' linear head, so scores
-do not compare with official ones.
+The texts and the optimizer's settings are those of the official pipeline. That pipeline classifies
+the first token, which in a causal model has seen nothing of the text (its issue #38), with a deeper
+head. Here transformers' linear head classifies the last token, so scores cannot be compared with
+official ones.
 """
 
 from __future__ import annotations
 
-import json
 import sys
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from string import Formatter
 from typing import Any
 
 import numpy as np
@@ -24,7 +22,6 @@ from transformers import (
     AutoTokenizer,
     EvalPrediction,
     PreTrainedModel,
-    PreTrainedTokenizerBase,
     PrinterCallback,
     Trainer,
     TrainingArguments,
@@ -34,30 +31,7 @@ from transformers.utils import logging
 
 from cdgen.checkpoints.checkpoint import open_checkpoint
 from cdgen.errors import ModelError, UsageError
-
-Row = dict[str, Any]  # "input_ids": list of tokens, "labels": one label
-
-
-@dataclass(frozen=True)
-class GlueTask:
-    text: str  # a line's fields as one text, a newline between its two parts
-    labels: int = 2
-    batch_size: int = 32
-    epochs: int = 10
-    f1: bool = False  # report it beside the accuracy, and choose the best epoch by it
-
-
-GLUE_TASKS = {
-    "boolq": GlueTask("{question}\n{passage}", batch_size=16),
-    "multirc": GlueTask("Question: {question} Answer: {answer}\n{paragraph}", batch_size=16),
-    "rte": GlueTask("{sentence1}\n{sentence2}"),
-    "wsc": GlueTask(
-        'Does "{span2_text}" refer to "{span1_text}" in this passage?\n{text}', epochs=30
-    ),
-    "mrpc": GlueTask("{sentence1}\n{sentence2}", f1=True),
-    "qqp": GlueTask("{question1}\n{question2}", f1=True),
-    "mnli": GlueTask("{premise}\n{hypothesis}", labels=3),
-}
+from cdgen.eval.tasks.glue_examples import GLUE_TASKS, Example, GlueTask, read_examples
 
 
 @dataclass(frozen=True)
@@ -65,7 +39,7 @@ class GlueOutcome:
     predictions: np.ndarray  # [n] int64
     scores: np.ndarray  # [n, labels] float64 logits
     labels: np.ndarray  # [n] int64
-    epoch: int  # that the scores are from; the first is 1
+    epoch: int  # the epoch after which the scores were taken, from 1 on
 
 
 def fine_tune(
@@ -79,11 +53,12 @@ def fine_tune(
     epochs: int | None = None,
     best_epoch: bool = False,
 ) -> GlueOutcome:
-    """Trains the model in `folder` on data/{task}.train.jsonl, scores data/{task}.valid.jsonl.
+    """Train the model in `folder` on data/{task}.train.jsonl and score data/{task}.valid.jsonl.
 
-    The last epoch's scores, or with `best_epoch`, as officially done, those of the epoch that does
-    best on the scored items themselves: an optimistic figure. `work` is where Trainer would write.
-    On a CPU the seed fixes every bit. Raises UsageError for bad data, ModelError for a bad model.
+    The scores are those after the last epoch. With `best_epoch` they are, as in the official
+    pipeline, those of the epoch that does best on the scored items themselves, which is optimistic.
+    `work` is Trainer's output folder. On a CPU the seed fixes every bit. Raises UsageError for bad
+    data, ModelError for a bad model.
     """
     declared = GLUE_TASKS[task]
     epochs = epochs or declared.epochs
@@ -91,13 +66,13 @@ def fine_tune(
     limit = min(512, model.config.max_position_embeddings)
     read = partial(read_examples, task=declared, tokenizer=tokenizer, limit=limit)
     train, valid = read(data / f"{task}.train.jsonl"), read(data / f"{task}.valid.jsonl")
-    if absent := set(range(declared.labels)) - {row["labels"] for row in train}:
+    if absent := set(range(declared.labels)) - {example["labels"] for example in train}:
         raise UsageError(f"{data / task}.train.jsonl has no line with label {min(absent)}")
     arguments = training_arguments(declared, work, device, seed, epochs, best_epoch)
     by_epoch = train_and_score(model, train, valid, arguments)
     if not np.isfinite(by_epoch).all():
         raise ModelError(f"{folder}, fine-tuned on {task}, gives scores that are not finite")
-    labels, predictions = np.array([row["labels"] for row in valid]), by_epoch.argmax(-1)
+    labels, predictions = np.array([example["labels"] for example in valid]), by_epoch.argmax(-1)
     measure = f1 if declared.f1 else accuracy
     best = max(range(len(by_epoch)), key=lambda epoch: measure(predictions[epoch], labels))
     chosen = best + 1 if best_epoch else epochs
@@ -109,17 +84,20 @@ def accuracy(predictions: np.ndarray, labels: np.ndarray) -> float:  # [n], [n]
 
 
 def f1(predictions: np.ndarray, labels: np.ndarray) -> float:  # [n], [n]
-    """Of label 1; 0 where it is neither predicted nor there."""
+    """Return the F1 score of label 1; 0 if no item has it or is predicted to have it."""
     hits = np.sum((predictions == 1) & (labels == 1))
     return float(2 * hits / max(1, np.sum(predictions == 1) + np.sum(labels == 1)))
 
 
 def load_classifier(folder: Path, labels: int, device: str, seed: int) -> tuple[Any, Any]:
-    """The model in float32, its new head drawn with `seed`, and its tokenizer; or ModelError."""
+    """Return the model in float32, with a new head drawn from `seed`, and its tokenizer.
+
+    Raises ModelError.
+    """
     open_checkpoint(folder)
     set_seed(seed)
     logging.disable_progress_bar()
-    logging.set_verbosity_error()  # else it reports that the checkpoint lacks the new head
+    logging.set_verbosity_error()  # it would report that the checkpoint lacks the new head
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         model, report = AutoModelForSequenceClassification.from_pretrained(
@@ -133,64 +111,19 @@ def load_classifier(folder: Path, labels: int, device: str, seed: int) -> tuple[
         raise ModelError(f"transformers cannot classify with {folder}: {error!r:.300}") from error
     if missing := sorted(set(report["missing_keys"]) - {"score.weight"}):
         raise ModelError(f"{folder} lacks tensors of its model, {missing[0]} among them")
-    # Logits in bfloat16, of three digits, would tie now and then, and a tie goes to label 0.
+    # bfloat16 logits have three digits: some would tie, and a tie goes to label 0.
     model.score.forward = torch.autocast(device, enabled=False)(model.score.forward)
     return model, tokenizer
 
 
-def read_examples(
-    path: Path, task: GlueTask, tokenizer: PreTrainedTokenizerBase, limit: int
-) -> list[Row]:
-    """Raises UsageError with the number of a line that is not as it must be."""
-    rows = []
-    try:
-        with path.open("rb") as file:
-            for number, line in enumerate(file, 1):
-                fields, label = parse(line, task, f"{path}:{number}")
-                tokens = encode(fields, task.text, tokenizer, limit)
-                rows.append({"input_ids": tokens, "labels": label})
-    except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror}") from error
-    if not rows:
-        raise UsageError(f"{path} is empty: expected one JSON object per line")
-    return rows
-
-
-def parse(line: bytes, task: GlueTask, place: str) -> tuple[dict[str, str], int]:
-    """The fields that the task's text names, and the label."""
-    names = [name for _, name, _, _ in Formatter().parse(task.text) if name]
-    try:
-        row = json.loads(line)
-        fields, label = {name: row[name] for name in names}, row["label"]
-        "".join(fields.values()).encode()  # a number or half a surrogate is no text
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        expected = f"a JSON object with label and texts {', '.join(names)}"
-        raise UsageError(f"{place}: expected {expected}, found {error!r:.150}") from error
-    if type(label) is not int or not 0 <= label < task.labels:
-        raise UsageError(f"{place}: expected label 0 to {task.labels - 1}, found {label!r:.50}")
-    return fields, label
-
-
-def encode(
-    fields: dict[str, str], text: str, tokenizer: PreTrainedTokenizerBase, limit: int
-) -> list[int]:
-    """At most `limit` tokens: the longest field gives up its end, so that the last one survives."""
-    while len(tokens := tokenizer(text.format(**fields), verbose=False)["input_ids"]) > limit:
-        longest = max(fields, key=lambda name: len(fields[name]))
-        if not fields[longest]:
-            raise ModelError(f"a context of {limit} tokens is too short for {text!r}")
-        kept = fields[longest].encode()[: limit - len(tokens)]  # no token is less than a byte
-        fields = fields | {longest: kept.decode(errors="ignore")}
-    return tokens
-
-
 def train_and_score(
-    model: PreTrainedModel, train: list[Row], valid: list[Row], arguments: TrainingArguments
+    model: PreTrainedModel, train: list[Example], valid: list[Example], arguments: TrainingArguments
 ) -> np.ndarray:  # [epochs or 1, n, labels] float64
-    """The logits on `valid` after every epoch if `arguments` evaluate each, else after the last."""
+    """Return the logits on `valid`, after every epoch if `arguments` evaluate each, else after the
+    last one."""
     # transformers classifies the last token that is not padding, and a text may end in a special
-    # token: so padding is a token that none ends in. It needs no mask, being to the right.
-    endings = {row["input_ids"][-1] for row in train + valid}
+    # token; so padding is a token that no text ends in. On the right, it needs no mask.
+    endings = {example["input_ids"][-1] for example in train + valid}
     model.config.pad_token_id = padding = min(set(range(model.config.vocab_size)) - endings)
     by_epoch: list[np.ndarray] = []
 
@@ -213,11 +146,11 @@ def train_and_score(
     return np.stack(by_epoch)
 
 
-def pad(rows: list[Row], padding: int) -> dict[str, torch.Tensor]:
-    tokens = [torch.tensor(row["input_ids"]) for row in rows]
+def pad(examples: list[Example], padding: int) -> dict[str, torch.Tensor]:
+    tokens = [torch.tensor(example["input_ids"]) for example in examples]
     return {
         "input_ids": pad_sequence(tokens, batch_first=True, padding_value=padding),  # [B, T]
-        "labels": torch.tensor([row["labels"] for row in rows]),  # [B]
+        "labels": torch.tensor([example["labels"] for example in examples]),  # [B]
     }
 
 
@@ -244,5 +177,5 @@ def training_arguments(
         report_to="none",
         disable_tqdm=not sys.stderr.isatty(),
     )
-    arguments._n_gpu = 1  # else Trainer gives every GPU that it sees a batch of this size
+    arguments._n_gpu = 1  # otherwise Trainer gives every visible GPU a batch of this size
     return arguments

@@ -1,6 +1,7 @@
-"""The items of the BabyLM tasks: what each line of a data file asks a model to choose between.
+"""The choice tasks of BabyLM, and how a line of a data file becomes an item.
 
 Fields, spans and sub-tasks are those of babylm/evaluation-pipeline-2025 (sentence_zero_shot).
+To add a choice task, write a function from a line to an `Item` and add a row to `CHOICE_TASKS`.
 """
 
 from __future__ import annotations
@@ -14,72 +15,65 @@ from typing import Any
 
 from cdgen.errors import UsageError
 
-Row = dict[str, Any]
+Line = dict[str, Any]  # the JSON object on one line of a data file
 
 
 @dataclass(frozen=True)
 class Item:
-    """One choice. The first candidate is the right one (WUG has none: there, the first listed)."""
+    """One choice. The first candidate is the right one; in WUG, which has no right answer, it is
+    the first of the two forms."""
 
-    uid: str  # the sub-task that it is averaged in
+    uid: str  # the sub-task that the item belongs to
     candidates: tuple[str, ...]  # whole texts
-    starts: tuple[int, ...]  # the character of each from which on tokens count
-    answers: tuple[str, ...]  # the candidates as a predictions file of the pipeline spells them
-    human: float = math.nan  # WUG: the share of people who chose the first
+    starts: tuple[int, ...]  # character of each candidate at which scoring begins
+    answers: tuple[str, ...]  # the candidates as the pipeline spells them in predictions.json
+    human: float = math.nan  # WUG: the share of people who chose the first form
     labels: dict[str, str] = field(default_factory=dict)  # further groups: BLiMP's fields and terms
 
 
-def _text(row: Row, field: str) -> str:
-    """A field that must be text, and such as a tokenizer takes: no half of a surrogate pair."""
-    value = row[field]
+def _text(line: Line, name: str) -> str:
+    """Return a field that must be text. Half a surrogate pair, which no tokenizer takes, raises."""
+    value = line[name]
     if not isinstance(value, str):
-        raise TypeError(f"{field}: expected text, got {value!r:.40}")
+        raise TypeError(f"{name}: expected text, got {value!r:.40}")
     value.encode()
     return value
 
 
-def _candidate(row: Row, field: str) -> str:
-    """A text that is scored: an empty one would be the likeliest of all."""
-    if not (text := _text(row, field)).strip():
-        raise ValueError(f"{field}: expected text, got {text!r}")
+def _candidate(line: Line, name: str) -> str:
+    """Return a text to be scored. An empty one, which would be the likeliest of all, raises."""
+    if not (text := _text(line, name)).strip():
+        raise ValueError(f"{name}: expected text, got {text!r}")
     return text
-
-
-def _whole(
-    uid: str, texts: tuple[str, ...], human: float = math.nan, labels: dict[str, str] | None = None
-) -> Item:
-    return Item(uid, texts, (0,) * len(texts), texts, human, labels or {})
 
 
 _BLIMP_LABELS: tuple[str, ...] = ("field", "linguistics_term")
 
 
-def _blimp(row: Row, stem: str) -> Item:
-    uid = _text(row, "UID") if "field" in row else stem
-    labels = {key: _text(row, key) for key in _BLIMP_LABELS if key in row}
+def _blimp(line: Line, stem: str) -> Item:
+    uid = _text(line, "UID") if "field" in line else stem
+    labels = {key: _text(line, key) for key in _BLIMP_LABELS if key in line}
     if labels.get("field") == "syntax_semantics":  # the data spell it both ways
         labels["field"] = "syntax/semantics"
-    texts = (_candidate(row, "sentence_good"), _candidate(row, "sentence_bad"))
-    return _whole(uid, texts, labels=labels)
+    texts = (_candidate(line, "sentence_good"), _candidate(line, "sentence_bad"))
+    return Item(uid, texts, (0, 0), texts, labels=labels)
 
 
-def _ewok(row: Row, stem: str) -> Item:
-    context, targets = (
-        _text(row, "Context1"),
-        (_candidate(row, "Target1"), _candidate(row, "Target2")),
-    )
-    texts = tuple(f"{context} {target}" for target in targets)
+def _ewok(line: Line, stem: str) -> Item:
+    context = _text(line, "Context1")
     # The pipeline's completion is " " + target: the span begins with the space.
-    return Item(_text(row, "Domain"), texts, (len(context),) * 2, tuple(f" {t}" for t in targets))
+    answers = tuple(f" {_candidate(line, name)}" for name in ("Target1", "Target2"))
+    texts = tuple(context + answer for answer in answers)
+    return Item(_text(line, "Domain"), texts, (len(context),) * 2, answers)
 
 
-def _entity_tracking(row: Row, stem: str) -> Item:
-    prefix, options = _text(row, "input_prefix"), row["options"]
+def _entity_tracking(line: Line, stem: str) -> Item:
+    prefix, options = _text(line, "input_prefix"), line["options"]
     if not isinstance(options, list) or len(options) < 2:
         raise TypeError(f"options: expected a list of two or more texts, got {options!r:.40}")
     options = tuple(_candidate({"options": option}, "options") for option in options)
     texts = tuple(prefix + option for option in options)
-    uid = f"{stem}_{int(row['numops'])}_ops"
+    uid = f"{stem}_{int(line['numops'])}_ops"
     return Item(uid, texts, (len(prefix),) * len(options), options, labels={"split": stem})
 
 
@@ -91,58 +85,62 @@ _COMPS_UIDS = {
 }
 
 
-def _comps(row: Row, stem: str) -> Item:
-    prefixes = (_text(row, "prefix_acceptable"), _text(row, "prefix_unacceptable"))
-    texts = tuple(f"{prefix} {_candidate(row, 'property_phrase')}" for prefix in prefixes)
+def _comps(line: Line, stem: str) -> Item:
+    prefixes = (_text(line, "prefix_acceptable"), _text(line, "prefix_unacceptable"))
+    texts = tuple(f"{prefix} {_candidate(line, 'property_phrase')}" for prefix in prefixes)
     starts = tuple(len(prefix) + 1 for prefix in prefixes)
     return Item(_COMPS_UIDS.get(stem, stem), texts, starts, texts)
 
 
-def _wug(uid: str) -> Callable[[Row, str], Item]:
-    def read(row: Row, stem: str) -> Item:
-        forms = _candidate(row, "sentences").split("\t")
+def _wug(uid: str) -> Callable[[Line, str], Item]:
+    def read(line: Line, stem: str) -> Item:
+        forms = tuple(_candidate(line, "sentences").split("\t"))
         if len(forms) != 2 or not all(form.strip() for form in forms):
             raise ValueError(f"sentences: expected two texts with a tab between, got {len(forms)}")
-        if not math.isfinite(ratio := float(row["ratio"])):
+        if not math.isfinite(ratio := float(line["ratio"])):
             raise ValueError(f"ratio: expected a number, got {ratio}")
-        return _whole(uid, (forms[0], forms[1]), human=ratio)
+        return Item(uid, forms, (0, 0), forms, human=ratio)
 
     return read
 
 
 @dataclass(frozen=True)
-class Task:
-    """A task by the beginning of its folder's name."""
+class ChoiceTask:
+    """A task whose items are choices between texts."""
 
-    prefix: str
-    read: Callable[[Row, str], Item]
-    collate: str  # the folder of the pipeline's results that its predictions belong in
+    prefix: str  # the beginning of its data folder's name
+    read: Callable[[Line, str], Item]  # takes a line and the stem of its file's name
+    pipeline_folder: str  # the folder of the pipeline's results that holds its predictions
     metric: str = "acc"  # or "spearman"
+    files_weigh_alike: bool = False  # average sub-tasks within their file, then the files
 
 
-TASKS = (
-    Task("blimp", _blimp, "blimp"),
-    Task("supplement", _blimp, "blimp"),
-    Task("ewok", _ewok, "ewok"),
-    Task("entity_tracking", _entity_tracking, "entity_tracking"),
-    Task("comps", _comps, "comps"),
-    Task("wug_adj", _wug("wug_adj"), "wug_adj", "spearman"),
-    Task("wug_past", _wug("wug_past"), "wug_past", "spearman"),
+CHOICE_TASKS = (
+    ChoiceTask("blimp", _blimp, "blimp"),
+    ChoiceTask("supplement", _blimp, "blimp"),
+    ChoiceTask("ewok", _ewok, "ewok"),
+    ChoiceTask("entity_tracking", _entity_tracking, "entity_tracking", files_weigh_alike=True),
+    ChoiceTask("comps", _comps, "comps"),
+    ChoiceTask("wug_adj", _wug("wug_adj"), "wug_adj", "spearman"),
+    ChoiceTask("wug_past", _wug("wug_past"), "wug_past", "spearman"),
 )
 
 
-def task_named(name: str) -> Task | None:
-    """The choice task of a folder such as `blimp_fast`; None if it is of another kind."""
-    return next((task for task in TASKS if name.startswith(task.prefix)), None)
+def choice_task(name: str) -> ChoiceTask | None:
+    """Return the choice task of a folder such as `blimp_fast`; None if it holds another kind."""
+    return next((task for task in CHOICE_TASKS if name.startswith(task.prefix)), None)
 
 
-def read_items(folder: Path, task: Task) -> list[Item]:
-    """The items of every .jsonl file, files by name. Raises UsageError naming file and line."""
+def read_items(folder: Path, task: ChoiceTask) -> list[Item]:
+    """Return the items of all .jsonl files, in the order of the files' names.
+
+    Raises UsageError naming file and line.
+    """
     items = []
     for path in sorted(folder.glob("[!.]*.jsonl")):
-        for number, row in json_lines(path):
+        for number, line in json_lines(path):
             try:
-                item = task.read(row, path.stem)
+                item = task.read(line, path.stem)
             except KeyError as error:
                 raise UsageError(f"{path}, line {number}: no field {error}") from error
             except (TypeError, ValueError, OverflowError) as error:
@@ -153,19 +151,22 @@ def read_items(folder: Path, task: Task) -> list[Item]:
     return items
 
 
-def json_lines(path: Path) -> Iterator[tuple[int, Row]]:
-    """Numbered JSON objects. Raises UsageError naming file and line."""
+def json_lines(path: Path) -> Iterator[tuple[int, Line]]:
+    """Yield the JSON objects of a file with their line numbers; blank lines are skipped.
+
+    Raises UsageError naming file and line.
+    """
     try:
         lines = path.read_bytes().split(b"\n")
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}") from error
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
+    for number, content in enumerate(lines, 1):
+        if not content.strip():
             continue
         try:
-            row = json.loads(line.decode())
+            line = json.loads(content.decode())
         except (ValueError, RecursionError) as error:
-            raise UsageError(f"{path}, line {number}: no JSON in UTF-8 ({error})") from error
-        if not isinstance(row, dict):
-            raise UsageError(f"{path}, line {number}: expected an object, got {row!r:.40}")
-        yield number, row
+            raise UsageError(f"{path}, line {number}: not JSON in UTF-8 ({error})") from error
+        if not isinstance(line, dict):
+            raise UsageError(f"{path}, line {number}: expected an object, got {line!r:.40}")
+        yield number, line

@@ -1,7 +1,8 @@
 """Perplexity of held-out text, per token, word and byte.
 
 Documents (any files that `cdgen generate --prompts` reads) are cut into windows of the model's
-context length; every token is predicted once, the first of a window from the prefix alone.
+context length. Every token is predicted once; the first token of a window has only the prefix, BOS
+for most models, as its context.
 """
 
 from __future__ import annotations
@@ -10,27 +11,32 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from cdgen.corpus.documents import read_documents
 from cdgen.errors import UsageError
+from cdgen.eval.modes import Mode
 from cdgen.eval.scoring.spans import SpanEncoder, Spans
 from cdgen.eval.statistics.comparison import Scored
 from cdgen.eval.statistics.intervals import resampled
-from cdgen.eval.summary import Mode, Row, Summary
+from cdgen.eval.summary import Prediction, Summary
 
 _UNITS = {"perplexity": "tokens", "word_perplexity": "words", "byte_perplexity": "bytes"}
 
 
 @dataclass(frozen=True)
 class Perplexity:
+    """The tokenized documents of the perplexity task."""
+
     texts: list[str]
-    spans: Spans  # of every window
-    owners: np.ndarray  # [windows] int64: the text that each belongs to
+    spans: Spans  # one per window
+    owners: np.ndarray  # [windows] int64: the index of the text that each window belongs to
 
     @classmethod
     def load(cls, folder: Path, encoder: SpanEncoder) -> Perplexity:
+        """Read the documents of a folder; raises UsageError if there are none."""
         texts = list(read_documents(str(folder)))
         if not texts:
             raise UsageError(f"{folder}: expected documents, found blank lines or nothing")
@@ -41,12 +47,12 @@ class Perplexity:
         spans, owners = encoder.windows(texts)
         return cls(texts, spans, owners)
 
-    def rows(self, score: Callable[[Spans], np.ndarray]) -> list[Row]:
-        """The summed log-probability of each document, and its size."""
+    def predict(self, score: Callable[[Spans], np.ndarray]) -> list[Prediction]:
+        """Return the log-probability of each document, and its tokens, words and bytes."""
         count = len(self.texts)
         sums = np.bincount(self.owners, score(self.spans), minlength=count).tolist()
-        scored = self.spans.last - self.spans.first + 1
-        tokens = np.bincount(self.owners, scored, minlength=count).astype(int).tolist()
+        counted = self.spans.last - self.spans.first + 1
+        tokens = np.bincount(self.owners, counted, minlength=count).astype(int).tolist()
         return [
             {
                 "uid": "perplexity",
@@ -59,26 +65,30 @@ class Perplexity:
             for index, text in enumerate(self.texts)
         ]
 
-    def summary(self, rows: list[Row], mode: Mode) -> Summary:
-        strata = np.zeros(len(rows), np.int64)
-        per_byte = per_unit([rows], "bytes")(np.ones(len(rows), np.int64))[0]
+    def summary(self, predictions: list[Prediction], mode: Mode) -> Summary:
+        strata = np.zeros(len(predictions), np.int64)
+        per_byte = per_unit([predictions], "bytes")(np.ones(len(predictions), np.int64))[0]
         return Summary(
             {
-                name: resampled(_first(per_unit([rows], unit)), strata, seed=0)
+                name: resampled(_first(per_unit([predictions], unit)), strata, seed=0)
                 for name, unit in _UNITS.items()
             },
-            items=len(rows),
+            items=len(predictions),
             extra={"bits_per_byte": math.log2(per_byte)},
         )
 
+    def collated(self, predictions: list[Prediction]) -> dict[str, Any]:
+        """Return nothing: the BabyLM pipeline has no such task."""
+        return {}
+
 
 def per_unit(
-    runs: list[list[Row]], unit: str
-) -> Callable[[np.ndarray], np.ndarray]:  # counts [n] -> [S]
-    """exp(-sum of log-probabilities / number of `unit`s), document i counted counts[i] times. The
-    number of tokens is each run's own: its tokenizer may be another."""
-    sums = np.array([[row["scores"][0] for row in rows] for rows in runs])
-    sizes = np.array([[row[unit] for row in rows] for rows in runs], float)
+    runs: list[list[Prediction]], unit: str
+) -> Callable[[np.ndarray], np.ndarray]:  # counts [n] -> [seeds]
+    """Return exp(-sum of log-probabilities / number of `unit`s) of each run, as a function of how
+    often each document was drawn. Each run counts its own tokens: tokenizers may differ."""
+    sums = np.array([[row["scores"][0] for row in predictions] for predictions in runs])
+    sizes = np.array([[row[unit] for row in predictions] for predictions in runs], float)
     return lambda counts: np.exp(-(sums @ counts) / (sizes @ counts))
 
 
@@ -86,8 +96,8 @@ def _first(values: Callable[[np.ndarray], np.ndarray]) -> Callable[[np.ndarray],
     return lambda counts: float(values(counts)[0])
 
 
-def scored(metric: str, runs: list[list[Row]]) -> Scored:
-    """The runs of one method, one per seed, ready for comparison."""
+def scored(metric: str, runs: list[list[Prediction]]) -> Scored:
+    """Return the runs of one method, one per seed, ready for comparison."""
     strata = np.zeros(len(runs[0]), np.int64)
     value = per_unit(runs, _UNITS[metric])
     return Scored(strata, value, len(runs), higher_is_better=False)

@@ -1,9 +1,6 @@
 """Reading times: how much better a model's surprisal of a word predicts how long people look at it.
 
-De Varda et al. 2023 (205 English sentences), scored as babylm/evaluation-pipeline-2025 does
-(reading/run.py): dR2 = (R2 with surprisal - R2 without) / (1 - R2 without) of a linear regression
-on frequency, length, position and their products; for self-paced reading the previous word's
-length and surprisal join the baseline.
+The data are 205 English sentences of de Varda et al. 2023; `reading_regressions` defines the score.
 """
 
 from __future__ import annotations
@@ -13,131 +10,139 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from cdgen.errors import UsageError
+from cdgen.eval.modes import Mode
 from cdgen.eval.scoring.spans import SpanEncoder, Spans
 from cdgen.eval.statistics.comparison import Scored
 from cdgen.eval.statistics.intervals import resampled
-from cdgen.eval.summary import Mode, Row, Summary
-
-EYE_TRACKING = ("RTfirstfix", "RTfirstpass", "RTgopast", "RTrightbound")
-SELF_PACED = "self_paced_reading_time"
-_PREDICTORS = ("Subtlex_log10", "length", "context_length")
-_SPILL_OVER = (*_PREDICTORS, "prev_length", "prev_pred")
-_NUMBERS = (*_PREDICTORS, "prev_length", *EYE_TRACKING, SELF_PACED)
-METRICS = ("eye_tracking", "self_paced")
+from cdgen.eval.summary import Prediction, Summary
+from cdgen.eval.tasks.reading_regressions import MEASURES, METRICS, Regressions
 
 Score = Callable[[Spans], np.ndarray]
+# A word, its context (`item`), both of the word before it, and the numbers of MEASURES.
+Word = dict[str, Any]
 
 
-def read_rows(path: Path) -> list[Row]:
-    """One word in its context per row; missing numbers are NaN. Raises UsageError with the line."""
-    rows = []
+def read_words(path: Path) -> list[Word]:
+    """Return the words of reading_data.csv; a missing number is NaN.
+
+    Raises UsageError naming the line.
+    """
+    words = []
     try:
-        # Bytes that are no UTF-8 are let through to the line that they are in.
+        # surrogateescape lets invalid UTF-8 through, so that its line can be named.
         with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
             reader = csv.DictReader(file)
             for line in reader:
-                rows.append(_row(line, f"{path}, line {reader.line_num}"))
+                words.append(_word(line, f"{path}, line {reader.line_num}"))
     except (OSError, csv.Error) as error:
         raise UsageError(f"{path} cannot be read: {error}") from error
-    if not rows:
+    if not words:
         raise UsageError(f"{path}: expected one row per word, found none")
-    return rows
+    return words
 
 
-def _row(line: dict[str | Any, Any], place: str) -> Row:
-    if None in line or None in line.values():  # what csv makes of surplus and of missing fields
+def _word(line: dict[str | Any, Any], place: str) -> Word:
+    if None in line or None in line.values():  # DictReader's sign of surplus or missing fields
         raise UsageError(f"{place}: expected as many fields as the first line names")
     try:
-        numbers = {name: float(line[name] or "nan") for name in _NUMBERS}
+        numbers = {name: float(line[name] or "nan") for name in MEASURES}
         texts = {name: line[name] for name in ("item", "word", "prev_item", "prev_word")}
         "".join(texts.values()).encode()
     except (KeyError, ValueError) as error:
-        raise UsageError(f"{place}: a column is missing, no number or no text ({error})") from error
+        raise UsageError(
+            f"{place}: a column is missing, or holds neither a number nor text ({error})"
+        ) from error
     if not texts["word"] or (texts["prev_item"] and not texts["prev_word"]):
         raise UsageError(f"{place}: expected a word, found none")
-    # The one context that is empty was the word "None", taken for a missing value upstream.
+    # One context is empty: it was the word "None", which the source took for a missing value.
     return {**texts, "item": texts["item"] or "None", **numbers}
 
 
 @dataclass(frozen=True)
 class Reading:
-    words: list[Row]
+    """The words of the reading task, and how to tokenize them."""
+
+    words: list[Word]
     encoder: SpanEncoder
     mode: Mode
 
-    def rows(self, score: Score) -> list[Row]:
-        """A word's log-probability, its surprisal and the one before it, and what people did."""
-        found, before = surprisals(self.words, self.encoder, score, self.mode.pipeline_spans)
+    def predict(self, score: Score) -> list[Prediction]:
+        """Return each word's log-probability, its surprisal and that of the word before it, and
+        what was measured of people."""
+        own, before = surprisals(self.words, self.encoder, score, self.mode.pipeline_reading)
+        columns = zip(self.words, own.tolist(), before.tolist(), strict=True)
         return [
             {
                 "uid": "reading",
                 "index": index,
                 "scores": [-pred],
                 "pred": pred,
-                "prev_pred": None if math.isnan(prev) else prev,
-                **{name: None if math.isnan(word[name]) else word[name] for name in _NUMBERS},
+                "prev_pred": _none_for_nan(prev),
+                **{name: _none_for_nan(word[name]) for name in MEASURES},
             }
-            for index, (word, pred, prev) in enumerate(
-                zip(self.words, found.tolist(), before.tolist(), strict=True)
-            )
+            for index, (word, pred, prev) in enumerate(columns)
         ]
 
-    def summary(self, rows: list[Row], mode: Mode) -> Summary:
-        regressions = Regressions(rows)
-        strata = np.zeros(len(rows), np.int64)
+    def summary(self, predictions: list[Prediction], mode: Mode) -> Summary:
+        regressions = Regressions(predictions)
+        strata = np.zeros(len(predictions), np.int64)
         return Summary(
             {
                 metric: resampled(partial(regressions.gain, metric), strata, seed=0)
                 for metric in METRICS
             },
-            items=len(rows),
+            items=len(predictions),
         )
 
-    def collated(self, rows: list[Row]) -> dict[str, Any]:
-        """The predictions in the form of the BabyLM pipeline's predictions.json."""
-        fields = ("index", "pred", "prev_pred")
+    def collated(self, predictions: list[Prediction]) -> dict[str, Any]:
+        """Return predictions.json in the form of the BabyLM pipeline, under its place there."""
         entries = [
-            dict(zip(("id", *fields[1:]), (row[f] for f in fields), strict=True)) for row in rows
+            {"id": row["index"], "pred": row["pred"], "prev_pred": row["prev_pred"]}
+            for row in predictions
         ]
-        return {"reading": {"predictions": entries}}
+        return {"zero_shot/causal/reading": {"reading": {"predictions": entries}}}
+
+
+def _none_for_nan(number: float) -> float | None:
+    return None if math.isnan(number) else number
 
 
 def surprisals(
-    rows: list[Row], encoder: SpanEncoder, score: Score, compat: bool
+    words: list[Word], encoder: SpanEncoder, score: Score, as_pipeline: bool
 ) -> tuple[np.ndarray, np.ndarray]:  # [n], [n] float64 nats
-    """-log p(word | context) of each row's word and of the word before it; NaN where a sentence
-    begins.
+    """Return -log p(word | context) of each word and of the word before it; NaN if there is none.
 
-    The word's tokens are those of context + " " + word. With `compat` they are what the pipeline
-    takes for them (`_pipeline_steps`).
+    The word's tokens are those of context + " " + word; with `as_pipeline` they are those of
+    `_pipeline_steps`. A pair of context and word that occurs twice is scored once.
     """
-    pairs = [(row["item"], row["word"]) for row in rows]
-    previous = [(row["prev_item"], row["prev_word"]) for row in rows]
-    # pandas reads the context "None" as a missing value, and the pipeline mends only `item`.
-    missing = {"", "None"} if compat else {""}
+    pairs = [(word["item"], word["word"]) for word in words]
+    previous = [(word["prev_item"], word["prev_word"]) for word in words]
+    # pandas reads the context "None" as a missing value, and the pipeline repairs only `item`.
+    missing = {"", "None"} if as_pipeline else {""}
     known = np.array([context not in missing for context, _ in previous])
     wanted = pairs + [pair for pair, is_known in zip(previous, known, strict=True) if is_known]
     unique = list(dict.fromkeys(wanted))
-    each = _as_the_pipeline(unique, encoder, score) if compat else _plain(unique, encoder, score)
-    found = dict(zip(unique, each.tolist(), strict=True))
-    before = np.full(len(rows), math.nan)
+    surprisals_of = _pipeline_surprisals if as_pipeline else _plain_surprisals
+    found = dict(zip(unique, surprisals_of(unique, encoder, score).tolist(), strict=True))
+    before = np.full(len(words), math.nan)
     before[known] = [found[pair] for pair in wanted[len(pairs) :]]
     return np.array([found[pair] for pair in pairs]), before
 
 
-def _plain(pairs: list[tuple[str, str]], encoder: SpanEncoder, score: Score) -> np.ndarray:
+def _plain_surprisals(
+    pairs: list[tuple[str, str]], encoder: SpanEncoder, score: Score
+) -> np.ndarray:
     texts = [f"{context} {word}" for context, word in pairs]
     return -score(encoder.endings(texts, [len(context) for context, _ in pairs]))
 
 
-def _as_the_pipeline(
+def _pipeline_surprisals(
     pairs: list[tuple[str, str]], encoder: SpanEncoder, score: Score
 ) -> np.ndarray:
     steps = [_pipeline_steps(context, word, encoder) for context, word in pairs]
@@ -148,10 +153,12 @@ def _as_the_pipeline(
 
 
 def _pipeline_steps(context: str, word: str, encoder: SpanEncoder) -> list[tuple[str, int]]:
-    """The texts after which, and the tokens of which, the pipeline's `get_p2` multiplies
-    probabilities: the word without a space before it; each further piece decoded, re-tokenized and
-    its first token taken, after a context glued to the pieces without a space. Not the surprisal of
-    the word (cdgen's own is), but what the published numbers are made of."""
+    """Return the texts and next tokens whose probabilities the pipeline's `get_p2` multiplies.
+
+    It tokenizes the word without a space before it. Each further piece is decoded and tokenized
+    again, and its first token is scored after the context with the earlier pieces glued on. That
+    is not the word's surprisal, but the published numbers are made of it.
+    """
     ids = encoder.token_ids(word)
     steps = [(context, ids[0])]
     context += encoder.decode([ids[0]])
@@ -162,64 +169,12 @@ def _pipeline_steps(context: str, word: str, encoder: SpanEncoder) -> list[tuple
     return steps
 
 
-class Regressions:
-    """The data of a reading task, ready to be fitted again and again with other weights."""
-
-    def __init__(self, rows: list[Row]) -> None:
-        names = (*_NUMBERS, "pred", "prev_pred")
-        columns = {name: np.array([row[name] for row in rows], float) for name in names}
-        self.eye = [_Fit.of(columns, target, _PREDICTORS) for target in EYE_TRACKING]
-        self.self_paced = _Fit.of(columns, SELF_PACED, _SPILL_OVER)
-
-    def gain(self, metric: str, counts: np.ndarray) -> float:  # counts [n] int64
-        """dR2 as a fraction, with row i counted `counts[i]` times: of self-paced reading, or the
-        mean over the four measures of eye tracking."""
-        fits = self.eye if metric == "eye_tracking" else [self.self_paced]
-        return float(np.mean([fit.gain(counts) for fit in fits]))
-
-
-@dataclass(frozen=True)
-class _Fit:
-    """One regression, over the rows where nothing is missing."""
-
-    used: np.ndarray  # [n] bool
-    design: np.ndarray  # [rows, terms], the surprisal last
-    target: np.ndarray  # [rows]
-
-    @classmethod
-    def of(cls, columns: dict[str, np.ndarray], target: str, predictors: tuple[str, ...]) -> _Fit:
-        names = (*predictors, "pred")
-        used = ~np.isnan(np.stack([columns[name] for name in (*names, target)])).any(0)
-        # Centred: the fit is the same, products of predictors are far from being copies of them.
-        x = {name: columns[name][used] - columns[name][used].mean() for name in names}
-        products = [x[one] * x[other] for one, other in combinations(predictors, 2)]
-        terms = [*(x[name] for name in predictors), *products, x["pred"]]
-        return cls(used, np.stack(terms, 1), columns[target][used])
-
-    def gain(self, counts: np.ndarray) -> float:
-        weights = counts[self.used].astype(float)
-        without = r_squared(self.design[:, :-1], self.target, weights)
-        return (r_squared(self.design, self.target, weights) - without) / (1 - without)
-
-
-def r_squared(
-    design: np.ndarray,  # [n, terms], without a column of ones
-    target: np.ndarray,  # [n]
-    weights: np.ndarray,  # [n]
-) -> float:
-    """Of weighted least squares with an intercept, by the normal equations of unit columns."""
-    share = weights / weights.sum()
-    x, y = design - share @ design, target - share @ target
-    x = x / np.sqrt(share @ x**2)
-    weighted = x * share[:, None]
-    slopes = np.linalg.solve(weighted.T @ x, weighted.T @ y)
-    return float(1 - share @ (y - x @ slopes) ** 2 / (share @ y**2))
-
-
-def scored(metric: str, runs: list[list[Row]]) -> Scored:
-    """The runs of one method, one per seed, ready for comparison."""
-    fits = [Regressions(rows) for rows in runs]
+def scored(metric: str, runs: list[list[Prediction]]) -> Scored:
+    """Return the runs of one method, one per seed, ready for comparison."""
+    regressions = [Regressions(predictions) for predictions in runs]
     strata = np.zeros(len(runs[0]), np.int64)
     return Scored(
-        strata, lambda counts: np.array([fit.gain(metric, counts) for fit in fits]), len(runs)
+        strata,
+        lambda counts: np.array([own.gain(metric, counts) for own in regressions]),
+        len(runs),
     )

@@ -1,74 +1,115 @@
-"""Which tasks there are, and how a folder of evaluation data becomes one of them."""
+"""The tasks of `cdgen eval`: which exist, and how a folder of evaluation data becomes one.
+
+To add a task that chooses between texts, add a row to `CHOICE_TASKS` in items.py; nothing else.
+To add a zero-shot task of another kind:
+1. Write a module beside this one, with a class that has the methods of `ZeroShotTask` and a
+   function `scored` for `cdgen compare`. `perplexity.py` is the shortest example.
+2. Here, add the name of its data folder to `_OTHERS`, and a branch to `load_task` and to `scored`.
+"""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
+
+import numpy as np
 
 from cdgen.checkpoints.checkpoint import CONTEXT_KEYS
 from cdgen.errors import UsageError
-from cdgen.eval.scoring.spans import SpanEncoder
-from cdgen.eval.summary import Mode
+from cdgen.eval.modes import Mode
+from cdgen.eval.scoring.spans import SpanEncoder, Spans
+from cdgen.eval.statistics.comparison import Scored
+from cdgen.eval.summary import Prediction, Summary
+from cdgen.eval.tasks import choices, perplexity, reading
 from cdgen.eval.tasks.choices import Choices
-from cdgen.eval.tasks.items import task_named
+from cdgen.eval.tasks.items import CHOICE_TASKS, choice_task
 from cdgen.eval.tasks.perplexity import Perplexity
-from cdgen.eval.tasks.reading import Reading, read_rows
+from cdgen.eval.tasks.reading import Reading, read_words
 from cdgen.storage import sha256_of
 
-Prepared = Choices | Reading | Perplexity  # tokenized items that make rows from a scorer
+_OTHERS = ("reading", "perplexity")  # zero-shot tasks that do not choose between texts
 
-_KINDS = "blimp*, supplement*, ewok*, entity_tracking*, comps*, wug_*, reading, perplexity, glue*"
+
+class ZeroShotTask(Protocol):
+    """The tokenized items of a task that a model is scored on as it is."""
+
+    def predict(self, score: Callable[[Spans], np.ndarray], /) -> list[Prediction]:
+        """Return one prediction per item, in the order of the data files."""
+
+    def summary(self, predictions: list[Prediction], mode: Mode, /) -> Summary:
+        """Return the scores; raises ValueError if they have no interval."""
+
+    def collated(self, predictions: list[Prediction], /) -> dict[str, Any]:
+        """Return each predictions.json of the BabyLM pipeline by its place in the results."""
 
 
 def is_fine_tuned(name: str) -> bool:
     return name.startswith("glue")
 
 
+def is_zero_shot(name: str) -> bool:
+    return choice_task(name) is not None or name in _OTHERS
+
+
 def require_known(name: str) -> None:
-    """Raises UsageError where no kind of task has a folder of this name."""
-    known = task_named(name) is not None or name in ("reading", "perplexity")
-    if not known and not is_fine_tuned(name):
-        raise UsageError(f"--tasks {name}: unknown; a task has its data folder's name: {_KINDS}")
+    """Raise UsageError if no task has a folder of this name."""
+    if not is_zero_shot(name) and not is_fine_tuned(name):
+        known = ", ".join([*(f"{task.prefix}*" for task in CHOICE_TASKS), *_OTHERS, "glue*"])
+        raise UsageError(f"--tasks {name}: unknown; a task has its data folder's name: {known}")
 
 
 def tasks_in(data: Path) -> list[str]:
-    """The zero-shot tasks whose folders lie in `data`."""
+    """Return the names of the zero-shot tasks that have a folder in `data`."""
     try:
         folders = sorted(path.name for path in data.iterdir() if path.is_dir())
     except OSError as error:
         raise UsageError(f"--data {data} cannot be read: {error.strerror}") from error
-    return [n for n in folders if task_named(n) or n in ("reading", "perplexity")]
+    return [name for name in folders if is_zero_shot(name)]
 
 
-def prepare(name: str, data: Path, encoder: SpanEncoder, mode: Mode) -> Prepared:
-    """Reads and tokenizes a task. Raises UsageError naming file and line."""
+def load_task(name: str, data: Path, encoder: SpanEncoder, mode: Mode) -> ZeroShotTask:
+    """Read and tokenize a zero-shot task. Raises UsageError naming file and line."""
     folder = data / name
-    if (task := task_named(name)) is not None:
-        return Choices.load(name, folder, task, encoder)
+    if (choice := choice_task(name)) is not None:
+        return Choices.load(name, folder, choice, encoder)
     if name == "reading":
-        return Reading(read_rows(folder / "reading_data.csv"), encoder, mode)
+        return Reading(read_words(folder / "reading_data.csv"), encoder, mode)
     return Perplexity.load(folder, encoder)
 
 
+def scored(name: str, metric: str, runs: list[list[Prediction]], mode: Mode) -> Scored:
+    """Return a method's runs of a task, one per seed, ready for comparison by `metric`."""
+    if (choice := choice_task(name)) is not None:
+        return choices.scored(choice, runs, mode)
+    if name == "reading":
+        return reading.scored(metric, runs)
+    if name == "perplexity":
+        return perplexity.scored(metric, runs)
+    from cdgen.eval.tasks import fine_tuning  # brings Trainer, which takes seconds to import
+
+    return fine_tuning.scored(runs)
+
+
 def context_length(config: dict[str, Any]) -> int | None:
-    """In tokens, as a model's config.json states it."""
+    """Return the tokens of context that a model's config.json states."""
     return next((config[key] for key in CONTEXT_KEYS if config.get(key)), None)
 
 
 def longest_text(config: dict[str, Any], mode: Mode) -> int | None:
-    """How many tokens of a text a model with this config.json is given; None is no limit.
+    """Return how many tokens of a text a model with this config.json is given; None if any number.
 
     Rotary and relative positions run on past the length a model was trained for, and the BabyLM
     pipeline lets them; learned positions end.
     """
     positions = context_length(config)
     learned = not any(key in config for key in ("rope_parameters", "rope_theta", "rotary_pct"))
-    return positions if learned or not mode.pipeline_spans else None
+    return positions if learned or not mode.rotary_runs_on else None
 
 
 def data_sha256(folder: Path) -> str:
-    """Of the names and contents of the files in a task's folder."""
+    """Hash the names and contents of the files in a task's folder."""
     digest = hashlib.sha256()
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         digest.update(f"{path.relative_to(folder)} {sha256_of(path)}\n".encode())

@@ -1,8 +1,9 @@
-"""Small models of several architectures, evaluation data of our own, and the real data unpacked."""
+"""Small models of several architectures, made-up evaluation data, and the real data unpacked."""
 
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import tarfile
 import zipfile
@@ -11,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from eval_files import TASKS, Run, change_weights
 from tokenizers import Tokenizer, processors
 
 ASSETS = Path(__file__).resolve().parents[2] / "assets"
-BOS, EOS = 1, 2  # of the bundled pair's tokenizer
+BOS, EOS = 1, 2  # in the tokenizer of the bundled pair
 VOCAB = 4096
 
 
@@ -32,9 +34,13 @@ def _configs() -> dict[str, Any]:
 
     ids = {"vocab_size": VOCAB, "bos_token_id": BOS, "eos_token_id": EOS, "pad_token_id": 0}
     shape = {
-        "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
-        "num_attention_heads": 4, "max_position_embeddings": 64, **ids,
-    }  # fmt: skip
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "max_position_embeddings": 64,
+        **ids,
+    }
     grouped = {**shape, "num_key_value_heads": 2, "head_dim": 8}
     return {
         "llama": LlamaConfig(**grouped),
@@ -52,7 +58,8 @@ def _configs() -> dict[str, Any]:
 def architecture(
     tmp_path_factory: pytest.TempPathFactory, save_random: Callable[..., Path]
 ) -> Callable[[str], Path]:
-    """A random checkpoint of a kind, with the bundled pair's tokenizer (a byte-level BPE)."""
+    """Return a function from the name of an architecture to a random checkpoint of it, with the
+    tokenizer of the bundled pair (a byte-level BPE)."""
     made: dict[str, Path] = {}
 
     def folder(kind: str) -> Path:
@@ -73,7 +80,7 @@ def llama(architecture: Callable[[str], Path]) -> Path:
 
 @pytest.fixture
 def copy_of(tmp_path: Path) -> Callable[..., Path]:
-    """A checkpoint folder that a test may change."""
+    """Return a function that copies a checkpoint folder, so that a test may change it."""
 
     def copy(folder: Path, name: str = "copy") -> Path:
         return Path(shutil.copytree(folder, tmp_path / name))
@@ -83,11 +90,27 @@ def copy_of(tmp_path: Path) -> Callable[..., Path]:
 
 @pytest.fixture
 def without_bos(llama: Path, copy_of: Callable[..., Path]) -> Path:
-    """A checkpoint whose tokenizer puts nothing before a text, as GPT-2's does."""
+    """Return a checkpoint whose tokenizer puts nothing before a text, like GPT-2's."""
     folder = copy_of(llama, "without-bos")
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     tokenizer.post_processor = processors.ByteLevel()
     tokenizer.save(str(folder / "tokenizer.json"))
+    return folder
+
+
+@pytest.fixture
+def other(llama: Path, copy_of: Callable[..., Path]) -> Path:
+    """Return a model that differs from llama but has the same tokenizer."""
+    folder = copy_of(llama, "other")
+    change_weights(folder, "lm_head.weight", lambda w: w.neg_())
+    return folder
+
+
+@pytest.fixture
+def broken(llama: Path, copy_of: Callable[..., Path]) -> Path:
+    """Return a model with NaN weights."""
+    folder = copy_of(llama, "broken")
+    change_weights(folder, "model.norm.weight", lambda w: w.fill_(math.nan))
     return folder
 
 
@@ -110,7 +133,7 @@ def _pair(good: str, bad: str, **more: str) -> dict[str, Any]:
 
 @pytest.fixture
 def small_data(tmp_path: Path) -> Path:
-    """Every kind of task in the official layout, in sentences of our own."""
+    """Write data for every kind of task in the official layout, with made-up sentences."""
     data = tmp_path / "data"
     for uid, field in (("agreement", "morphology"), ("island", "syntax_semantics")):
         more = {"UID": uid, "field": field, "linguistics_term": uid}
@@ -122,13 +145,18 @@ def small_data(tmp_path: Path) -> Path:
     write_lines(data / "supplement_fast/answers.jsonl", rows)
     rows = [
         {
-            "Domain": domain, "Context1": f"The {n} is big.", "Context2": f"The {n} is small.",
-            "Target1": f"A large {n} it is.", "Target2": f"A tiny {n} it is.",
-            "ContextType": "direct", "ContextDiff": "antonym", "TargetDiff": "concept swap",
+            "Domain": domain,
+            "Context1": f"The {n} is big.",
+            "Context2": f"The {n} is small.",
+            "Target1": f"A large {n} it is.",
+            "Target2": f"A tiny {n} it is.",
+            "ContextType": "direct",
+            "ContextDiff": "antonym",
+            "TargetDiff": "concept swap",
         }
         for domain in ("size", "place")
         for n in NOUNS[:3]
-    ]  # fmt: skip
+    ]
     write_lines(data / "ewok_fast/all.jsonl", rows)
     for stem, most in (("regular", 3), ("ambiref", 2)):
         rows = [
@@ -167,7 +195,8 @@ def small_data(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def unpacked(data_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """The folder of an archive of real evaluation data, by the archive's name without suffix."""
+    """Return a function that unpacks an archive of real evaluation data, given its name without the
+    suffix, and returns its folder."""
     made: dict[str, Path] = {}
 
     def folder(name: str) -> Path:
@@ -184,3 +213,39 @@ def unpacked(data_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Cal
         return made[name]
 
     return folder
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    return tmp_path / "results/out"
+
+
+@pytest.fixture
+def run(cdgen: Run, small_data: Path, out: Path) -> Run:
+    """Return a function that runs `cdgen eval` on models. Flags are given by keyword; None leaves
+    one out."""
+
+    def go(*models: Path, **flags: object) -> Any:
+        given = {"data": small_data, "out": out, "tasks": TASKS, **flags}
+        pairs = [(f"--{name}", value) for name, value in given.items() if value is not None]
+        chosen = [x for model in models for x in ("--model", model)]
+        return cdgen("eval", *chosen, *(x for pair in pairs for x in pair))
+
+    return go
+
+
+@pytest.fixture
+def scored(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
+    """Record the (checkpoint, task) of every score computed from now on; a test may clear the
+    list."""
+    from cdgen.eval.report.results import ResultFolder
+
+    done: list[tuple[str, str]] = []
+    add = ResultFolder.add
+
+    def recording(self: ResultFolder, task: str, *others: Any) -> None:
+        done.append((self.document["config"]["model"], task))
+        add(self, task, *others)
+
+    monkeypatch.setattr(ResultFolder, "add", recording)
+    return done

@@ -1,7 +1,8 @@
-"""BabyLM scores the plain way: a Llama in NumPy, float64, one text at a time, no code of cdgen's.
+"""A plain scorer for BabyLM: a Llama in NumPy, float64, one text at a time, without any code of
+cdgen.
 
-The choice is the first of the largest sums of log p(token | tokens before) over the tokens that
-reach beyond the beginning of the completion, as in babylm/evaluation-pipeline-2025.
+The choice is the first of the largest sums of log p(token | tokens before) over the tokens that end
+after the completion begins, as in babylm/evaluation-pipeline-2025.
 """
 
 from __future__ import annotations

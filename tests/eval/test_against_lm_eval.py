@@ -1,4 +1,4 @@
-"""BLiMP through lm-evaluation-harness on the same local data: the same accuracy, item by item."""
+"""lm-evaluation-harness scores BLiMP the same on the same local data, item by item."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ UIDS = ("anaphor_gender_agreement", "principle_A_case_1", "wh_island")
 
 
 def harness(model: Path, files: list[Path]) -> dict[str, list[tuple[float, float]]]:
-    """lm-evaluation-harness' log-likelihoods of both sentences, by file stem."""
+    """Return lm-evaluation-harness' log-likelihoods of both sentences, by file stem."""
     import lm_eval
     from lm_eval.models.huggingface import HFLM
     from lm_eval.tasks import TaskManager

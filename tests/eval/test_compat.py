@@ -1,4 +1,5 @@
-"""`--compat babylm2025` on the real data: every item as a plain scorer without our code has it."""
+"""`--compat babylm2025` scores every item of the real data as a plain scorer without cdgen's code
+does."""
 
 from __future__ import annotations
 
@@ -25,13 +26,14 @@ def rows_of(folder: Path, task: str) -> list[dict[str, Any]]:
 
 
 def lines_of(folder: Path) -> list[tuple[str, dict[str, Any]]]:
-    """(file stem, line) in the order of files' names."""
+    """Return (file stem, line) in the order of the files' names."""
     paths = sorted(folder.glob("*.jsonl"))
     return [(path.stem, json.loads(line)) for path in paths for line in path.open()]
 
 
 def require_same(rows: list[dict[str, Any]], expected: list[list[float]]) -> None:
-    """Scores agree; so do choices, but where the plain scorer's best two are a rounding apart."""
+    """Check scores and choices; choices may differ if the plain scorer's best two are a rounding
+    error apart."""
     found = np.array([row["scores"] for row in rows])
     np.testing.assert_allclose(found, np.array(expected), rtol=0, atol=SAME)
     for row, scores in zip(rows, expected, strict=True):
@@ -84,7 +86,8 @@ def test_items_of_blimp_and_its_supplement(
 def test_entity_tracking_scores_the_options_tokens_alone(
     stories260k: Any, unpacked: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    """The first items of every split and number of operations; prefixes end in a space."""
+    """The data are the first items of every split and number of operations; prefixes end in a
+    space."""
     source, data = unpacked("entity_tracking") / "entity_tracking", tmp_path / "data"
     (data / "entity_tracking").mkdir(parents=True)
     for path in source.glob("*.jsonl"):

@@ -1,4 +1,4 @@
-"""Diversity and repetition: worked by hand, counted naively, and on real text."""
+"""Diversity and repetition are worked by hand, counted naively, and measured on real text."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_novelty_counts_every_occurrence() -> None:
     assert found.novelty is not None
     assert found.novelty[1] == 1 / 5  # x
     assert found.novelty[2] == 1 / 4  # bx; ab and ba are known
-    assert found.novelty[3] == 1  # aba, bab, abx: the reference has abc alone
+    assert found.novelty[3] == 1  # aba, bab, abx: the reference has only abc
     assert found.novelty[5] == 1
     assert found.novelty[7] is None
 
@@ -150,7 +150,7 @@ DOCUMENTS = st.lists(st.lists(WORDS, max_size=14), min_size=1, max_size=12)
 def test_as_a_naive_count_finds(
     documents: list[list[str]], reference: list[list[str]], words: int, batch: int
 ) -> None:
-    """Whatever the batches: hashes that collide would show, as far as so few n-grams can."""
+    """The size of the batches does not matter, and hashes do not collide among so few n-grams."""
     texts = [" ".join(document) for document in documents]
     known = ["the", *(" ".join(document) for document in reference)]
     with mock.patch.object(corpus_measures, "_BATCH_CHARACTERS", batch):
@@ -175,7 +175,7 @@ def test_as_a_naive_count_finds(
 
 
 def test_many_ngrams_of_words_numbered_in_order() -> None:
-    """Neighbouring numbers are what a weak hash would let collide."""
+    """A weak hash would let neighbouring numbers collide."""
     documents = [
         " ".join(f"{i} {i + 1 + step}" for i in range(step, 100_000 - step, 7)) for step in range(7)
     ]
@@ -197,7 +197,7 @@ def test_memory_does_not_grow_with_the_text(monkeypatch: pytest.MonkeyPatch) -> 
         tracemalloc.stop()
         return most
 
-    peak(10)  # imports and caches
+    peak(10)  # warms up imports and caches
     small, large = peak(1_000), peak(6_000)
     assert large < small + 5_000 * 100  # a text has 600 characters
 
@@ -220,7 +220,7 @@ def config(folder: Path, shard: str, format: str = "parquet") -> GenerateConfig:
         max_new_tokens=NEW_TOKENS,
         range_size=2,
         shard=shard,
-        format=format,  # type: ignore[arg-type]  # checked by the model
+        format=format,  # type: ignore[arg-type]  # pydantic checks it
     )
 
 

@@ -1,4 +1,4 @@
-"""Ctrl-C while checkpoints are scored."""
+"""Ctrl-C keeps the tasks that are finished."""
 
 from __future__ import annotations
 

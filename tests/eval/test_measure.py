@@ -1,4 +1,4 @@
-"""`cdgen measure`: what is printed and written of a text or a corpus, with a judge or without."""
+"""`cdgen measure` prints and writes the measures of a text or corpus, with a judge or without."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ LINES = ["The cat ran to the big dog.", "A dog ran.", "The cat ran to the big do
 
 @pytest.fixture
 def measure(cdgen: Measure, tmp_path: Path) -> Measure:
-    """The numbers that `cdgen measure` writes, and how it ended."""
+    """Return a function that runs `cdgen measure` and returns the numbers it wrote and how it
+    ended."""
 
     def go(*arguments: object, **flags: object) -> tuple[dict[str, Any], Any]:
         out = tmp_path / "numbers.json"
@@ -46,15 +47,20 @@ def text(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Six sequences of the bundled pair."""
+    """Generate six sequences with the bundled pair."""
     folder = tmp_path_factory.mktemp("corpus")
     prompts = (ASSETS / "demo-prompts.txt").read_text().splitlines()[:3]
     (folder / "prompts.txt").write_text("\n".join(prompts))
     pair = ASSETS / "demo-pair"
     config = GenerateConfig(
-        good=pair / "good", bad=str(pair / "bad"), prompts=str(folder / "prompts.txt"),
-        out=folder / "out", prompt_tokens=6, num_sequences=2, max_new_tokens=12,
-    )  # fmt: skip
+        good=pair / "good",
+        bad=str(pair / "bad"),
+        prompts=str(folder / "prompts.txt"),
+        out=folder / "out",
+        prompt_tokens=6,
+        num_sequences=2,
+        max_new_tokens=12,
+    )
     generate(config)
     return folder / "out"
 
@@ -106,9 +112,8 @@ def test_a_judge(measure: Measure, text: Path, llama: Path) -> None:
     expected = word_perplexity(LINES, llama)
     assert judge["word_perplexity"]["value"] == pytest.approx(expected, rel=1e-4)
     assert judge["word_perplexity"]["low"] <= expected <= judge["word_perplexity"]["high"]
-    assert set(judge) == {
-        "model_sha256", "documents", "perplexity", "word_perplexity", "byte_perplexity",
-    }  # fmt: skip
+    perplexities = {"perplexity", "word_perplexity", "byte_perplexity"}
+    assert set(judge) == {"model_sha256", "documents"} | perplexities
     assert judge["documents"] == 4
     assert f"{judge['word_perplexity']['value']:.1f} (" in ended.out
     assert f"per token {judge['perplexity']['value']:.2f}" in ended.out
@@ -119,7 +124,7 @@ def test_a_judge(measure: Measure, text: Path, llama: Path) -> None:
 def test_a_judge_whose_tokenizer_adds_no_bos(
     measure: Measure, text: Path, llama: Path, without_bos: Path
 ) -> None:
-    """Judges the same tokens, a document's first among them."""
+    """It judges the same tokens, the first of each document included."""
     expected, found = (measure(text, judge=judge)[0]["judge"] for judge in (llama, without_bos))
     assert found["model_sha256"] != expected["model_sha256"]
     assert found["perplexity"] == expected["perplexity"]
@@ -128,7 +133,8 @@ def test_a_judge_whose_tokenizer_adds_no_bos(
 def test_documents_longer_than_the_judges_context(
     measure: Measure, llama: Path, tmp_path: Path
 ) -> None:
-    """In windows: no token is left out, and twice the text is about as likely a word."""
+    """They are read in windows: no token is left out, and text repeated twice has about the same
+    likelihood per word."""
     line = "It ran to the big dog and the cat. " * 20
     (tmp_path / "text.txt").write_text(f"{line}\n{line}\n{line}{line}\n")
     found, ended = measure(tmp_path / "text.txt", judge=llama)
@@ -188,7 +194,9 @@ def test_a_judge_that_wrote_the_text_finds_it_likelier(
 # ---- bad input ---------------------------------------------------------------------------------
 
 
-def test_what_is_not_there(measure: Measure, text: Path, llama: Path, tmp_path: Path) -> None:
+def test_missing_sources_are_named(
+    measure: Measure, text: Path, llama: Path, tmp_path: Path
+) -> None:
     missing = tmp_path / "stories"
     for code, arguments, flags in (
         (2, [missing], {}),
@@ -223,9 +231,12 @@ def test_files_that_are_no_text(measure: Measure, text: Path, tmp_path: Path) ->
 
 
 def test_a_judge_that_cannot_be_used_is_refused_before_the_long_part(
-    measure: Measure, text: Path, llama: Path, copy_of: Callable[..., Path],
+    measure: Measure,
+    text: Path,
+    llama: Path,
+    copy_of: Callable[..., Path],
     monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+) -> None:
     folder = copy_of(llama)
     (folder / "tokenizer.json").unlink()
 

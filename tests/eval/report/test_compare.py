@@ -1,4 +1,4 @@
-"""`cdgen compare`: from the folders of `cdgen eval` to the table, the numbers and the figures."""
+"""`cdgen compare` makes the table, the numbers and the figures from folders of `cdgen eval`."""
 
 from __future__ import annotations
 
@@ -12,18 +12,19 @@ import numpy as np
 import pytest
 
 from cdgen.errors import StorageError, UsageError
-from cdgen.eval.checkpoints import Named
+from cdgen.eval.checkpoints import NamedCheckpoint
+from cdgen.eval.modes import MODES
 from cdgen.eval.report.compare import make_report
 from cdgen.eval.report.methods import Method, parse_method, parse_select
 from cdgen.eval.report.results import ResultFolder
 from cdgen.eval.statistics.intervals import Estimate
-from cdgen.eval.summary import MODES, Row, Summary
+from cdgen.eval.summary import Prediction, Summary, TaskResult
 
 ITEMS = 400
 POINT = Estimate(0.0, 0.0, 0.0, 0.0)
 
 
-def blimp_rows(accuracy: float, seed: int) -> list[Row]:
+def blimp_rows(accuracy: float, seed: int) -> list[Prediction]:
     rng = np.random.default_rng(seed)
     right = rng.random(ITEMS) < accuracy
     return [
@@ -37,18 +38,24 @@ def blimp_rows(accuracy: float, seed: int) -> list[Row]:
     ]
 
 
-def perplexity_rows(loss: float) -> list[Row]:
+def perplexity_rows(loss: float) -> list[Prediction]:
     noise = np.random.default_rng(0).normal(size=50)
     return [
-        {"uid": "perplexity", "index": i, "scores": [-20 * (loss + 0.1 * x)], "tokens": 20,
-         "words": 15, "bytes": 80}
+        {
+            "uid": "perplexity",
+            "index": i,
+            "scores": [-20 * (loss + 0.1 * x)],
+            "tokens": 20,
+            "words": 15,
+            "bytes": 80,
+        }
         for i, x in enumerate(noise)
-    ]  # fmt: skip
+    ]
 
 
 @pytest.fixture
 def evaluated(tmp_path: Path) -> Callable[..., Path]:
-    """The folder that `cdgen eval` would leave of such a checkpoint."""
+    """Return a function that writes the folder that `cdgen eval` would leave of a checkpoint."""
 
     def write(
         name: str,
@@ -60,13 +67,14 @@ def evaluated(tmp_path: Path) -> Callable[..., Path]:
         validation: float | None = None,
         step: int | None = None,
     ) -> Path:
-        named = Named(name, tmp_path, step, validation)
+        named = NamedCheckpoint(name, tmp_path, step, validation)
         folder = ResultFolder.open(tmp_path / name, named, name, MODES[mode])
         rows = blimp_rows(accuracy, seed)
         value = float(np.mean([row["choice"] == 0 for row in rows]))
-        folder.add("blimp_fast", data, rows, Summary({"acc": Estimate(value, 0, 0, 1)}, ITEMS))
+        summary = Summary({"acc": Estimate(value, 0, 0, 1)}, ITEMS)
+        folder.add("blimp_fast", data, TaskResult(rows, summary, {}))
         summary = Summary({"perplexity": Estimate(float(np.exp(loss)), 0, 0, 0)}, 50)
-        folder.add("perplexity", data, perplexity_rows(loss), summary)
+        folder.add("perplexity", data, TaskResult(perplexity_rows(loss), summary, {}))
         return tmp_path / name
 
     return write
@@ -101,7 +109,7 @@ def test_a_large_difference_is_found_and_none_is_not(evaluated: Callable[..., Pa
     assert found.p_holm < 0.05
     lower = against["better"].tasks["perplexity perplexity"]
     assert lower.difference.value < 0 and lower.relative is not None and lower.relative > 0
-    # mu_dREL is over the tasks without perplexity: here over BLiMP alone.
+    # mu_dREL averages over the tasks but perplexity: here over BLiMP alone.
     mean = against["better"].mean_relative
     assert mean.value == pytest.approx(found.relative)
     assert report.averaged == [("blimp_fast", "acc")]
@@ -132,7 +140,7 @@ def test_seeds_are_averaged_and_their_noise_is_named(evaluated: Callable[..., Pa
 def test_the_checkpoint_of_least_validation_loss_speaks_for_a_run(
     evaluated: Callable[..., Path], tmp_path: Path
 ) -> None:
-    """And never the one that is best on the items, unless the paper's rule is asked for."""
+    """The one that is best on the items never does, unless the paper's rule is asked for."""
     for step, (accuracy, validation) in enumerate([(0.5, 2.0), (0.7, 1.0), (0.9, 3.0)], 1):
         about: dict[str, Any] = {"seed": step, "validation": validation, "step": step}
         for run, mode in (("run", "default"), ("papers", "paper")):
@@ -141,10 +149,13 @@ def test_the_checkpoint_of_least_validation_loss_speaks_for_a_run(
         mode: evaluated(f"base-{mode}", 0.5, seed=1, mode=mode) for mode in ("default", "paper")
     }
     for run, mode, select, step in (
-        ("run", "default", None, 2), ("run", "default", "validation", 2),
-        ("run", "default", "last", 3), ("run", "default", "paper", 3),
-        ("papers", "paper", None, 3), ("papers", "paper", "validation", 2),
-    ):  # fmt: skip
+        ("run", "default", None, 2),
+        ("run", "default", "validation", 2),
+        ("run", "default", "last", 3),
+        ("run", "default", "paper", 3),
+        ("papers", "paper", None, 3),
+        ("papers", "paper", "validation", 2),
+    ):
         methods = [Method("base", [bases[mode]]), Method("run", [tmp_path / run])]
         report = make_report(methods, None, parse_select(select) if select else None)
         expected = np.mean([r["choice"] == 0 for r in blimp_rows([0.5, 0.7, 0.9][step - 1], step)])
@@ -184,7 +195,8 @@ def test_a_score_that_some_run_lacks_is_left_out_and_named(
     evaluated: Callable[..., Path], tmp_path: Path
 ) -> None:
     base, other = evaluated("base"), evaluated("other")
-    folder = ResultFolder.open(other, Named("other", other, None, None), "other", MODES["default"])
+    named = NamedCheckpoint("other", other, None, None)
+    folder = ResultFolder.open(other, named, "other", MODES["default"])
     folder.drop("perplexity")
     folder.save()
     report = make_report([Method("base", [base]), Method("other", [other])], None, "validation")
@@ -208,7 +220,7 @@ def test_command_line(
 
 
 def test_points_of_the_figures(evaluated: Callable[..., Path]) -> None:
-    """What is drawn is what compare.json says, in percent, better being up."""
+    """The figures draw the numbers of compare.json in percent; better is up."""
     from cdgen.eval.report.figures import _mean_relative, _perplexity, _places
 
     base, better = evaluated("base", 0.5, seed=1), evaluated("better", 0.8, 1.5, seed=2)

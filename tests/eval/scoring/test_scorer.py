@@ -1,4 +1,4 @@
-"""Log-probabilities along a trie are those of each sequence on its own."""
+"""Log-probabilities along a trie equal those of each sequence scored alone."""
 
 from __future__ import annotations
 
@@ -17,12 +17,13 @@ from cdgen.eval.scoring.spans import Spans, spans_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-# Sums of some 30 log-probabilities of order 5 in fp32.
+# fp32 sums of about 30 log-probabilities of order 5.
 SAME = 1e-4
 
 
 def random_spans(count: int, longest: int = 30, seed: int = 0) -> Spans:
-    """Sequences that branch off one another, some equal, some scored from the middle on."""
+    """Draw sequences that branch off one another; some are equal, some are scored from the middle
+    on."""
     rng = np.random.default_rng(seed)
     sequences = [rng.integers(4096, size=longest).astype(np.int32)]
     while len(sequences) < count:
@@ -35,7 +36,7 @@ def random_spans(count: int, longest: int = 30, seed: int = 0) -> Spans:
 
 
 def one_by_one(folder: Path, spans: Spans) -> np.ndarray:
-    """float64 sums, one sequence at a time, through the model's own forward."""
+    """Sum log-probabilities in float64, one sequence at a time, through the model's own forward."""
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64)
     sums = []
     with torch.inference_mode():
@@ -50,11 +51,17 @@ def one_by_one(folder: Path, spans: Spans) -> np.ndarray:
 @pytest.mark.parametrize(
     ("kind", "along_a_trie"),
     [
-        ("llama", True), ("qwen3", True), ("gpt2", True), ("gpt_neox", True), ("mistral", True),
-        # A cap behind the head, biases by distance, a recurrence: no trie, and none pretended.
-        ("gemma2", False), ("bloom", False), ("mamba", False),
+        ("llama", True),
+        ("qwen3", True),
+        ("gpt2", True),
+        ("gpt_neox", True),
+        ("mistral", True),
+        # A cap after the head, biases by distance and recurrence do not work along a trie.
+        ("gemma2", False),
+        ("bloom", False),
+        ("mamba", False),
     ],
-)  # fmt: skip
+)
 def test_architectures(architecture: Callable[[str], Path], kind: str, along_a_trie: bool) -> None:
     folder, spans = architecture(kind), random_spans(40)
     scorer = Scorer(folder, "cpu", batch_tokens=50)
@@ -87,7 +94,7 @@ def test_rows_do_not_depend_on_the_batch_either(architecture: Callable[[str], Pa
 
 
 def test_head_in_pieces(llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Logits of a few rows at a time, as large vocabularies need."""
+    """The head computes the logits of a few rows at a time, as large vocabularies need."""
     spans = random_spans(30)
     expected = Scorer(llama, "cpu").span_sums(spans)
     monkeypatch.setattr("cdgen.eval.scoring.scorer._LOGITS_AT_ONCE", 3 * 4096)

@@ -48,7 +48,7 @@ def template(single: str) -> processors.TemplateProcessing:
 def tokenizer_folder(
     request: pytest.FixtureRequest, llama: Path, copy_of: Callable[..., Path]
 ) -> Path:
-    """Tokenizers that put something before a text, behind it, or nowhere."""
+    """Return tokenizers that put something before a text, after it, or nowhere."""
     if request.param == "real":  # puts "▁" before every text
         return Path(request.getfixturevalue("stories260k").good)
     processor = {
@@ -62,13 +62,14 @@ def tokenizer_folder(
 
 
 def scored(spans: Spans, index: int) -> tuple[list[int], list[int]]:
-    """Tokens of a sequence, and the positions of those that count."""
+    """Return the tokens of a sequence, and the positions of those that are scored."""
     counted = range(int(spans.first[index]), int(spans.last[index]) + 1)
     return spans.sequence(index).tolist(), list(counted)
 
 
 def as_the_pipeline(tokenizer: Any, text: str, start: int) -> tuple[list[int], list[int]]:
-    """Its mask: tokens whose offset ends beyond `start`; targets are those behind the first."""
+    """Return the tokens and scored positions by the pipeline's mask: tokens after the first whose
+    offset ends beyond `start`."""
     found = tokenizer(text, return_offsets_mapping=True)
     ends = [end for _, end in found["offset_mapping"]]
     return found["input_ids"], [i for i in range(1, len(ends)) if ends[i] > start]
@@ -77,7 +78,8 @@ def as_the_pipeline(tokenizer: Any, text: str, start: int) -> tuple[list[int], l
 def require_the_pipelines_span(
     encoder: SpanEncoder, tokenizer: Any, text: str, start: int, suffix: int
 ) -> None:
-    """What the tokenizer adds behind the text is left out: no text's offset is beyond its own."""
+    """Check the span of a text, leaving out the `suffix` tokens that the tokenizer adds after it:
+    their offsets never end beyond the text."""
     ids, counted = as_the_pipeline(tokenizer, text, start)
     ids = ids[: len(ids) - suffix]
     assert scored(encoder.endings([text], [start]), 0) == (ids or [0], counted)
@@ -112,7 +114,7 @@ def test_the_pipelines_rule_on_any_text(name: str, request: pytest.FixtureReques
 
 
 def test_many_texts_come_in_order(llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Texts are encoded a few at a time; each keeps its own start."""
+    """Texts are encoded a few at a time, and each keeps its own start."""
     encoder = SpanEncoder(llama, always_prefix=True, longest=None)
     starts = [len(text) // 2 for text in TEXTS]
     whole, endings = encoder.whole(TEXTS), encoder.endings(TEXTS, starts)
@@ -132,7 +134,8 @@ def test_many_texts_come_in_order(llama: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_always_prefix_scores_the_first_token_too(without_bos: Path, llama: Path) -> None:
-    """As GPT-2's tokenizer: the pipeline scores all but the first token, the default all."""
+    """With a tokenizer like GPT-2's, the pipeline scores all but the first token; the default
+    scores all."""
     bare = SpanEncoder(without_bos, always_prefix=False, longest=None).whole(["The cat."])
     ids = SpanEncoder(without_bos, always_prefix=False, longest=None).token_ids("The cat.")
     assert scored(bare, 0) == (ids, list(range(1, len(ids))))
@@ -238,6 +241,6 @@ def test_windows_cover_every_token_once_and_in_order(without_bos: Path, prefix: 
         assert all(window[:size] == encoder.prefix and len(window) > size for window in mine)
         assert list(chain(*(window[size:] for window in mine))) == encoder.token_ids(text)
         assert all(len(window) == 5 for window in mine[:-1]), "no window but the last is short"
-    # Behind no prefix, the first token of a window has nothing to be predicted from.
+    # Without a prefix, the first token of a window has nothing to be predicted from.
     assert spans.first.tolist() == [1] * len(spans)
     assert (spans.last == spans.lengths - 1).all()

@@ -31,7 +31,7 @@ def path_to(trie: Trie, node: int) -> list[int]:
 
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Sequences are laid side by side in blocks: let there be several."""
+    """Shrink the blocks in which sequences are laid side by side, so that there are several."""
     monkeypatch.setattr(module, "_BLOCK", 3)
 
 
@@ -63,7 +63,7 @@ def test_nodes_are_in_depth_first_order(sequences: Sequences) -> None:
 @given(some, st.integers(1, 4), st.randoms(use_true_random=False))
 @settings(max_examples=200, deadline=None)
 def test_span_sums(sequences: Sequences, first: int, random: np.random.RandomState) -> None:
-    """Against a sum along each sequence, infinities included."""
+    """They equal a sum along each sequence, infinities included."""
     trie = build(sequences, first)
     values = np.array([random.choice([-1.5, -0.25, -np.inf]) for _ in trie.tokens])
     by_path = {tuple(path_to(trie, node)): values[node] for node in range(len(values))}

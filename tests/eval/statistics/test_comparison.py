@@ -1,5 +1,4 @@
-"""Comparisons worked by hand, and how often `compare` is wrong about simulated methods whose true
-difference is known."""
+"""Comparisons are checked by hand, and against simulated methods whose true difference is known."""
 
 from __future__ import annotations
 
@@ -25,8 +24,11 @@ WEIGHTS = np.array([0.5, 0.3, 0.2])
 def simulated(
     rng: np.random.Generator, seeds: int, seed_noise: float, gain: float
 ) -> dict[str, np.ndarray]:  # [S, n] each
-    """Right where ability exceeds difficulty. Items are harder for all, or for one method, or for
-    one model; a seed shifts its model's ability; `gain` shifts those of the method "new"."""
+    """Draw answers that are right if ability exceeds difficulty.
+
+    Items are harder for all, for one method, or for one model; a seed shifts its model's ability,
+    and `gain` shifts the abilities of the method "new".
+    """
     n = len(GROUPS)
     difficulty = rng.standard_normal(n)
 
@@ -48,7 +50,7 @@ def compared(answers: dict[str, np.ndarray], resamples: int = 200) -> MethodComp
 
 
 def constant(*scores: float, higher_is_better: bool = True) -> Scored:
-    """Seeds whose scores no draw of items changes."""
+    """Return seeds whose scores no draw of items changes."""
     return Scored(
         np.zeros(10, dtype=np.int64), lambda counts: np.array(scores), len(scores), higher_is_better
     )
@@ -58,8 +60,8 @@ def constant(*scores: float, higher_is_better: bool = True) -> Scored:
     ("seeds", "seed_noise"), [(1, 0.0), (2, 0.15), (3, 0.15), (3, 0.0), (10, 0.15), (10, 0.0)]
 )
 def test_one_true_null_in_twenty_is_rejected(seeds: int, seed_noise: float) -> None:
-    """To within three standard errors of 400 trials. Where seeds have no ability of their
-    own, what is left is their disagreement on items, which must not count twice."""
+    """The rate holds to within three standard errors of 400 trials. If seeds do not differ in
+    ability, only their disagreement on items is left, which must not count twice."""
     rng = np.random.default_rng(seeds)
     p = [compared(simulated(rng, seeds, seed_noise, 0.0)).tasks["task"].p for _ in range(400)]
     assert 0.02 <= np.mean(np.array(p) <= 0.05) <= 0.08
@@ -67,7 +69,7 @@ def test_one_true_null_in_twenty_is_rejected(seeds: int, seed_noise: float) -> N
 
 @pytest.mark.parametrize(("seeds", "seed_noise"), [(1, 0.0), (3, 0.15), (10, 0.15)])
 def test_coverage_of_differences(seeds: int, seed_noise: float) -> None:
-    """Of the difference in accuracy and of its ratio to the baseline's true 0.5."""
+    """Intervals cover the difference in accuracy and its ratio to the baseline's true 0.5."""
     rng = np.random.default_rng(100 + seeds)
     truth = true_accuracy(seed_noise, 0.4) - 0.5
     covered = []
@@ -85,8 +87,8 @@ def test_coverage_of_differences(seeds: int, seed_noise: float) -> None:
 
 
 def test_training_without_seeds_is_not_covered() -> None:
-    """Seeds shift ability, one of each was trained: the items alone reject far too often, which
-    `covers_training` is there to say."""
+    """Seeds shift ability, but only one of each method was trained: the items alone reject far too
+    often, as `covers_training` warns."""
     rng = np.random.default_rng(0)
     results = [compared(simulated(rng, 1, 0.5, 0.0)) for _ in range(100)]
     assert not any(result.covers_training for result in results)
@@ -103,7 +105,8 @@ def test_a_large_difference_is_found() -> None:
 
 
 def test_seed_share_tells_seeds_from_items() -> None:
-    """The seeds of "new" differ in ability alone, then the methods in what items do to them."""
+    """At first the seeds of "new" differ only in ability; then the methods differ in which items
+    they get right."""
     rng = np.random.default_rng(2)
     base = np.tile(rng.random(120), (4, 1))
     shifted = base + np.array([[0.0], [0.1], [0.2], [0.3]])
@@ -115,7 +118,7 @@ def test_seed_share_tells_seeds_from_items() -> None:
 
 @pytest.mark.parametrize("seeds", [1, 3])
 def test_equal_answers_differ_by_exactly_nothing(seeds: int) -> None:
-    """Draws of items are shared."""
+    """Both methods are scored on the same draws of items."""
     answers = np.tile(np.random.default_rng(3).random(120), (seeds, 1))
     result = compared({"base": answers, "new": answers})
     task = result.tasks["task"]
@@ -132,14 +135,15 @@ def test_a_rounded_mean_is_no_difference() -> None:
 
 
 def test_holm_by_hand() -> None:
-    """4 x 0.005, 3 x 0.01, 2 x 0.03; then 1 x 0.04, which may not fall below the one before."""
+    """The adjusted values are 4 x 0.005, 3 x 0.01, 2 x 0.03, then 1 x 0.04 raised to the one
+    before."""
     adjusted = holm({"a": 0.01, "b": 0.04, "c": 0.03, "d": 0.005})
     assert adjusted == pytest.approx({"a": 0.03, "b": 0.06, "c": 0.06, "d": 0.02})
     assert holm({"a": 0.7, "b": 0.6}) == {"a": 1.0, "b": 1.0}
 
 
 def test_mean_relative_by_hand() -> None:
-    """Accuracy 0.5 to 0.6 is 20 % better, perplexity 20 to 18 is 10 % better: 15 %."""
+    """Accuracy from 0.5 to 0.6 is 20 % better, perplexity from 20 to 18 is 10 % better: 15 %."""
     methods = {
         "base": {"blimp": constant(0.5), "perplexity": constant(20.0, higher_is_better=False)},
         "new": {"blimp": constant(0.6), "perplexity": constant(18.0, higher_is_better=False)},
@@ -154,7 +158,7 @@ def test_mean_relative_by_hand() -> None:
 
 
 def test_a_ratio_is_as_uncertain_as_its_baseline() -> None:
-    """d(x / b) = -x / b^2 db: 0.75 / 0.25 times the baseline's standard error of 0.1."""
+    """d(x / b) = -x / b^2 db makes it 0.75 / 0.25 times the baseline's standard error of 0.1."""
     methods = {"base": {"x": constant(0.4, 0.6)}, "new": {"x": constant(0.75, 0.75)}}
     result = compare(methods, "base", resamples=10).against_baseline["new"]
     assert result.tasks["x"].difference.stderr == pytest.approx(0.1)
@@ -162,8 +166,8 @@ def test_a_ratio_is_as_uncertain_as_its_baseline() -> None:
 
 
 def test_a_seed_is_the_same_model_in_every_task() -> None:
-    """Where seeds err alike in two tasks, the mean over both is no surer than one; where they err
-    the other way round, it is certain."""
+    """If seeds err alike in two tasks, the mean over both is no more certain than one; if they err
+    in opposite directions, it is exact."""
     base = {"x": constant(0.5, 0.5), "y": constant(0.5, 0.5)}
     alike = {"x": constant(0.6, 0.8), "y": constant(0.6, 0.8)}
     opposed = {"x": constant(0.6, 0.8), "y": constant(0.8, 0.6)}

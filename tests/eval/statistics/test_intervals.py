@@ -1,5 +1,5 @@
-"""Intervals against closed forms, and their coverage: the share of simulated samples whose interval
-holds the value that they were drawn from."""
+"""Intervals agree with closed forms, and cover the true value in as many simulated samples as they
+claim."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_one_group_has_wilsons_interval(right: int, size: int) -> None:
 
 
 def test_value_and_stderr_by_hand() -> None:
-    """Means 2/3 and 1/2, sample variances 1/3 of 3 items and 1/6 of 4."""
+    """The means are 2/3 and 1/2, the sample variances 1/3 over 3 items and 1/6 over 4."""
     values = np.array([1.0, 0.5, 1.0, 0.0, 0.0, 0.5, 1.0])
     groups = np.array([0, 1, 0, 1, 0, 1, 1])
     estimate = mean_of_groups(values, groups, np.array([0.25, 0.75]))
@@ -108,8 +108,8 @@ def test_ties_make_the_interval_of_the_mean_wider_than_need_be() -> None:
 def test_the_interval_of_the_mean_is_sound(
     items: list[tuple[float, int]], raw_weights: list[float]
 ) -> None:
-    """It holds the value, stays in [0, 1], mirrors with right and wrong, and leaves off no side
-    that could yet err."""
+    """It holds the value, stays in [0, 1], is mirrored if right and wrong are swapped, and is never
+    empty, even if all answers are right."""
     credits, labels = (np.array(column) for column in zip(*items, strict=True))
     _, groups = np.unique(labels, return_inverse=True)
     weights = np.array(raw_weights[: groups.max() + 1])
@@ -170,7 +170,8 @@ def test_resampling_a_mean_finds_its_stderr() -> None:
 
 
 def spearman(x: np.ndarray, y: np.ndarray) -> Callable[[np.ndarray], float]:
-    """Of continuous x and y [n], under counts [n]: an item's copies share their middle rank."""
+    """Return the rho of continuous x and y [n] as a function of counts [n]; copies of an item share
+    their middle rank."""
     orders = np.array([np.argsort(x), np.argsort(y)])
 
     def rho(counts: np.ndarray) -> float:
@@ -185,7 +186,7 @@ def spearman(x: np.ndarray, y: np.ndarray) -> Callable[[np.ndarray], float]:
 
 
 def test_coverage_of_resampled_spearman() -> None:
-    """Normal x and y with correlation r = 0.6: rho is 6 / pi * arcsin(r / 2)."""
+    """x and y are normal with correlation r = 0.6, so rho is 6 / pi * arcsin(r / 2)."""
     rng = np.random.default_rng(2)
     strata = np.zeros(200, dtype=np.int64)
     truth = 6 / np.pi * np.arcsin(0.3)
@@ -215,7 +216,8 @@ def test_a_statistic_undefined_in_some_draws_is_refused() -> None:
 
 
 def test_without_item_noise_the_spread_is_welchs() -> None:
-    """Two methods whose scores no draw changes: Welch's interval of the difference of means."""
+    """No draw changes the scores of the two methods: the interval is Welch's for a difference of
+    means."""
     a, b = np.array([0.5, 0.7, 0.6]), np.array([0.1, 0.2, 0.4, 0.3, 0.1])
     parts = [Runs(x, np.tile(x, (1999, 1)), items=100) for x in (a, -b)]
     spread = spread_of_sum(parts)
@@ -231,8 +233,9 @@ def test_without_item_noise_the_spread_is_welchs() -> None:
 
 
 def test_what_seeds_disagree_on_counts_once() -> None:
-    """Draws of items move four seeds together by 0.02 and each by 0.1 of its own. The seeds' scores
-    on all items hold the latter, so to their variance only 0.02^2 is added."""
+    """Draws of items move four seeds together by 0.02, and each of them by a further 0.1. The
+    seeds' scores on all items already include the latter, so only 0.02^2 is added to their
+    variance."""
     rng = np.random.default_rng(0)
     full = np.array([0.3, 0.5, 0.4, 0.6])
     together, own = 0.02 * rng.standard_normal((20_000, 1)), 0.1 * rng.standard_normal((20_000, 4))

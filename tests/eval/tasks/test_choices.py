@@ -1,4 +1,4 @@
-"""From scores of candidates to a task's score: ties, averages, correlations, predictions."""
+"""A choice task turns scores of candidates into ties, averages, correlations and predictions."""
 
 from __future__ import annotations
 
@@ -14,19 +14,22 @@ from hypothesis import strategies as st
 from scipy.stats import spearmanr
 
 from cdgen.errors import UsageError
+from cdgen.eval.modes import MODES
 from cdgen.eval.scoring.spans import SpanEncoder, Spans, spans_of
-from cdgen.eval.summary import MODES, Summary
+from cdgen.eval.summary import Summary
 from cdgen.eval.tasks import choices
 from cdgen.eval.tasks.choices import Choices, credits_of
-from cdgen.eval.tasks.items import Item, task_named
+from cdgen.eval.tasks.items import Item, choice_task
 
 DEFAULT, BABYLM, PAPER = (MODES[name] for name in ("default", "babylm2025", "paper"))
-Scores = list[tuple[str, list[float]]]  # of each item: its sub-task, and its candidates' scores
+Scores = list[
+    tuple[str, list[float]]
+]  # the sub-task of each item, and the scores of its candidates
 
 
 def task_of(name: str, items: list[Item]) -> Choices:
-    """With spans that nobody scores."""
-    task = task_named(name)
+    """Return a task with spans that are never scored."""
+    task = choice_task(name)
     assert task is not None
     count = sum(len(item.candidates) for item in items)
     spans = spans_of([np.zeros(2, np.int32)] * count, np.ones(count, np.int64))
@@ -40,7 +43,7 @@ def an_item(uid: str, size: int = 2, **more: Any) -> Item:
 
 def rows_of(task: Choices, scores: list[list[float]]) -> list[dict[str, Any]]:
     sums = np.array([score for item in scores for score in item])
-    return task.rows(lambda spans: sums)
+    return task.predict(lambda spans: sums)
 
 
 def summary(name: str, scores: Scores, mode: Any = DEFAULT) -> Summary:
@@ -56,7 +59,7 @@ def accuracy(name: str, scores: Scores, mode: Any = DEFAULT) -> float:
 
 
 def test_candidates_are_scored_in_the_order_of_the_items(tmp_path: Path, llama: Path) -> None:
-    """Items of two options and of three; the fake score of a span is the length of its text."""
+    """Items have two options or three; the fake score of a span is the length of its text."""
     folder = tmp_path / "entity_tracking"
     folder.mkdir()
     (folder / "regular.jsonl").write_text(
@@ -64,7 +67,7 @@ def test_candidates_are_scored_in_the_order_of_the_items(tmp_path: Path, llama: 
         '{"input_prefix": "", "options": ["a.", "a big dog.", "a pig."], "numops": 1}\n'
         '{"input_prefix": "It is not ", "options": ["one.", "or another."], "numops": 0}\n'
     )
-    task, encoder = task_named("entity_tracking"), SpanEncoder(llama, True, None)
+    task, encoder = choice_task("entity_tracking"), SpanEncoder(llama, True, None)
     assert task is not None
     loaded = Choices.load("entity_tracking", folder, task, encoder)
 
@@ -72,12 +75,11 @@ def test_candidates_are_scored_in_the_order_of_the_items(tmp_path: Path, llama: 
         ids = [spans.sequence(i)[spans.first[i] :].tolist() for i in range(len(spans))]
         return np.array([float(len(encoder.decode(own).strip())) for own in ids])
 
-    rows = loaded.rows(lengths)
+    rows = loaded.predict(lengths)
     assert [row["scores"] for row in rows] == [[11, 2], [2, 10, 6], [4, 11]]
     assert [row["choice"] for row in rows] == [0, 1, 1]
-    assert [(row["uid"], row["index"]) for row in rows] == [
-        ("regular_0_ops", 0), ("regular_1_ops", 0), ("regular_0_ops", 1),
-    ]  # fmt: skip
+    assert [row["uid"] for row in rows] == ["regular_0_ops", "regular_1_ops", "regular_0_ops"]
+    assert [row["index"] for row in rows] == [0, 0, 1]
 
 
 def test_the_choice_is_the_first_of_the_best() -> None:
@@ -90,9 +92,8 @@ def test_the_choice_is_the_first_of_the_best() -> None:
 def test_indices_count_within_a_subtask() -> None:
     task = task_of("blimp_fast", [an_item(uid) for uid in "abaabb"])
     rows = rows_of(task, [[-1, -2]] * 6)
-    assert [(row["uid"], row["index"]) for row in rows] == [
-        ("a", 0), ("b", 0), ("a", 1), ("a", 2), ("b", 1), ("b", 2),
-    ]  # fmt: skip
+    assert "".join(row["uid"] for row in rows) == "abaabb"
+    assert [row["index"] for row in rows] == [0, 0, 1, 2, 1, 2]
 
 
 # ---- ties --------------------------------------------------------------------------------------
@@ -104,9 +105,9 @@ TIES = [
     ([-1, -2, -1], 1 / 2, 1, True),
     ([-1, -1, -1], 1 / 3, 1, True),
     ([-1, -1, -1, -1, -1], 1 / 5, 1, True),
-    ([-2, -1, -1], 0, 0, False),  # among the wrong ones: wrong whichever is guessed
+    ([-2, -1, -1], 0, 0, False),  # a tie of wrong ones: any guess is wrong
     ([-math.inf, -math.inf], 1 / 2, 1, True),
-]  # scores, credit, credit in the pipeline, whether it is a tie
+]  # scores, credit, credit in the pipeline, is it a tie?
 
 
 def test_a_tie_counts_as_a_guess_would() -> None:
@@ -146,24 +147,25 @@ def test_subtasks_count_alike_whatever_their_size() -> None:
 
 
 def test_entity_tracking_is_a_mean_of_means_of_means() -> None:
-    """Items within a number of operations, these within a file, files: each alike."""
-    scores = [
-        *[("move_contents_0_ops", RIGHT)] * 3, ("move_contents_0_ops", WRONG),  # 3/4
-        ("move_contents_1_ops", WRONG),  # 0
-        *[("move_contents_2_ops", TIE)] * 2,  # 1/2
-        *[("regular_0_ops", RIGHT)] * 5,  # 1
-        ("regular_1_ops", RIGHT), ("regular_1_ops", WRONG),  # 1/2
-        ("ambiref_10_ops", WRONG),  # 0
-    ]  # fmt: skip
+    """Items count alike within a number of operations, numbers within a file, and files."""
+    answers = {
+        "move_contents_0_ops": [RIGHT, RIGHT, RIGHT, WRONG],  # 3/4
+        "move_contents_1_ops": [WRONG],  # 0
+        "move_contents_2_ops": [TIE, TIE],  # 1/2
+        "regular_0_ops": [RIGHT] * 5,  # 1
+        "regular_1_ops": [RIGHT, WRONG],  # 1/2
+        "ambiref_10_ops": [WRONG],  # 0
+    }
+    scores = [(uid, answer) for uid, own in answers.items() for answer in own]
     expected = ((3 / 4 + 0 + 1 / 2) / 3 + (1 + 1 / 2) / 2 + 0) / 3
     assert accuracy("entity_tracking", scores) == pytest.approx(expected)
     assert accuracy("entity_tracking_fast", scores) == pytest.approx(expected)
-    # A mean over the sub-tasks, which the name of another task would give, is another number.
+    # Another task would average over the sub-tasks, which gives another number.
     assert accuracy("blimp_fast", scores) == pytest.approx((3 / 4 + 0 + 1 / 2 + 1 + 1 / 2 + 0) / 6)
 
 
 def test_labels_group_items_across_subtasks() -> None:
-    """Fields and terms are plain means over items, as in the pipeline's report."""
+    """Scores of fields and terms are plain means over items, as in the pipeline's report."""
     labels = [{"field": "syntax"}, {"field": "syntax"}, {"field": "morphology"}, {}]
     uids = ["a", "b", "b", "c"]
     items = [an_item(uid, labels=own) for uid, own in zip(uids, labels, strict=True)]
@@ -171,9 +173,8 @@ def test_labels_group_items_across_subtasks() -> None:
     rows = rows_of(task, [RIGHT, RIGHT, RIGHT, WRONG, TIE, WRONG])
     found = task.summary(rows, DEFAULT).labels
     assert set(found) == {"field"}
-    assert {value: e.value for value, e in found["field"].items()} == {
-        "syntax": 3 / 4, "morphology": 1 / 2,
-    }  # fmt: skip
+    scores = {value: estimate.value for value, estimate in found["field"].items()}
+    assert scores == {"syntax": 3 / 4, "morphology": 1 / 2}
 
 
 def test_the_interval_holds_the_score_and_narrows_with_items() -> None:
@@ -194,10 +195,10 @@ def test_texts_cut_to_the_context_are_counted(tmp_path: Path, llama: Path) -> No
         f'{{"sentence_good": "{long}", "sentence_bad": "A short one."}}\n'
         f'{{"sentence_good": "{long}", "sentence_bad": "{long}"}}\n'
     )
-    task = task_named("supplement")
+    task = choice_task("supplement")
     assert task is not None
     loaded = Choices.load("supplement_fast", folder, task, SpanEncoder(llama, True, longest=12))
-    rows = loaded.rows(lambda spans: np.arange(len(spans), dtype=float))
+    rows = loaded.predict(lambda spans: np.arange(len(spans), dtype=float))
     assert loaded.summary(rows, DEFAULT).cut == 3
 
 
@@ -275,7 +276,7 @@ def test_wug_is_spearmans_rho_with_peoples_choices(mode: Any) -> None:
 
 
 def test_wug_does_not_saturate() -> None:
-    """p(first) of differences of 200 nats and 300 are both 1 in float64, yet they rank."""
+    """Differences of 200 and of 300 nats both make p(first) 1 in float64, yet they rank."""
     scores = [[-100.0 * i, -200.0 * i - 0.5 * i * i] for i in range(1, 21)]
     task, rows = wug(scores, [i / 20 for i in range(1, 21)])
     assert task.summary(rows, DEFAULT).metrics["spearman"].value == pytest.approx(1)
@@ -302,7 +303,8 @@ def test_predictions_as_the_pipeline_saves_them() -> None:
     texts = ("It is it.", "It is not.")
     items = [Item(uid, texts, (5, 5), (" it.", " not.")) for uid in ("b", "a", "b")]
     task = task_of("ewok_fast", items)
-    assert task.collated(rows_of(task, [RIGHT, WRONG, WRONG])) == {
+    collated = task.collated(rows_of(task, [RIGHT, WRONG, WRONG]))
+    assert collated["zero_shot/causal/ewok/ewok_fast"] == {
         "b": {"predictions": [{"id": "b_0", "pred": " it."}, {"id": "b_1", "pred": " not."}]},
         "a": {"predictions": [{"id": "a_0", "pred": " not."}]},
     }
@@ -311,7 +313,8 @@ def test_predictions_as_the_pipeline_saves_them() -> None:
 def test_wug_predictions_carry_the_probability_of_the_first() -> None:
     scores = [[-3.0, -5.0], [-90.0, -4.0], [-6.0, -6.0], [-1.0, -400.0]]
     task, rows = wug(scores, HUMAN[:4])
-    found = task.collated(rows)["wug_adj"]["predictions"]
+    (content,) = task.collated(rows).values()
+    found = content["wug_adj"]["predictions"]
     assert [entry["id"] for entry in found] == [f"wug_adj_{i}" for i in range(4)]
     assert [entry["pred"] for entry in found] == ["text 0", "text 1", "text 0", "text 0"]
     expected = torch.tensor(scores, dtype=torch.float32).softmax(1)[:, 0].tolist()
@@ -321,7 +324,8 @@ def test_wug_predictions_carry_the_probability_of_the_first() -> None:
 @pytest.mark.parametrize("mode", [DEFAULT, BABYLM, PAPER])
 @pytest.mark.parametrize("name", ["blimp_fast", "entity_tracking", "wug_adj_nominalization"])
 def test_comparison_counts_as_the_summary_does(name: str, mode: Any) -> None:
-    """`cdgen compare` starts from the rows on disk: with every item once, it is the same score."""
+    """`cdgen compare` starts from the predictions on disk; with every item counted once, it gets
+    the same score."""
     rng = np.random.default_rng(0)
     wug_task = name.startswith("wug")
     uids = ["wug_adj"] if wug_task else ["regular_0_ops", "regular_1_ops", "ambiref_0_ops"]
@@ -330,7 +334,7 @@ def test_comparison_counts_as_the_summary_does(name: str, mode: Any) -> None:
     ]
     task = task_of(name, items)
     runs = [rows_of(task, rng.integers(-4, 0, (40, 2)).astype(float).tolist()) for _ in range(3)]
-    found = choices.scored(name, task.task, runs, mode)
+    found = choices.scored(task.task, runs, mode)
     expected = [next(iter(task.summary(rows, mode).metrics.values())).value for rows in runs]
     assert found.seeds == 3 and found.higher_is_better
     np.testing.assert_allclose(found.value(np.ones(40, np.int64)), expected, atol=1e-12)
@@ -339,6 +343,6 @@ def test_comparison_counts_as_the_summary_does(name: str, mode: Any) -> None:
 def test_a_bootstrap_draw_counts_items_as_often_as_they_were_drawn() -> None:
     task = task_of("blimp_fast", [an_item("a"), an_item("b"), an_item("b")])
     rows = rows_of(task, [RIGHT, RIGHT, WRONG])
-    found = choices.scored("blimp_fast", task.task, [rows], DEFAULT)
+    found = choices.scored(task.task, [rows], DEFAULT)
     assert found.value(np.array([1, 0, 2]))[0] == pytest.approx((1 + 0) / 2)
     assert found.value(np.array([1, 2, 1]))[0] == pytest.approx((1 + 2 / 3) / 2)

@@ -1,4 +1,4 @@
-"""GLUE as a task of `cdgen eval`: its parts, their mean, and the predictions for collation."""
+"""GLUE as a task of `cdgen eval` has parts, their mean, and predictions for collation."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ def test_the_parts_that_have_both_files(
     for part, size in (("rte", 6), ("mrpc", 3)):
         write_jsonl(data / f"{part}.train.jsonl", pairs)
         write_jsonl(data / f"{part}.valid.jsonl", pairs[:size])
-    write_jsonl(data / "qqp.valid.jsonl", pairs)  # and nothing to train on
+    write_jsonl(data / "qqp.valid.jsonl", pairs)  # without a file to train on
     flags = ("--model", llama, "--data", data.parent, "--out", out)
-    assert cdgen("eval", *flags).code == 2  # fine-tuning is done where it is asked for
+    assert cdgen("eval", *flags).code == 2  # fine-tuning must be asked for
     ended = cdgen("eval", *flags, "--tasks", "glue_filtered")
     assert ended.code == 0, ended.err
     rows = [json.loads(line) for line in (out / "predictions/glue_filtered.jsonl").open()]

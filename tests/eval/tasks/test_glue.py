@@ -1,4 +1,5 @@
-"""Fine-tuning on GLUE: what the classifier reads, what the scores depend on, and bad input."""
+"""Fine-tuning on GLUE classifies the right token, depends on the seed alone, and names bad
+input."""
 
 from __future__ import annotations
 
@@ -19,14 +20,8 @@ from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, Trainer
 
 from cdgen.errors import ModelError, UsageError
 from cdgen.eval.tasks import glue
-from cdgen.eval.tasks.glue import (
-    GLUE_TASKS,
-    GlueOutcome,
-    accuracy,
-    encode,
-    f1,
-    fine_tune,
-)
+from cdgen.eval.tasks.glue import GlueOutcome, accuracy, f1, fine_tune
+from cdgen.eval.tasks.glue_examples import GLUE_TASKS, encode, read_examples
 
 EOS = "</s>"
 NAMES = ("Tom", "Lily", "Ben", "Sue", "Max")
@@ -42,7 +37,7 @@ def model(data_folder: Path) -> Path:
 
 @pytest.fixture
 def gpt2(model: Path, tmp_path: Path) -> Path:
-    """A small random GPT-2 (learned positions, dropout 0.1) with the tokenizer of `model`."""
+    """Save a small random GPT-2 (learned positions, dropout 0.1) with the tokenizer of `model`."""
     folder = tmp_path / "gpt2"
     torch.manual_seed(0)
     config = GPT2Config(vocab_size=512, n_positions=512, n_embd=32, n_layer=2, n_head=2)
@@ -61,7 +56,7 @@ def real(data_folder: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def run(model: Path, tmp_path: Path) -> Callable[..., GlueOutcome]:
-    """Fine-tunes `model` on boolq, with these lines as its two files."""
+    """Return a function that fine-tunes `model` on boolq, with given lines as its two files."""
 
     def run(train: Sequence[Fields], valid: Sequence[Fields], **options: Any) -> GlueOutcome:
         data = write(tmp_path, "boolq", train, valid)
@@ -80,8 +75,8 @@ def write(folder: Path, task: str, train: Sequence[Fields], valid: Sequence[Fiel
 
 
 def moods(count: int, seed: int) -> list[Fields]:
-    """Label 1 for a happy beginning; what follows, the last token included, has nothing to do with
-    the label."""
+    """Return lines with label 1 if they begin happily; all that follows, the last token included,
+    is unrelated to the label."""
     draw = random.Random(seed)
     return [
         {
@@ -111,7 +106,7 @@ def test_labels_that_have_nothing_to_do_with_the_text_are_not_predicted(
         [row | {"label": draw.randrange(2)} for row in moods(count, 1)] for count in (64, 100)
     )
     outcome = run(train, valid, epochs=20)
-    # Four standard deviations above chance.
+    # The limit is four standard deviations above chance.
     assert accuracy(outcome.predictions, outcome.labels) < 0.5 + 4 * math.sqrt(0.25 / 100)
 
 
@@ -151,7 +146,7 @@ def test_the_order_of_the_training_lines_follows_the_seed(model: Path, tmp_path:
 def test_the_last_real_token_is_classified(
     kind: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
-    """Short and long side by side, and texts that end in the special tokens."""
+    """Short and long texts stand side by side, and some end in the special tokens."""
     classifier, tokenizer = glue.load_classifier(request.getfixturevalue(kind), 2, "cpu", seed=0)
     texts = ["a", f"a{EOS}", f"a{EOS}{EOS}", "a<unk>", "a<s>", "a" + " dog and a cat" * 20]
     rows = [{"input_ids": tokenizer(t).input_ids, "labels": n % 2} for n, t in enumerate(texts)]
@@ -198,7 +193,8 @@ def test_scoring_every_epoch_does_not_disturb_the_training(
 def test_the_best_epoch_is_the_first_with_the_best_metric(
     task: str, best: int, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Labels 0001: the second and fourth epoch have 3 of 4 right, only the third finds the 1."""
+    """The labels are 0001: the second and fourth epoch get 3 of 4 right, but only the third finds
+    the 1."""
     predicted = np.array([[1, 1, 0, 0], [0, 0, 0, 0], [0, 1, 1, 1], [0, 0, 0, 0]])
     monkeypatch.setattr(glue, "train_and_score", lambda *_: np.eye(2)[predicted])
     rows = [{"sentence1": "a", "sentence2": "b", "label": int(n == 3)} for n in range(4)]
@@ -238,7 +234,7 @@ def test_the_real_files_are_read_whole(task: str, real: Path, model: Path) -> No
     tokenizer = AutoTokenizer.from_pretrained(model)
     path = real / f"{task}.valid.jsonl"
     path.write_text("".join(path.read_text().splitlines(keepends=True)[:200]))
-    rows = glue.read_examples(path, GLUE_TASKS[task], tokenizer, limit=512)
+    rows = read_examples(path, GLUE_TASKS[task], tokenizer, limit=512)
     first = json.loads(path.read_text().splitlines()[0])
     assert len(rows) == len(path.read_text().splitlines())
     assert {row["labels"] for row in rows} == set(range(GLUE_TASKS[task].labels))
@@ -259,7 +255,7 @@ def test_three_labels_are_trained_on_real_lines(real: Path, model: Path, tmp_pat
 
 def test_the_longest_field_is_cut_and_the_others_survive(model: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(model)
-    for premise in ("the cat sat on the mat, " * 100, "☃" * 900):  # tokens of letters, of bytes
+    for premise in ("the cat sat on the mat, " * 100, "☃" * 900):  # tokens are words, then bytes
         fields = {"premise": premise, "hypothesis": "A cat sat."}
         tokens = encode(fields, GLUE_TASKS["mnli"].text, tokenizer, limit=100)
         text = str(tokenizer.decode(tokens, skip_special_tokens=True))
@@ -274,7 +270,7 @@ def test_the_longest_field_is_cut_and_the_others_survive(model: Path) -> None:
 def test_metrics() -> None:
     predictions, labels = np.array([1, 1, 0, 0, 1]), np.array([1, 0, 1, 0, 1])
     assert accuracy(predictions, labels) == 3 / 5
-    assert f1(predictions, labels) == pytest.approx(2 / 3)  # 2 hits of 3 predicted and of 3 there
+    assert f1(predictions, labels) == pytest.approx(2 / 3)  # 2 hits among 3 predicted and 3 true
     assert f1(np.zeros(3), np.zeros(3)) == 0.0
     assert f1(np.zeros(3), np.ones(3)) == 0.0
 

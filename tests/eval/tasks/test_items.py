@@ -1,4 +1,4 @@
-"""What a line of each BabyLM file asks a model to choose between; bad lines are named."""
+"""Each line of a BabyLM file becomes the right choice, and bad lines are named."""
 
 from __future__ import annotations
 
@@ -11,40 +11,53 @@ from typing import Any
 import pytest
 
 from cdgen.errors import UsageError
-from cdgen.eval.tasks.items import Item, read_items, task_named
+from cdgen.eval.tasks.items import Item, choice_task, read_items
 
 BLIMP = {
-    "sentence_good": "Cats sleep.", "sentence_bad": "Cats sleeps.", "UID": "agreement",
-    "field": "morphology", "linguistics_term": "subject_verb",
-}  # fmt: skip
+    "sentence_good": "Cats sleep.",
+    "sentence_bad": "Cats sleeps.",
+    "UID": "agreement",
+    "field": "morphology",
+    "linguistics_term": "subject_verb",
+}
 SUPPLEMENT = {"sentence_good": "A: Who?\nB: I.", "sentence_bad": "A: Who?\nB: Yes."}
 EWOK = {
-    "Domain": "agent-properties", "Context1": "Ann likes it.", "Context2": "Ann hates it.",
-    "Target1": "Ann smiles.", "Target2": "Ann frowns.", "ContextType": "direct",
-    "ContextDiff": "antonym", "TargetDiff": "swap",
-}  # fmt: skip
+    "Domain": "agent-properties",
+    "Context1": "Ann likes it.",
+    "Context2": "Ann hates it.",
+    "Target1": "Ann smiles.",
+    "Target2": "Ann frowns.",
+    "ContextType": "direct",
+    "ContextDiff": "antonym",
+    "TargetDiff": "swap",
+}
 TRACKING = {"input_prefix": "Box 0 has ", "options": ["a cup.", "a hat.", "nothing."], "numops": 3}
 COMPS = {
-    "prefix_acceptable": "A cat", "prefix_unacceptable": "A big old car",
+    "prefix_acceptable": "A cat",
+    "prefix_unacceptable": "A big old car",
     "property_phrase": "can purr.",
-}  # fmt: skip
+}
 WUG = {"sentences": "a wugable thing: wugability\ta wugable thing: wugableness", "ratio": 0.25}
 ROWS: dict[str, dict[str, Any]] = {
-    "blimp_filtered": BLIMP, "supplement_fast": SUPPLEMENT, "ewok_filtered": EWOK,
-    "entity_tracking": TRACKING, "comps": COMPS, "wug_adj_nominalization": WUG,
+    "blimp_filtered": BLIMP,
+    "supplement_fast": SUPPLEMENT,
+    "ewok_filtered": EWOK,
+    "entity_tracking": TRACKING,
+    "comps": COMPS,
+    "wug_adj_nominalization": WUG,
     "wug_past_tense": WUG,
-}  # fmt: skip
+}
 
 
 def items_of(folder: Path, name: str) -> list[Item]:
-    task = task_named(name)
+    task = choice_task(name)
     assert task is not None
     return read_items(folder / name, task)
 
 
 @pytest.fixture
 def one_item(tmp_path: Path) -> Callable[..., Item]:
-    """The item of a task made from one line."""
+    """Return a function that makes the item of a task from one line."""
 
     def read(name: str, row: dict[str, Any], stem: str = "some_file") -> Item:
         (tmp_path / name).mkdir()
@@ -126,13 +139,12 @@ def test_wug(one_item: Callable[..., Item], name: str, uid: str) -> None:
 
 
 def test_tasks_by_their_folders() -> None:
-    tasks = {name: task_named(name) for name in ROWS}
+    tasks = {name: choice_task(name) for name in ROWS}
     metrics = {name: task.metric for name, task in tasks.items() if task}
     assert len(metrics) == len(ROWS)
-    assert {name for name, metric in metrics.items() if metric == "spearman"} == {
-        "wug_adj_nominalization", "wug_past_tense",
-    }  # fmt: skip
-    assert not any(map(task_named, ("reading", "perplexity", "glue_filtered", "aoa", "", "wug")))
+    by_rank = {name for name, metric in metrics.items() if metric == "spearman"}
+    assert by_rank == {"wug_adj_nominalization", "wug_past_tense"}
+    assert not any(map(choice_task, ("reading", "perplexity", "glue_filtered", "aoa", "", "wug")))
 
 
 # ---- files -------------------------------------------------------------------------------------
@@ -141,7 +153,7 @@ def test_tasks_by_their_folders() -> None:
 def test_files_come_by_name_and_lines_in_order(tmp_path: Path) -> None:
     folder = tmp_path / "supplement_fast"
     folder.mkdir()
-    for stem in ("b", "a", "B", "a_2"):  # made in another order than that of their names
+    for stem in ("b", "a", "B", "a_2"):  # not written in the order of their names
         rows = [{"sentence_good": f"{stem}{i}", "sentence_bad": "x"} for i in range(2)]
         (folder / f"{stem}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (folder / "README.md").write_text("no item")
@@ -171,7 +183,8 @@ def test_a_line_separator_within_a_text_ends_no_line(tmp_path: Path) -> None:
 
 
 def refusal(tmp_path: Path, name: str, third: bytes) -> str:
-    """What is said of a file whose third line, the second but for a blank one, is `third`."""
+    """Return the error for a file whose third line, after a good one and a blank one, is
+    `third`."""
     folder = tmp_path / name
     folder.mkdir()
     good = json.dumps(ROWS[name]).encode()
@@ -208,7 +221,7 @@ def test_a_missing_field_is_named(tmp_path: Path, name: str, field: str) -> None
     assert repr(field) in refusal(tmp_path, name, json.dumps(row).encode())
 
 
-RIGHT_TYPE = [("numops", 5), ("ratio", 5), ("options", ["x"])]  # the last is refused elsewhere
+RIGHT_TYPE = [("numops", 5), ("ratio", 5), ("options", ["x"])]  # another test refuses the last
 WRONG_TYPE = [
     (name, field, value)
     for name, field in [
@@ -223,7 +236,7 @@ WRONG_TYPE = [
 
 @pytest.mark.parametrize(("name", "field", "value"), WRONG_TYPE)
 def test_a_value_of_the_wrong_type(tmp_path: Path, name: str, field: str, value: Any) -> None:
-    """Never taken for the text that Python would make of it: "None" would be scored."""
+    """It is never converted to text, as Python would: "None" would be scored."""
     refusal(tmp_path, name, json.dumps({**ROWS[name], field: value}).encode())
 
 
@@ -232,14 +245,14 @@ def test_a_value_of_the_wrong_type(tmp_path: Path, name: str, field: str, value:
     [
         ("entity_tracking", {"options": []}),
         ("entity_tracking", {"options": ["a cup."]}),
-        ("entity_tracking", {"options": "a cup."}),  # not seven options of a letter each
+        ("entity_tracking", {"options": "a cup."}),  # must not pass for one option per letter
         ("entity_tracking", {"options": ["a cup.", 5]}),
         ("entity_tracking", {"numops": "many"}),
         ("wug_past_tense", {"sentences": "no tab"}),
         ("wug_past_tense", {"sentences": "a\tb\tc"}),
         ("wug_past_tense", {"ratio": "half"}),
         ("wug_past_tense", {"ratio": float("nan")}),
-        ("blimp_filtered", {"sentence_good": "half a pair: \ud800"}),  # no tokenizer takes it
+        ("blimp_filtered", {"sentence_good": "half a pair: \ud800"}),  # no tokenizer accepts it
     ],
 )
 def test_a_value_that_makes_no_item(tmp_path: Path, name: str, change: dict[str, Any]) -> None:
@@ -279,11 +292,14 @@ def test_the_real_files(unpacked: Callable[[str], Path], name: str, items: int, 
         assert {item.labels["field"] for item in found} == fields
     elif name.startswith("wug"):
         assert all(0 <= item.human <= 1 for item in found)
-    else:  # the counts of the pipeline's own check (collate_preds.py)
+    else:  # the counts that the pipeline checks (collate_preds.py)
         assert Counter(item.uid for item in found) == {
-            "hypernym": 842, "qa_congruence_easy": 64, "qa_congruence_tricky": 165,
-            "subject_aux_inversion": 3867, "turn_taking": 280,
-        }  # fmt: skip
+            "hypernym": 842,
+            "qa_congruence_easy": 64,
+            "qa_congruence_tricky": 165,
+            "subject_aux_inversion": 3867,
+            "turn_taking": 280,
+        }
 
 
 def test_the_real_entity_tracking(unpacked: Callable[[str], Path]) -> None:
@@ -291,5 +307,5 @@ def test_the_real_entity_tracking(unpacked: Callable[[str], Path]) -> None:
     counts = Counter(item.uid for item in found)
     assert (len(found), len(counts)) == (9_483, 18)
     assert counts["regular_5_ops"] == 159 and counts["ambiref_4_ops"] == 615
-    assert counts["move_contents_0_ops"] == 605  # these three of the pipeline's own check
+    assert counts["move_contents_0_ops"] == 605  # the pipeline checks these three counts
     assert all(len(set(item.candidates)) == len(item.candidates) for item in found)

@@ -1,4 +1,4 @@
-"""Perplexity per token, word and byte, against a forward pass of transformers and by hand."""
+"""Perplexity per token, word and byte agrees with transformers and with values worked by hand."""
 
 from __future__ import annotations
 
@@ -16,22 +16,23 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from cdgen.errors import UsageError
+from cdgen.eval.modes import MODES
 from cdgen.eval.scoring.scorer import Scorer
 from cdgen.eval.scoring.spans import SpanEncoder
-from cdgen.eval.summary import LOWER_IS_BETTER, MODES, Summary
+from cdgen.eval.summary import LOWER_IS_BETTER, Summary
 from cdgen.eval.tasks import perplexity
 from cdgen.eval.tasks.perplexity import Perplexity
-from cdgen.eval.tasks.task_list import Prepared, context_length, longest_text, prepare
+from cdgen.eval.tasks.task_list import context_length, load_task, longest_text
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-CONTEXT = 64  # of the small models
+CONTEXT = 64  # tokens of context of the small models
 TEXTS = ["The naïve cat sat on a мат.", "A", "It ran and ran. " * 30]
 
 
 def summary_of(texts: list[str], folder: Path, longest: int = CONTEXT) -> Summary:
     task = Perplexity.of(texts, SpanEncoder(folder, True, longest))
-    return task.summary(task.rows(Scorer(folder, "cpu").span_sums), MODES["default"])
+    return task.summary(task.predict(Scorer(folder, "cpu").span_sums), MODES["default"])
 
 
 def values(found: Summary) -> dict[str, float]:
@@ -39,13 +40,14 @@ def values(found: Summary) -> dict[str, float]:
 
 
 def windows(ids: list[int], size: int) -> Iterator[list[int]]:
-    """BOS before every window; every other token in one."""
+    """Yield windows that begin with BOS and hold every other token once."""
     for start in range(0, len(ids), size - 1):
         yield [1, *ids[start : start + size - 1]]
 
 
 def by_transformers(texts: list[str], folder: Path) -> tuple[list[float], list[int]]:
-    """Summed log-probability and number of tokens of each text: the model's own loss, float64."""
+    """Return the log-probability and number of tokens of each text, from the model's own loss in
+    float64."""
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     sums, counts = [], []
@@ -84,7 +86,7 @@ def test_per_token_word_and_byte(llama: Path) -> None:
 
 def test_every_document_has_its_row(llama: Path) -> None:
     sums, tokens = by_transformers(TEXTS, llama)
-    rows = Perplexity.of(TEXTS, SpanEncoder(llama, True, CONTEXT)).rows(
+    rows = Perplexity.of(TEXTS, SpanEncoder(llama, True, CONTEXT)).predict(
         Scorer(llama, "cpu").span_sums
     )
     assert [row["index"] for row in rows] == [0, 1, 2]
@@ -98,7 +100,7 @@ def test_real_documents_by_the_plain_scorer(stories260k: Any) -> None:
     texts = ["Once upon a time there was a fox.", "It ran to the river, and swam."]
     plain = PlainScorer(stories260k.good)
     task = Perplexity.of(texts, SpanEncoder(stories260k.good, True, 512))
-    rows = task.rows(Scorer(stories260k.good, "cpu").span_sums)
+    rows = task.predict(Scorer(stories260k.good, "cpu").span_sums)
     expected = [plain.score(text, text) for text in texts]
     np.testing.assert_allclose([row["scores"][0] for row in rows], expected, atol=1e-3)
 
@@ -118,7 +120,7 @@ def test_a_uniform_models_perplexity_is_its_vocabulary(
 
 
 def test_a_tokenizer_that_adds_no_bos_is_given_one(llama: Path, without_bos: Path) -> None:
-    """So that the same tokens are predicted, the first among them."""
+    """The same tokens are predicted then, the first one included."""
     assert values(summary_of(TEXTS, without_bos)) == values(summary_of(TEXTS, llama))
 
 
@@ -127,7 +129,7 @@ def test_a_tokenizer_that_adds_no_bos_is_given_one(llama: Path, without_bos: Pat
 
 @pytest.fixture
 def prepared(tmp_path: Path) -> Callable[..., Perplexity]:
-    """The task as `cdgen eval` prepares it, from the files of a folder."""
+    """Return a function that makes the task from the files of a folder, as `cdgen eval` does."""
 
     def make(folder: Path, mode: str = "default", **files: str) -> Perplexity:
         (tmp_path / "perplexity").mkdir()
@@ -135,8 +137,8 @@ def prepared(tmp_path: Path) -> Callable[..., Perplexity]:
             (tmp_path / "perplexity" / name.replace("__", ".")).write_text(content)
         config = AutoConfig.from_pretrained(folder).to_dict()
         longest, window = longest_text(config, MODES[mode]), context_length(config)
-        encoder = SpanEncoder(folder, not MODES[mode].pipeline_spans, longest, window)
-        task: Prepared = prepare("perplexity", tmp_path, encoder, MODES[mode])
+        encoder = SpanEncoder(folder, MODES[mode].always_prefix, longest, window)
+        task = load_task("perplexity", tmp_path, encoder, MODES[mode])
         assert isinstance(task, Perplexity)
         return task
 
@@ -156,8 +158,8 @@ def test_documents_are_lines_of_text_or_of_json(
 def test_windows_are_as_long_as_the_models_context(
     prepared: Callable[..., Perplexity], architecture: Callable[[str], Path], kind: str, mode: str
 ) -> None:
-    """Also where the pipeline lets single items run on: a language model's perplexity is that of
-    the lengths it was trained for, and must not change with the rule for ties."""
+    """They are even if the pipeline lets single items run on: perplexity is that of the lengths a
+    model was trained for, and must not change with the rule for ties."""
     task = prepared(architecture(kind), mode, a__txt="It ran and ran. " * 60)
     assert task.spans.lengths.max() == CONTEXT
     assert task.spans.cut == 0
@@ -174,7 +176,7 @@ def test_a_first_token_that_the_pipeline_does_not_score_is_not_counted(
     prepared: Callable[..., Perplexity], without_bos: Path
 ) -> None:
     task = prepared(without_bos, "babylm2025", a__txt="The cat sat.\nA\n")
-    rows = task.rows(lambda spans: np.zeros(len(spans)))
+    rows = task.predict(lambda spans: np.zeros(len(spans)))
     ids = SpanEncoder(without_bos, False, None).token_ids("The cat sat.")
     assert [row["tokens"] for row in rows] == [len(ids) - 1, 0]
 
@@ -189,7 +191,7 @@ def test_a_bad_line_is_named(prepared: Callable[..., Perplexity], llama: Path) -
 
 def test_comparison_takes_the_same_value_and_less_is_better(llama: Path) -> None:
     task = Perplexity.of(TEXTS, SpanEncoder(llama, True, CONTEXT))
-    rows = task.rows(Scorer(llama, "cpu").span_sums)
+    rows = task.predict(Scorer(llama, "cpu").span_sums)
     other = [{**row, "scores": [2 * row["scores"][0]], "tokens": 2 * row["tokens"]} for row in rows]
     ones = np.ones(3, np.int64)
     found = perplexity.scored("perplexity", [rows, other])

@@ -1,0 +1,59 @@
+"""Tokenized tasks, shared by all checkpoints of a run that have the same tokenizer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from transformers import AutoConfig
+
+from cdgen.errors import ModelError, UsageError, one_line
+from cdgen.eval.modes import Mode
+from cdgen.eval.scoring.spans import SpanEncoder
+from cdgen.eval.tasks.task_list import ZeroShotTask, context_length, load_task, longest_text
+
+
+@dataclass
+class TokenizedTasks:
+    """The tasks in the tokens of one tokenizer, read when they are first asked for."""
+
+    data: Path
+    mode: Mode
+    encoder: SpanEncoder
+    _loaded: dict[str, ZeroShotTask | UsageError] = field(default_factory=dict)
+
+    def load(self, name: str) -> ZeroShotTask | UsageError:
+        """Return a task, or the error that its data raise: also for the next checkpoint."""
+        if name not in self._loaded:
+            try:
+                self._loaded[name] = load_task(name, self.data, self.encoder, self.mode)
+            except UsageError as error:
+                self._loaded[name] = error
+        return self._loaded[name]
+
+
+@dataclass
+class TaskCache:
+    """The tokenized tasks of every tokenizer met so far."""
+
+    data: Path
+    mode: Mode
+    _tokenized: dict[tuple[str, int | None, int | None], TokenizedTasks] = field(
+        default_factory=dict
+    )
+
+    def of(self, folder: Path, tokenizer: str) -> TokenizedTasks:
+        """Return the tasks for the checkpoint in `folder`; `tokenizer` is its tokenizer's hash.
+
+        Raises ModelError if its config.json or tokenizer cannot be used.
+        """
+        try:
+            config = AutoConfig.from_pretrained(folder).to_dict()
+        except (ValueError, OSError, KeyError) as error:
+            raise ModelError(f"{folder}/config.json: {one_line(error, 200)}") from error
+        longest, window = longest_text(config, self.mode), context_length(config)
+        key = (tokenizer, longest, window)
+        if key not in self._tokenized:
+            encoder = SpanEncoder(folder, self.mode.always_prefix, longest, window)
+            self._tokenized[key] = TokenizedTasks(self.data, self.mode, encoder)
+        return self._tokenized[key]
