@@ -213,10 +213,15 @@ def _answer(args: argparse.Namespace) -> str:
     if args.bad != "none" and not dropped:
         bad = read_config(Path(args.bad), args.context)
     bound = step_bound(
-        good, bad, args.slots, args.context,
-        dtype_bytes=BYTES[args.dtype], kv_bytes=BYTES[args.kv_dtype or args.dtype],
-        plausible=args.plausible, shared_weights=dropped,
-    )  # fmt: skip
+        good,
+        bad,
+        args.slots,
+        args.context,
+        dtype_bytes=BYTES[args.dtype],
+        kv_bytes=BYTES[args.kv_dtype or args.dtype],
+        plausible=args.plausible,
+        shared_weights=dropped,
+    )
     return table(bound, args.slots, *rates)
 
 

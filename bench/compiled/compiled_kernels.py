@@ -59,9 +59,9 @@ NARROW = {
     "bad_logits.at": "as above",
     "_entries.tokens": "the list, one entry per thread",
     "_entries.scores": "as above",
-    "_load.row.good": "rows of odd length are off the 16-byte grid; and tallies take small tiles,"
+    "load_tile.row.good": "rows of odd length are off the 16-byte grid; and tallies take small tiles,"
     " because they compare each logit with 16 keys",
-    "_load.row.bad": "as above",
+    "load_tile.row.bad": "as above",
     "dot_products.bad.bias": "one number per plausible token",
     "head_kernel.status": "one byte per row",
     "head_kernel.bad.bias": "one number per token and tile",

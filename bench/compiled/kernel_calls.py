@@ -129,9 +129,19 @@ def _attend(
     name = [NAMES[dtype], *["fp8 cache"] * (stored is FP8), f"head size {width}"]
     name += [f"{heads} per KV head"] + ["dropout"] * bool(rate)
     return ", ".join(name), partial(
-        decode_attention, query, cache, cache.clone(), lengths, width**-0.5,
-        ids if rate else None, rate, 0, 0, 0, 0,
-    )  # fmt: skip
+        decode_attention,
+        query,
+        cache,
+        cache.clone(),
+        lengths,
+        width**-0.5,
+        ids if rate else None,
+        rate,
+        0,
+        0,
+        0,
+        0,
+    )
 
 
 def sample_contrastive_calls() -> Calls:

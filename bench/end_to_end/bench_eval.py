@@ -44,9 +44,21 @@ def run_cdgen(
     with tempfile.TemporaryDirectory() as scratch:
         out = Path(scratch) / "out"
         command = [
-            sys.executable, "-m", "cdgen", "eval", "--data", str(data), "--tasks", ",".join(tasks),
-            "--out", str(out), "--device", device, "--model", *map(str, models),
-        ]  # fmt: skip
+            sys.executable,
+            "-m",
+            "cdgen",
+            "eval",
+            "--data",
+            str(data),
+            "--tasks",
+            ",".join(tasks),
+            "--out",
+            str(out),
+            "--device",
+            device,
+            "--model",
+            *map(str, models),
+        ]
         start = time.perf_counter()
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         _, status, used = os.wait4(process.pid, 0)
@@ -115,9 +127,13 @@ def run_plain(
 def measure_paper_size(model: Path, data: Path, device: str) -> dict[str, Any]:
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=32000, hidden_size=768, intermediate_size=3072, num_hidden_layers=12,
-        num_attention_heads=12, max_position_embeddings=2048,
-    )  # fmt: skip
+        vocab_size=32000,
+        hidden_size=768,
+        intermediate_size=3072,
+        num_hidden_layers=12,
+        num_attention_heads=12,
+        max_position_embeddings=2048,
+    )
     with tempfile.TemporaryDirectory() as folder:
         LlamaForCausalLM(config).save_pretrained(folder)
         for name in ("tokenizer.json", "tokenizer_config.json"):

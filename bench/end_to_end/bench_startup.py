@@ -30,11 +30,25 @@ def one_token(out: Path) -> list[str]:
     prompts.write_text("Once upon a time\n")
     pair = ASSETS / "demo-pair"
     return [
-        sys.executable, "-m", "cdgen", "generate",
-        "--good", str(pair / "good"), "--bad", str(pair / "bad"),
-        "--prompts", str(prompts), "--out", str(out), "--prompt-tokens", "2",
-        "--num-sequences", "1", "--max-new-tokens", "1",
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "cdgen",
+        "generate",
+        "--good",
+        str(pair / "good"),
+        "--bad",
+        str(pair / "bad"),
+        "--prompts",
+        str(prompts),
+        "--out",
+        str(out),
+        "--prompt-tokens",
+        "2",
+        "--num-sequences",
+        "1",
+        "--max-new-tokens",
+        "1",
+    ]
 
 
 def measure(repeats: int) -> dict[str, Any]:

@@ -86,9 +86,16 @@ def measure(shape: dict[str, Any]) -> dict[str, Any]:
         write_words(folder / "words.txt", 2_000_000 if shape is PAPER else 200_000)
         (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe(shape, device == "cuda")))
         command = [
-            sys.executable, "-m", "cdgen.train", "--config", str(folder / "recipe.yaml"),
-            "--data", scratch, "--out", str(folder / "run"),
-        ]  # fmt: skip
+            sys.executable,
+            "-m",
+            "cdgen.train",
+            "--config",
+            str(folder / "recipe.yaml"),
+            "--data",
+            scratch,
+            "--out",
+            str(folder / "run"),
+        ]
         subprocess.run(command, check=True, capture_output=True)
         lines = map(json.loads, (folder / "run/metrics.jsonl").read_text().splitlines())
         rates = [

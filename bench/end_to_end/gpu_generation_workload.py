@@ -27,10 +27,16 @@ def paper_model(seed: int, device: str, layers: int = 12, width: int = 768) -> A
 
     torch.manual_seed(seed)
     config = LlamaConfig(
-        hidden_size=width, intermediate_size=4 * width, num_hidden_layers=layers,
-        num_attention_heads=width // 64, vocab_size=32_000, max_position_embeddings=1024,
-        tie_word_embeddings=False, eos_token_id=None, bos_token_id=None,
-    )  # fmt: skip
+        hidden_size=width,
+        intermediate_size=4 * width,
+        num_hidden_layers=layers,
+        num_attention_heads=width // 64,
+        vocab_size=32_000,
+        max_position_embeddings=1024,
+        tie_word_embeddings=False,
+        eos_token_id=None,
+        bos_token_id=None,
+    )
     model: Any = LlamaForCausalLM(config)
     return model.to(device).eval()
 
@@ -51,10 +57,15 @@ def make_engine(
     models = [good.state_dict()] if kind != "contrast" else [good.state_dict(), bad.state_dict()]
     on_gpu = good.device.type == "cuda"
     decoder = Decoder(
-        shape, models, slots, PROMPT + new, device=good.device,
-        dtype=torch.bfloat16 if on_gpu else torch.float32, kv_dtype=kv_dtype,
+        shape,
+        models,
+        slots,
+        PROMPT + new,
+        device=good.device,
+        dtype=torch.bfloat16 if on_gpu else torch.float32,
+        kv_dtype=kv_dtype,
         dropout=Dropout(0.5, 1) if kind == "dropout" else None,
-    )  # fmt: skip
+    )
     limits = Limits(new, tuple(range(stops)), stops > 0)
     params = VANILLA if kind == "vanilla" else PARAMS
     return SlotEngine(
@@ -80,9 +91,14 @@ def transformers_rate(good: Any, bad: Any, rows: int) -> float:
     prompts = prompts.to(good.device)
     began = time.perf_counter()
     out = good.generate(
-        prompts, attention_mask=torch.ones_like(prompts), logits_processor=[Contrast(bad)],
-        do_sample=True, top_k=0, max_new_tokens=NEW, pad_token_id=0,
-    )  # fmt: skip
+        prompts,
+        attention_mask=torch.ones_like(prompts),
+        logits_processor=[Contrast(bad)],
+        do_sample=True,
+        top_k=0,
+        max_new_tokens=NEW,
+        pad_token_id=0,
+    )
     assert out.cpu().shape == (rows, PROMPT + NEW)
     return rows * NEW / (time.perf_counter() - began)
 

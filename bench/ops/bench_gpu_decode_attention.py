@@ -90,9 +90,11 @@ def make_inputs(setting: Setting, seed: int, device: str) -> Inputs:
         lengths = lengths[torch.randperm(len(lengths), generator=generator, device=device)]
     rows = setting.cache_shape[0]
     return Inputs(
-        normal(rows, HEADS, WIDTH), normal(*setting.cache_shape), normal(*setting.cache_shape),
+        normal(rows, HEADS, WIDTH),
+        normal(*setting.cache_shape),
+        normal(*setting.cache_shape),
         lengths,
-    )  # fmt: skip
+    )
 
 
 def check(results: list[torch.Tensor], inputs: list[Inputs], chunk: int = 128) -> None:
@@ -103,9 +105,12 @@ def check(results: list[torch.Tensor], inputs: list[Inputs], chunk: int = 128) -
         for start in range(0, len(out), chunk):
             rows = slice(start, start + chunk)
             expected = reference.decode_attention(
-                of.query[rows].float(), of.keys[rows].float(), of.values[rows].float(),
-                lengths[rows], SCALE,
-            )  # fmt: skip
+                of.query[rows].float(),
+                of.keys[rows].float(),
+                of.values[rows].float(),
+                lengths[rows],
+                SCALE,
+            )
             error = (out[rows].float() - expected).flatten(1).norm(dim=1)
             allowed = ERROR * expected.flatten(1).norm(dim=1)
             if not bool((error <= allowed).all()):  # false for NaN too

@@ -8,7 +8,8 @@ from cdgen.models.config import DecoderConfig
 
 
 def paper_shape(**changes: Any) -> DecoderConfig:
-    """12 layers of width 768, vocabulary 32000, with `changes` to its fields."""
+    """Return the shape of 12 layers of width 768 and vocabulary 32000, with `changes` to its
+    fields."""
     fields: dict[str, Any] = {
         "architecture": "llama",
         "num_hidden_layers": 12,

@@ -18,9 +18,19 @@ def test_finished_tasks_are_kept_and_the_exit_code_says_go_on(
 ) -> None:
     data, out = unpacked("babylm2025_full"), tmp_path / "out"
     command = [
-        sys.executable, "-m", "cdgen", "eval", "--model", stories260k.good, "--data", data,
-        "--out", out, "--tasks", "wug_adj_nominalization,blimp_filtered",
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "cdgen",
+        "eval",
+        "--model",
+        stories260k.good,
+        "--data",
+        data,
+        "--out",
+        out,
+        "--tasks",
+        "wug_adj_nominalization,blimp_filtered",
+    ]
     process = subprocess.Popen(
         list(map(str, command)), stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
     )

@@ -25,7 +25,7 @@ def reading(role: Any, text: Text, epochs: Any = 1) -> Reading:
 
 
 def holds(*readings: Reading) -> dict[str, bool]:
-    """With a tokenizer of the first text."""
+    """Return whether the rules hold, with a tokenizer of the first text."""
     budget = Budget((reading("tokenizer", readings[0].text), *readings))
     return {"strict": not budget.broken(STRICT), "strict-small": not budget.broken(SMALL)}
 
@@ -34,7 +34,7 @@ def holds(*readings: Reading) -> dict[str, bool]:
 
 
 def test_the_union_counts_a_text_once_and_a_synthetic_one_not_at_all() -> None:
-    """Tokenizer and GOOD on 9M words, BAD on another 1M, the student on the 9M and 95M synthetic:
+    """Tokenizer and GOOD read 9M words, BAD another 1M, the student the 9M and 95M synthetic ones:
     10M source words, exactly what strict-small allows."""
     budget = Budget(
         (
@@ -48,8 +48,12 @@ def test_the_union_counts_a_text_once_and_a_synthetic_one_not_at_all() -> None:
     assert (budget.source_words, budget.synthetic_words) == (10_000_000, 95_000_000)
     assert budget.broken(SMALL) == budget.broken(STRICT) == []
     assert [r.words_read for r in budget.readings] == [
-        9_000_000, 45_000_000, 2_000_000, 63_000_000, 285_000_000
-    ]  # fmt: skip
+        9_000_000,
+        45_000_000,
+        2_000_000,
+        63_000_000,
+        285_000_000,
+    ]
 
 
 @pytest.mark.parametrize(("limit", "track"), [(STRICT, "strict"), (SMALL, "strict-small")])
@@ -89,7 +93,7 @@ def test_a_tokenizer_from_elsewhere_breaks_the_rules() -> None:
 
 
 def test_synthetic_text_of_models_that_are_not_counted_breaks_the_rules() -> None:
-    """The student's 95M words may have cost anything; so may those that GOOD itself read."""
+    """The student's 95M words may have cost anything, and so may those that GOOD itself read."""
     alone = Budget((reading("tokenizer", REAL), reading("student", SYNTHETIC)))
     assert alone.broken(STRICT) == [
         "student reads cd, and what its models were trained on is not counted here"

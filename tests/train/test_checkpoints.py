@@ -39,7 +39,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of 27 steps that believes to read a quarter of a million words at each."""
+    """Return a run of 27 steps that counts a quarter of a million words for each."""
     folder = tmp_path_factory.mktemp("toy")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "words_read", lambda *_: lambda steps: 250_000 * steps)
@@ -56,8 +56,11 @@ def test_every_checkpoint_is_complete_and_loads_in_plain_transformers(finished: 
     checkpoints = finished / "run/checkpoints"
     milestones = [f"chck_{n}M" for n in range(1, 7)]
     assert {path.name for path in checkpoints.iterdir()} == {
-        "checkpoint-9", "checkpoint-18", "checkpoint-27", *milestones,
-    }  # fmt: skip
+        "checkpoint-9",
+        "checkpoint-18",
+        "checkpoint-27",
+        *milestones,
+    }
     expected = build_corpus(Recipe.model_validate(RECIPE), finished).tokenizer
     for folder in checkpoints.iterdir():
         assert (folder / "model.safetensors").is_file()
@@ -119,7 +122,7 @@ def test_a_folder_without_its_marker_is_passed_over(
 def test_a_checkpoint_that_was_harmed_later_is_named(
     finished: Path, run: Path, file: str, harm: str, says: str
 ) -> None:
-    """By a resume, before anything is trained; and by the export of a finished run."""
+    """A resume names it before training, and so does the export of a finished run."""
     path = run / "checkpoints/checkpoint-18" / file
     if harm == "removed":
         path.unlink()
@@ -200,7 +203,8 @@ def test_no_checkpoint_at_all(tmp_path: Path) -> None:
 def test_a_loss_that_is_not_finite_stops_the_run(
     finished: Path, run: Path, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
-    """At step 12 in training; in validation at step 18, before the weights are saved."""
+    """It happens at step 12 in training, and at step 18 in validation, before the weights are
+    saved."""
     checkpoints = run / "checkpoints"
     for step in (18, 27):
         shutil.rmtree(checkpoints / f"checkpoint-{step}")

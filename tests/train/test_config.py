@@ -68,7 +68,7 @@ def test_two_sources_of_one_name_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["real", "all"])
 def test_names_that_a_run_uses_itself_are_refused(tmp_path: Path, name: str) -> None:
-    """The stream of all sources; the loss over all of them."""
+    """They are the stream of all sources and the loss over all of them."""
     recipe = yaml.safe_load((RECIPES / "demo.yaml").read_text())
     recipe["sources"][1]["name"] = name
     path = tmp_path / "recipe.yaml"

@@ -63,7 +63,7 @@ RECIPE = {
 
 
 def write_toy(folder: Path) -> Path:
-    """A recipe in `folder`, and its data: stories that differ in a name and an animal."""
+    """Write a recipe into `folder`, and its data: stories that differ in a name and an animal."""
     stories = [
         f"Once there was a {animal} called {name}. {name} was happy.\n<|endoftext|>"
         for animal in ("cat", "dog", "hen", "cow")
@@ -78,7 +78,7 @@ def write_toy(folder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the recipe, its data and a finished run in run/."""
+    """Return a folder with the recipe, its data and a finished run in run/."""
     folder = tmp_path_factory.mktemp("toy")
     train_recipe(write_toy(folder), folder, folder / "run")
     return folder

@@ -64,12 +64,15 @@ def test_any_config_with_the_recipes_vocabulary(tmp_path: Path, named: str) -> N
     assert model.dtype == torch.float32
     config = model.config
     assert (config.vocab_size, config.pad_token_id, config.bos_token_id, config.eos_token_id) == (
-        300, 3, 1, 2,
-    )  # fmt: skip
+        300,
+        3,
+        1,
+        2,
+    )
 
 
 def test_a_gpt2_trains_resumes_and_reloads(tmp_path: Path) -> None:
-    """With dropout in it, so a resume needs the random state as well."""
+    """It has dropout, so a resume needs the random state as well."""
     path, run = write_toy(tmp_path), tmp_path / "run"
     path.write_text(yaml.safe_dump(recipe(gpt2(tmp_path / "gpt2"))))
     train_recipe(path, tmp_path, run)

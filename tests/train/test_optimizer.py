@@ -30,8 +30,14 @@ def test_matrices_decay_and_norms_and_embeddings_do_not() -> None:
     model = new_model(recipe(), SPECIALS)
     decayed = decayed_names(model, "matrices")
     assert {name.split(".")[-2] for name in decayed} == {
-        "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj",
-    }  # fmt: skip
+        "q_proj",
+        "k_proj",
+        "v_proj",
+        "o_proj",
+        "gate_proj",
+        "up_proj",
+        "down_proj",
+    }
     untied = new_model(recipe(tied=False), SPECIALS)
     assert decayed_names(untied, "matrices") - decayed == {"lm_head.weight"}
 
@@ -82,8 +88,10 @@ def test_muon_takes_the_hidden_matrices_and_adamw_the_rest() -> None:
     named = dict(reference.named_parameters())
     muon = torch.optim.Muon(
         [named[n] for n in named if n in matrices],
-        lr=0.02, weight_decay=0.1, adjust_lr_fn="match_rms_adamw",
-    )  # fmt: skip
+        lr=0.02,
+        weight_decay=0.1,
+        adjust_lr_fn="match_rms_adamw",
+    )
     rest = [
         {"params": [named["lm_head.weight"]], "weight_decay": 0.1},
         {

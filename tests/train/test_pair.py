@@ -32,22 +32,34 @@ OTHER_TOKENIZER = train_tokenizer(["a very different text about nothing"], 300)
 
 def llama_config(layers: int) -> LlamaConfig:
     return LlamaConfig(
-        vocab_size=300, hidden_size=8, intermediate_size=8, num_hidden_layers=layers,
-        num_attention_heads=2, max_position_embeddings=64, bos_token_id=1, eos_token_id=2,
-    )  # fmt: skip
+        vocab_size=300,
+        hidden_size=8,
+        intermediate_size=8,
+        num_hidden_layers=layers,
+        num_attention_heads=2,
+        max_position_embeddings=64,
+        bos_token_id=1,
+        eos_token_id=2,
+    )
 
 
 def gpt2_config(layers: int) -> GPT2Config:
-    """Of a kind that no lean decoder covers."""
+    """Return a config that no lean decoder covers."""
     return GPT2Config(
-        vocab_size=300, n_embd=8, n_layer=layers, n_head=2, n_positions=64,
-        bos_token_id=1, eos_token_id=2, scale_attn_by_inverse_layer_idx=True,
-    )  # fmt: skip
+        vocab_size=300,
+        n_embd=8,
+        n_layer=layers,
+        n_head=2,
+        n_positions=64,
+        bos_token_id=1,
+        eos_token_id=2,
+        scale_attn_by_inverse_layer_idx=True,
+    )
 
 
 @pytest.fixture
 def write_run(tmp_path: Path, save_random: Callable[..., Path]) -> WriteRun:
-    """A finished run with a checkpoint for every loss, of 1 or more layers."""
+    """Write a finished run with a checkpoint for every loss, of 1 or more layers."""
 
     def write(
         name: str,
@@ -105,8 +117,8 @@ def test_smaller_runs_are_bads_and_runs_of_equal_size_only_rivals(write_run: Wri
 
 
 def test_parameters_are_counted(write_run: WriteRun) -> None:
-    """Embedding and head 300 x 8, final norm 8; a layer: four 8 x 8 and three of feed-forward,
-    two norms."""
+    """Embedding and head have 300 x 8, the final norm 8; a layer has four 8 x 8, three of
+    feed-forward, and two norms."""
     chosen = select_pair([write_run("base", BASE)], 0.5)
     assert chosen.good.parameters == 2 * 300 * 8 + 8 + 2 * (7 * 8 * 8 + 2 * 8)
 
@@ -151,9 +163,17 @@ def test_checkpoints_that_are_of_no_use_are_noted(write_run: WriteRun) -> None:
 
 @pytest.mark.parametrize(
     "marker",
-    ["[]", "{}", '{"step": "x"}', '{"step": []}', '{"step": 1e999}', '{"step": 6, "validation": 3}',
-     '{"step": 6, "validation": {"all": "x"}}', '{"step": 6, "validation": {"all": null}}'],
-)  # fmt: skip
+    [
+        "[]",
+        "{}",
+        '{"step": "x"}',
+        '{"step": []}',
+        '{"step": 1e999}',
+        '{"step": 6, "validation": 3}',
+        '{"step": 6, "validation": {"all": "x"}}',
+        '{"step": 6, "validation": {"all": null}}',
+    ],
+)
 def test_a_marker_that_was_damaged_is_noted(write_run: WriteRun, marker: str) -> None:
     run = write_run("base", {**BASE, 6: 2.0})
     (run / "checkpoints/checkpoint-6" / MARKER).write_text(marker)
@@ -236,11 +256,16 @@ def test_the_file_names_both_and_the_alternatives(write_run: WriteRun, tmp_path:
         "alternatives": [
             {"bad": f"{base}1", "kind": "early", "step": 1, "parameters": good, "loss": 5.0},
             {"bad": f"{base}2", "kind": "early", "step": 2, "parameters": good, "loss": 4.0},
-            {"bad": "../runs/small/checkpoints/checkpoint-2", "kind": "small", "step": 2,
-             "parameters": size, "loss": 4.5},
+            {
+                "bad": "../runs/small/checkpoints/checkpoint-2",
+                "kind": "small",
+                "step": 2,
+                "parameters": size,
+                "loss": 4.5,
+            },
             {"bad": DROPOUT, "kind": "dropout", "step": 4, "parameters": good, "loss": None},
         ],
-    }  # fmt: skip
+    }
     text = out.read_text()
     assert f"# GOOD, the least loss: step 4, {good:,} parameters, loss 3.0000" in text
     assert "# BAD, the last step at least 0.5 above it: step 3, loss 3.6000" in text
@@ -274,9 +299,13 @@ def test_the_card_says_what_the_recipe_says() -> None:
     exported = Exported(9, 1234, {"toys": 2.0, "all": 2.0})
     card = model_card(recipe, exported, exported)
     for says in (
-        "pair of small models", "- `configs/gpt2.json`, 1,234 parameters", "SentencePiece-style",
-        "- Muon, learning rate", "gradients as is,", "| endoftext | no | 1 | 20 % | 0 % |",
-    ):  # fmt: skip
+        "pair of small models",
+        "- `configs/gpt2.json`, 1,234 parameters",
+        "SentencePiece-style",
+        "- Muon, learning rate",
+        "gradients as is,",
+        "| endoftext | no | 1 | 20 % | 0 % |",
+    ):
         assert says in card
     assert "- Llama, 1,234 parameters, tied" in model_card(
         Recipe.model_validate(RECIPE), exported, exported

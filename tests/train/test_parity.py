@@ -28,7 +28,8 @@ NOISE = 1e-4
 
 
 def rate(training: Training, step: int) -> float:
-    """A line to the peak, then half a cosine to zero; the first step is 0."""
+    """Return the learning rate: a line to the peak, then half a cosine to zero; the first step has
+    0."""
     if step < training.warmup_steps:
         return training.learning_rate * step / training.warmup_steps
     done = (step - training.warmup_steps) / (training.steps - training.warmup_steps)
@@ -36,7 +37,7 @@ def rate(training: Training, step: int) -> float:
 
 
 def batch(corpus: TrainingData, step: int, blocks: int) -> torch.Tensor:
-    """The whole batch of a step [blocks, block_size], as the mixture deals it."""
+    """Return the whole batch of a step [blocks, block_size], as the mixture deals it."""
     rows = []
     for position in range(step * blocks, (step + 1) * blocks):
         stream, index = corpus.mixture.at(position)
@@ -45,7 +46,8 @@ def batch(corpus: TrainingData, step: int, blocks: int) -> torch.Tensor:
 
 
 def adamw(model: nn.Module, training: Training) -> torch.optim.AdamW:
-    """Decay: of the matrices of attention and feed-forward. The head is the embedding."""
+    """Return AdamW that decays the matrices of attention and feed-forward. The head is the
+    embedding."""
     decayed, spared = [], []
     for name, parameter in model.named_parameters():
         (decayed if name.endswith("proj.weight") else spared).append(parameter)
@@ -57,7 +59,7 @@ def adamw(model: nn.Module, training: Training) -> torch.optim.AdamW:
 
 
 def plain_loop(recipe: Recipe, corpus: TrainingData) -> tuple[list[float], nn.Module]:
-    """(loss of every step, the trained model)"""
+    """Return (loss of every step, the trained model)."""
     training = recipe.training
     model = new_model(recipe, SPECIALS)
     optimizer = adamw(model, training)

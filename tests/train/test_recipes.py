@@ -23,8 +23,8 @@ def test_it_loads_under_its_own_name(path: Path) -> None:
 
 
 def test_the_base_run_of_the_paper() -> None:
-    """Ulm et al. 2025, their configs/: 162.4M parameters, 113.3M without embedding and head;
-    8,000 steps of 262,144 tokens."""
+    """It has 162.4M parameters, 113.3M without embedding and head, and 8,000 steps of 262,144
+    tokens (Ulm et al. 2025, their configs/)."""
     recipe = load_recipe(RECIPES / "tinybabylm-100m.yaml")
     every, inner = parameters(recipe)
     assert (round(every / 1e6, 1), round(inner / 1e6, 1)) == (162.4, 113.3)
@@ -32,7 +32,7 @@ def test_the_base_run_of_the_paper() -> None:
 
 
 def parameters(recipe: Recipe) -> tuple[int, int]:
-    """All, and those that are neither embedding nor head."""
+    """Return the number of all parameters, and of those that are neither embedding nor head."""
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(model_config(recipe, SpecialIds(3, 1, 2)))
     tables = {id(m.weight) for m in (model.get_input_embeddings(), model.get_output_embeddings())}

@@ -32,7 +32,7 @@ Recipes = Callable[..., Path]
 
 @pytest.fixture
 def recipe(tmp_path: Path) -> Recipes:
-    """Writes a student's recipe of 4 steps, 2 checkpoints, with fields and `training` changed."""
+    """Write a student's recipe of 4 steps and 2 checkpoints, with fields and `training` changed."""
     write_toy(tmp_path)
     (tmp_path / "lines.txt").write_text("\n".join(LINES))
 
@@ -190,7 +190,7 @@ def test_a_second_run_into_a_busy_folder_is_refused(
 def test_a_recipe_that_was_refused_can_be_corrected(
     recipe: Recipes, tmp_path: Path, fields: dict[str, Any], says: str
 ) -> None:
-    """By one that has no prompts: those of the first must not stay."""
+    """The corrected recipe has no prompts, so those of the first must not stay."""
     if "model" in fields:
         bert = {"model_type": "bert", "hidden_size": 8, "num_hidden_layers": 1}
         bert |= {"num_attention_heads": 2, "intermediate_size": 8}

@@ -54,8 +54,8 @@ def write_run(
     tokenizer: str = "byte-level",
     texts: tuple[Text, ...] = (A, B),
 ) -> Path:
-    """400 steps of 8 sequences: 3,200. Real text has 480 blocks; with `cd`, a quarter of the
-    sequences is from a corpus of 70. `repeat`: of the first source."""
+    """Write a run of 400 steps of 8 sequences: 3,200. Real text has 480 blocks; with `cd`, a
+    quarter of the sequences come from a corpus of 70. `repeat` is that of the first source."""
     sources = [
         {"name": t.name, "path": "a.xz", "licence": "x", "split": "rows", "repeat": repeat**first}
         for t, first in zip(texts, (1, 0), strict=False)
@@ -79,7 +79,7 @@ def write_run(
 
 
 def test_epochs_of_a_step_are_exact(tmp_path: Path) -> None:
-    """By step 60, 480 sequences of 480 blocks were read: one epoch, though 20/3 is no float."""
+    """By step 60, 480 sequences of 480 blocks were read: one epoch, although 20/3 is no float."""
     run = write_run(tmp_path / "run")
     assert [r.epochs for r in model_readings(run, "GOOD")] == [Fraction(20, 3)] * 2
     early, _ = model_readings(run, "BAD", step=60)
@@ -87,7 +87,7 @@ def test_epochs_of_a_step_are_exact(tmp_path: Path) -> None:
 
 
 def test_copies_of_a_source_are_epochs_of_it_alone(tmp_path: Path) -> None:
-    """Source a stands three times in every epoch: by step 200, 10/3 of them, it was read ten times,
+    """Source a is in every epoch three times: by step 200, 10/3 epochs, it was read ten times,
     which is just allowed; one step more is not. Source b was read 10/3 times."""
     run = write_run(tmp_path / "run", repeat=3)
     [a, b] = model_readings(run, "GOOD", step=200)
@@ -118,7 +118,7 @@ def test_a_student_reads_real_and_synthetic_text(tmp_path: Path) -> None:
 
 
 def test_a_synthetic_source_is_never_counted_even_beside_good() -> None:
-    """Nobody looks up the models that wrote it; and it brings no source words."""
+    """The models that wrote it are not looked up, and it adds no source words."""
     source = Text("cd", "c", 95, synthetic=True, traced=False)
     says = "reads cd, and what its models were trained on is not counted here"
     budget = Budget(
@@ -147,7 +147,7 @@ def test_the_budget_of_a_run_on_a_corpus_as_its_source(tmp_path: Path, one_threa
 
 
 def test_a_text_is_its_documents(tmp_path: Path) -> None:
-    """Not its place, its name, its order or the sources beside it; and not what is held out."""
+    """Its place, name, order, the other sources and held-out documents do not matter."""
     lines = [f"Line {i} of it." for i in range(100)]
 
     def texts(*given: tuple[str, list[str]], **fields: Any) -> dict[str, Text]:
@@ -180,9 +180,14 @@ def test_a_folder_that_is_no_run(tmp_path: Path) -> None:
 def write_checkpoint(run: Path, step: int, loss: float, save_random: Callable[..., Path]) -> Path:
     folder = run / "checkpoints" / f"checkpoint-{step}"
     config = LlamaConfig(
-        vocab_size=300, hidden_size=8, intermediate_size=8, num_hidden_layers=1,
-        num_attention_heads=2, bos_token_id=1, eos_token_id=2,
-    )  # fmt: skip
+        vocab_size=300,
+        hidden_size=8,
+        intermediate_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        bos_token_id=1,
+        eos_token_id=2,
+    )
     save_random(config, folder, seed=step)
     for_transformers(train_tokenizer(["a fox"], 300), 64).save_pretrained(folder)
     (folder / MARKER).write_text(json.dumps({"step": step}))
@@ -192,15 +197,31 @@ def write_checkpoint(run: Path, step: int, loss: float, save_random: Callable[..
 
 
 def write_corpus(folder: Path, good: Path, bad: str) -> Path:
-    """The manifest of a corpus of these models: 40 prompts of at most 20 tokens."""
+    """Write the manifest of a corpus of these models: 40 prompts of at most 20 tokens."""
     plan = Plan(
-        cdgen_version="0", prompts=PromptPlan(source_sha256="s", tokens_sha256="t", count=40,
-        prompt_tokens=20), good_sha256=open_checkpoint(good).sha256, bad=bad,
-        sampling=SamplingPlan(good_weight=1, bad_weight=1, alpha=0.1, temperature=1, top_k=0,
-        top_p=1, min_p=0), strategy="cd", seed=0, sequences_per_prompt=1, num_sequences=40,
-        max_new_tokens=8, on_eos="stop", eos_token_ids=(2,), vocab_size=300, logprobs=False,
-        slots=16, range_size=16, dtype="float32", device="cpu", decoder="lean", backend="cpu",
-    )  # fmt: skip
+        cdgen_version="0",
+        prompts=PromptPlan(source_sha256="s", tokens_sha256="t", count=40, prompt_tokens=20),
+        good_sha256=open_checkpoint(good).sha256,
+        bad=bad,
+        sampling=SamplingPlan(
+            good_weight=1, bad_weight=1, alpha=0.1, temperature=1, top_k=0, top_p=1, min_p=0
+        ),
+        strategy="cd",
+        seed=0,
+        sequences_per_prompt=1,
+        num_sequences=40,
+        max_new_tokens=8,
+        on_eos="stop",
+        eos_token_ids=(2,),
+        vocab_size=300,
+        logprobs=False,
+        slots=16,
+        range_size=16,
+        dtype="float32",
+        device="cpu",
+        decoder="lean",
+        backend="cpu",
+    )
     folder.mkdir()
     manifest = Manifest(plan=plan, plan_sha256=plan.sha256, files=(), totals=NOTHING)
     write_checked(folder / "manifest.json", manifest.model_dump(mode="json"))
@@ -208,8 +229,9 @@ def write_corpus(folder: Path, good: Path, bad: str) -> Path:
 
 
 def test_a_whole_experiment(tmp_path: Path, save_random: Callable[..., Path]) -> None:
-    """GOOD at step 300, BAD at step 60 of the same run, dropout of GOOD beside it, and a student on
-    the same real text, which has 1,000 words; 40 prompts of 20 tokens have at most 800."""
+    """GOOD is step 300, BAD step 60 of the same run, dropout of GOOD is another BAD, and the
+    student read the same real text, which has 1,000 words; 40 prompts of 20 tokens have at most
+    800."""
     base = write_run(tmp_path / "base", gap=0.5)
     bad = write_checkpoint(base, 60, 4.0, save_random)
     good = write_checkpoint(base, 300, 3.0, save_random)

@@ -54,7 +54,7 @@ def test_the_loss_falls(whole: Path) -> None:
 
 
 def test_a_checkpoint_reloads_in_plain_transformers(whole: Path) -> None:
-    """Its losses on the held-out blocks are those that training noted for it."""
+    """Its losses on the held-out blocks equal those that training recorded."""
     folder = whole / "checkpoints/checkpoint-300"
     model = AutoModelForCausalLM.from_pretrained(folder)
     assert len(AutoTokenizer.from_pretrained(folder)) == model.config.vocab_size == 2048

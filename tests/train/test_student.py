@@ -31,7 +31,7 @@ RATIO = 0.3
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """32 documents of the bundled pair."""
+    """Return 32 documents of the bundled pair."""
     out = tmp_path_factory.mktemp("corpus") / "out"
     values: dict[str, Any] = {
         "good": ASSETS / "demo-pair/good", "bad": str(ASSETS / "demo-pair/bad"),
@@ -44,7 +44,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def student(corpus: Path) -> Callable[..., dict[str, Any]]:
-    """The toy recipe with synthetic text in it."""
+    """Return the toy recipe with synthetic text in it."""
 
     def recipe(**synthetic: Any) -> dict[str, Any]:
         mixing = {"ratio": RATIO, "corpora": [{"name": "cd", "path": str(corpus)}], **synthetic}
@@ -100,7 +100,7 @@ def test_a_run_says_what_it_read_and_leaves_a_model(
 
 
 def test_added_text_takes_steps_of_its_own(student: Callable[..., dict[str, Any]]) -> None:
-    """27 steps of real text at 30 % synthetic: 27 / 0.7 in all."""
+    """27 steps of real text at 30 % synthetic are 27 / 0.7 in all."""
     added = Recipe.model_validate(student(mode="add"))
     assert total_steps(added) == 39
     assert total_steps(Recipe.model_validate(student())) == 27

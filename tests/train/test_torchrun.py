@@ -34,7 +34,7 @@ for run in runs:
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """one: by one process; two: by two; resumed: the second half by two."""
+    """Return three runs: by one process, by two, and with the second half resumed by two."""
     folder = tmp_path_factory.mktemp("runs")
     recipe, script = write_toy(folder), folder / "script.py"
     changed = {"steps": 8, "checkpoint_every": 4, "micro_batch_blocks": 1}
@@ -68,7 +68,7 @@ def test_two_processes_take_the_steps_of_one(runs: Path, name: str) -> None:
 
 
 def _losses(run: Path) -> dict[int, float]:
-    """Of every step; one process alone writes them, so each is there once."""
+    """Return the losses of every step; only one process writes them, so each occurs once."""
     lines = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
     losses = [(line["step"], line["loss"]) for line in lines if "loss" in line]
     assert [step for step, _ in losses] == list(range(1, 9))

@@ -2,23 +2,20 @@
 
 Without truncation one pass over both models' logits draws. Noise would be its bottleneck, so no
 logarithm is taken where it cannot matter: gumbel <= -log u, so of four tokens that share a Philox
-block none can win if their smallest u exceeds exp(their largest score - best key).
-
-With truncation the cut is found first, bit by bit: a score is turned into an integer of the same
-order, and each pass over the row fixes four of its 32 bits from the 16 counts, or masses, at and
-above 16 candidates. Masses are integers (truncate.py).
+block none can win if their smallest u exceeds exp(their largest score - best key). With truncation
+the cut is found first (dense_cut.py), and a second pass draws.
 """
 
 from __future__ import annotations
-
-from typing import Any, NamedTuple
 
 import triton
 import triton.language as tl
 
 from cdgen.kernels.gpu.philox import gumbel, in_token_order, philox_words
-from cdgen.kernels.gpu.sampling.draw import combine, is_finite, write
-from cdgen.kernels.gpu.sampling.truncate import best_of, mass, mass_limit
+from cdgen.kernels.gpu.sampling.dense_cut import LOWEST_KEY, find_cut, order_key
+from cdgen.kernels.gpu.sampling.dense_row import Row, load_tile, score_tile
+from cdgen.kernels.gpu.sampling.draw import is_finite, write
+from cdgen.kernels.gpu.sampling.truncate import best_of
 from cdgen.kernels.gpu.sampling.types import (
     BAD_NOT_FINITE,
     GOOD_NOT_FINITE,
@@ -31,141 +28,11 @@ from cdgen.kernels.gpu.sampling.types import (
     Truncation,
 )
 
-LOWEST_KEY = tl.constexpr(-(2**31))  # below the key of every score
 LOG2_E = tl.constexpr(1.4426950408889634)
 # Added to the binary logarithm of a reach. Pruning can only err if u >= 2^-23, that is, if scores
 # and best key are within 16 of each other. Rounding of the argument and of exp2 is then below 1e-5,
 # and that of gumbel below 6e-6.
 MARGIN = tl.constexpr(1e-4)
-
-
-class Row(NamedTuple):
-    """One row of logits, as the passes over it need it."""
-
-    good: Any  # its first logit
-    bad: Any  # its first logit, or None if BAD is not read
-    vocab: Any
-    readable: Any
-    threshold: Any  # for GOOD's logits; None if every finite one is plausible
-
-
-@triton.jit
-def _order_key(score):
-    """Return an int32 in the order of the scores (-0.0 like 0.0); `_score_of_key` is its
-    inverse."""
-    bits = tl.where(score == 0, 0.0, score).to(tl.int32, bitcast=True)
-    return tl.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
-
-
-@triton.jit
-def _score_of_key(key):
-    return tl.where(key < 0, key ^ 0x7FFFFFFF, key).to(tl.float32, bitcast=True)
-
-
-@triton.jit
-def _load(row, start, BLOCK: tl.constexpr):
-    """Load the logits of a tile; beyond the row, GOOD's are -inf."""
-    token = start + tl.arange(0, BLOCK)
-    g = tl.load(row.good + token, mask=token < row.readable, other=NEVER)
-    b = g
-    if row.bad is not None:
-        b = tl.load(row.bad + token, mask=token < row.readable, other=0.0)
-    return g, b
-
-
-@triton.jit
-def _scores(row, g, b, start, score_params, DIVIDE: tl.constexpr, BLOCK: tl.constexpr):
-    """Return which tokens of a tile are plausible, NaN included, and their scores; -inf for the
-    others."""
-    token = start + tl.arange(0, BLOCK)
-    g = g.to(tl.float32)
-    plausible = (g != NEVER) & (token < row.vocab)
-    if row.threshold is not None:
-        plausible &= g >= row.threshold
-    score = combine(g, b.to(tl.float32), score_params, row.bad is not None, DIVIDE)
-    return plausible, tl.where(plausible, score, NEVER)
-
-
-@triton.jit
-def _tally(
-    row,
-    score_params,
-    top_score,
-    keys,
-    least_key,
-    DIVIDE: tl.constexpr,
-    WEIGH: tl.constexpr,
-    BLOCK: tl.constexpr,
-):
-    """Return [16] int64: how many scores are at or above each of 16 keys; with WEIGH, the mass of
-    those that are also above least_key."""
-    total = tl.zeros([16], tl.int64)
-    for start in range(0, row.vocab, BLOCK):
-        g, b = _load(row, start, BLOCK)
-        plausible, score = _scores(row, g, b, start, score_params, DIVIDE, BLOCK)
-        key = tl.where(plausible, _order_key(score), LOWEST_KEY)
-        if WEIGH:
-            amount = tl.where(key > least_key, mass(score, top_score, score_params.mass_units), 0)
-        else:
-            amount = plausible.to(tl.int32)
-        total += tl.sum(tl.where(key[None, :] >= keys[:, None], amount[None, :], 0), 1).to(tl.int64)
-    return total
-
-
-@triton.jit
-def _last_key(
-    row,
-    score_params,
-    top_score,
-    target,
-    tie_key,
-    tie_mass,
-    DIVIDE: tl.constexpr,
-    WEIGH: tl.constexpr,
-    BLOCK: tl.constexpr,
-):
-    """Return the largest key with a count, or mass, of `target` or more at and above it, and how
-    much of that is above it. `tie_mass` is the mass that top-k keeps at `tie_key`, its own last
-    key."""
-    digit = tl.arange(0, 16).to(tl.int64)
-    low = tl.full([], 0, tl.int64)  # keys, shifted to start at 0
-    reached = tl.zeros([16], tl.int64)
-    for step in range(0, 9):
-        # Eight steps of four bits each. The ninth counts what lies above the key that was found.
-        shift = tl.maximum(28 - 4 * step, 0)
-        keys = low + tl.where(step < 8, digit << shift, 1) + LOWEST_KEY
-        reached = _tally(
-            row, score_params, top_score, keys.to(tl.int32), tie_key, DIVIDE, WEIGH, BLOCK
-        )
-        reached += tl.where(keys <= tie_key, tie_mass, 0)
-        passed = tl.sum((reached >= target).to(tl.int64), 0)
-        low += tl.where(step < 8, (passed - 1) << shift, 0)
-    return (low + LOWEST_KEY).to(tl.int32), tl.max(reached, 0)
-
-
-@triton.jit
-def _find_cut(
-    row, score_params, top_score, plausible, truncation, DIVIDE: tl.constexpr, BLOCK: tl.constexpr
-):
-    """Return the last key that top-k and then top-p keep, and how many of its ties."""
-    cut_key, ties = tl.full([], LOWEST_KEY, tl.int32), tl.full([], 0, tl.int64)
-    tie_mass = tl.full([], 0, tl.int64)
-    if (truncation.top_k > 0) & (truncation.top_k < plausible):
-        cut_key, above = _last_key(
-            row, score_params, top_score, truncation.top_k, LOWEST_KEY, 0, DIVIDE, False, BLOCK
-        )
-        ties = truncation.top_k - above
-        tie_mass = ties * mass(_score_of_key(cut_key), top_score, score_params.mass_units)
-    if truncation.top_p < 1:
-        everything = tl.full([16], LOWEST_KEY, tl.int32)
-        total = _tally(row, score_params, top_score, everything, cut_key, DIVIDE, True, BLOCK)
-        limit = mass_limit(tl.max(total, 0) + tie_mass, truncation.top_p)
-        cut_key, above = _last_key(
-            row, score_params, top_score, limit, cut_key, tie_mass, DIVIDE, True, BLOCK
-        )
-        one = mass(_score_of_key(cut_key), top_score, score_params.mass_units)
-        ties = (limit - above + one - 1) // one
-    return cut_key, ties
 
 
 @triton.jit
@@ -211,15 +78,15 @@ def _sweep(
     kept_lanes = tl.zeros([BLOCK], tl.int32)
     odd_lanes = tl.zeros([BLOCK], tl.int1)
     top = tl.full([BLOCK], NEVER, tl.float32)
-    g_next, b_next = _load(row, 0, BLOCK)
+    g_next, b_next = load_tile(row, 0, BLOCK)
     for start in range(0, row.vocab, BLOCK):
         g, b = g_next, b_next
-        g_next, b_next = _load(row, start + BLOCK, BLOCK)  # loaded while this tile is processed
-        plausible, score = _scores(row, g, b, start, score_params, DIVIDE, BLOCK)
+        g_next, b_next = load_tile(row, start + BLOCK, BLOCK)  # loaded while this tile is processed
+        plausible, score = score_tile(row, g, b, start, score_params, DIVIDE, BLOCK)
         plausible_lanes += plausible.to(tl.int32)
         odd_lanes |= plausible & ~is_finite(score)
         if CUT:
-            order = _order_key(score)
+            order = order_key(score)
             tie = (plausible & (order == cut_key)).to(tl.int32)
             place = ties_seen + tl.cumsum(tie, 0) - tie
             keep = plausible & (score >= least_score)
@@ -243,8 +110,8 @@ def _diagnose(row, score_params, DIVIDE: tl.constexpr, BLOCK: tl.constexpr):
     """Return the status of a row in which some score is not finite."""
     ways = tl.zeros([BLOCK], tl.int32)  # one bit for each reason
     for start in range(0, row.vocab, BLOCK):
-        g, b = _load(row, start, BLOCK)
-        plausible, _ = _scores(row, g, b, start, score_params, DIVIDE, BLOCK)
+        g, b = load_tile(row, start, BLOCK)
+        plausible, _ = score_tile(row, g, b, start, score_params, DIVIDE, BLOCK)
         g, b = g.to(tl.float32), b.to(tl.float32)
         ways |= tl.where(plausible & ~is_finite(g), 1, 0)
         if row.bad is not None:
@@ -294,7 +161,7 @@ def finish_kernel(
         status = _diagnose(row, score_params, DIVIDE, BLOCK)
     if TRUNCATE:  # known to the compiler, unlike the status
         if status == OK:
-            cut_key, ties = _find_cut(
+            cut_key, ties = find_cut(
                 row,
                 score_params,
                 top_score,

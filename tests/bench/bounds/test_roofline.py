@@ -29,7 +29,8 @@ BANDWIDTH, FLOPS = 4.3e12, 790e12
 
 
 def thousands_per_second(good: Any, slots: int, context: int, **options: Any) -> float:
-    """Tokens, of GOOD and a BAD of the same shape whose head is a whole product."""
+    """Return thousands of tokens per second of GOOD and a BAD of the same shape with a whole head
+    product."""
     bound = step_bound(good, good, slots, context, plausible=good.vocab_size, **options)
     return 1e3 * slots / bound.microseconds(BANDWIDTH, FLOPS)
 
@@ -111,8 +112,10 @@ def test_a_stage_takes_the_larger_of_bytes_and_flops() -> None:
     nothing = dict.fromkeys((name for names in STAGES.values() for name in names), Part(0, 0))
     # Weights and activations overlap with the products, KV reads with neither.
     parts = nothing | {
-        "layer weights": Part(30, 1000), "activations": Part(20, 0), "KV reads": Part(40, 1)
-    }  # fmt: skip
+        "layer weights": Part(30, 1000),
+        "activations": Part(20, 0),
+        "KV reads": Part(40, 1),
+    }
     assert Bound(parts).microseconds(10, 1000) == pytest.approx(1e6 * (5 + 4))
     assert Bound(parts).microseconds(10, 100) == pytest.approx(1e6 * (10 + 4))
 
@@ -146,9 +149,18 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 def test_the_command(tmp_path: Path) -> None:
     size = ("--slots", "64", "--context", "100")
     done = run(
-        "--good", str(DEMO / "good"), "--bad", "dropout:0.5", *size, "--kv-dtype", "float8_e4m3fn",
-        "--bandwidth", "4300", "--tflops", "790",
-    )  # fmt: skip
+        "--good",
+        str(DEMO / "good"),
+        "--bad",
+        "dropout:0.5",
+        *size,
+        "--kv-dtype",
+        "float8_e4m3fn",
+        "--bandwidth",
+        "4300",
+        "--tflops",
+        "790",
+    )
     assert done.returncode == 0, done.stderr
     good = read_config(DEMO / "good", 100)
     bound = step_bound(good, good, 64, 100, kv_bytes=1, shared_weights=True)

@@ -64,7 +64,7 @@ def toys() -> Calls:
 def toy_codes(
     tmp_path_factory: pytest.TempPathFactory, capabilities: tuple[int, ...]
 ) -> dict[str, list[dict[str, Any]]]:  # by call, one per capability
-    """From a process of its own: in this one the toys may be there to be interpreted."""
+    """Compile the toys in a process of their own: in this one Triton may interpret them."""
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     # Code in the user's cache may name the files of another checkout.
     environment["TRITON_CACHE_DIR"] = str(tmp_path_factory.mktemp("triton"))
@@ -131,7 +131,7 @@ def test_every_kernel_for_every_capability(
 
 
 def kernels_in_source() -> set[str]:
-    """The `triton.jit` functions that no other one calls."""
+    """Return the `triton.jit` functions that no other one calls."""
     jitted = [
         node
         for path in (ROOT / "kernels" / "gpu").rglob("*.py")

@@ -107,9 +107,11 @@ def test_a_baseline_that_fails_stops_nothing(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_poison_overwrites_tensors_and_draws() -> None:
     out = SampleOutput(
-        torch.zeros(2, dtype=torch.int64), torch.zeros(2, dtype=torch.uint8),
-        torch.zeros(2, dtype=torch.int32), torch.zeros(2, dtype=torch.int32),
-    )  # fmt: skip
+        torch.zeros(2, dtype=torch.int64),
+        torch.zeros(2, dtype=torch.uint8),
+        torch.zeros(2, dtype=torch.int32),
+        torch.zeros(2, dtype=torch.int32),
+    )
     x = torch.zeros(3, dtype=torch.bfloat16)
     gpu_timing.poison([out, x])
     assert x.isnan().all()
@@ -125,8 +127,11 @@ def test_the_sampler_sweep_is_the_one_that_was_asked_for() -> None:
     )
     assert {Setting(*shape) for shape in asked} <= set(settings)
     for variant in ({"dtype": torch.float32}, {"alpha": 0.0}, {"flat": True}):
-        varied = {Setting(*shape, name, **variant)
-                  for shape in gpu_sampling_workload.MAIN for name in names}  # fmt: skip
+        varied = {
+            Setting(*shape, name, **variant)
+            for shape in gpu_sampling_workload.MAIN
+            for name in names
+        }
         assert varied <= set(settings)
     assert Setting(1024, 50257, "none", heads=True) in settings
     params = Setting(1, 1, "top-k 200").params, Setting(1, 1, "top-p 0.95", alpha=0.0).params

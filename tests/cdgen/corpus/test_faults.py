@@ -104,7 +104,7 @@ def generate(
     format: str = "parquet",
     finish: bool = True,
 ) -> None:
-    """What a worker does from its start to its end."""
+    """Do what a worker does from start to end."""
     worker = Shard.parse(shard)
     with CorpusFolder(out).set_up():
         origin = PromptSource(str(source), make_tokenizer(), "0" * 64, 1, 3)
@@ -145,7 +145,7 @@ def measure_memory(out: Path, source: Path, format: str) -> None:
 
 
 def generate_in_small_files(out: Path, source: Path, limit_bytes: int, format: str) -> None:
-    """Like `generate`, with a kernel that cuts every write at `limit_bytes` of file size."""
+    """Generate while the kernel cuts every write at `limit_bytes` of file size."""
     _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes, most))
     generate(out, source, format=format)
@@ -161,7 +161,7 @@ JOBS: dict[str, Callable[..., None]] = {
 
 
 def serve() -> None:
-    """Per line of input, a job: fork, kill the child if asked to, answer with its exit code."""
+    """For each line of input, fork, kill the child if asked to, and answer with its exit code."""
     # A killed process loses nothing that it handed to the kernel: waiting for the disk, as a power
     # failure would require, changes no outcome here and takes most of the time.
     os.fsync = lambda descriptor: None
@@ -212,7 +212,7 @@ from hypothesis.stateful import (  # noqa: E402
 
 
 class Workers:
-    """Starts workers, one at a time, on corpora of one format."""
+    """Workers that run one at a time on corpora of one format."""
 
     def __init__(self, source: Path, format: str) -> None:
         self.source, self.format = source, format
@@ -245,7 +245,7 @@ class Workers:
         self.server.stdin.flush()
 
     def wait(self) -> int:
-        """The exit code of the worker started last, minus its signal if one killed it."""
+        """Return the exit code of the last worker, or minus the signal that killed it."""
         assert self.server.stdout
         return int(self.server.stdout.readline())
 
@@ -278,7 +278,7 @@ def range_file(out: Path, workers: Workers, index: int) -> Path:
 
 
 def hashes(out: Path) -> Hashes:
-    """sha256 of every file, empty locks left out."""
+    """Return the sha256 of every file except empty locks."""
     files = (path for path in sorted(out.rglob("*")) if path.is_file() and path.suffix != ".lock")
     digest = hashlib.sha256
     return {str(path.relative_to(out)): digest(path.read_bytes()).hexdigest() for path in files}
@@ -286,7 +286,7 @@ def hashes(out: Path) -> Hashes:
 
 @pytest.fixture(scope="module")
 def expected(workers: Workers, tmp_path_factory: pytest.TempPathFactory) -> Hashes:
-    """The corpus of a run that nothing disturbs."""
+    """Return the corpus of an undisturbed run."""
     out = tmp_path_factory.mktemp("expected") / "out"
     assert workers.run("generate", out) == COMPLETE
     found = hashes(out)
@@ -398,7 +398,7 @@ def test_a_file_size_limit_of_the_kernel(
 
 
 class Failing:
-    """Wraps a function of the file layer: its n-th call fails as the operating system would."""
+    """A function of the file layer whose n-th call fails as the operating system would."""
 
     def __init__(self, call: Callable[..., Any], nth: int, code: int) -> None:
         self.call, self.nth, self.code, self.calls = call, nth, code, 0
@@ -491,7 +491,8 @@ def test_any_history_of_workers_and_kills(
     crashes = st.builds("{}:{}".format, st.sampled_from(CRASH_POINTS), st.integers(1, 25))
 
     class History(RuleBasedStateMachine):
-        """What may happen to an OUT, in any order; in the end it is completed and compared."""
+        """The events that may happen to an OUT, in any order; in the end it is completed and
+        compared."""
 
         def __init__(self) -> None:
             super().__init__()

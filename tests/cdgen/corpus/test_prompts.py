@@ -45,7 +45,7 @@ def prepare(
 
 
 def byte_level() -> Tokenizer:
-    """GPT-2's kind."""
+    """Return a tokenizer of GPT-2's kind."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     return train(tokenizer)
@@ -61,7 +61,8 @@ def smollm_like() -> Tokenizer:
 
 
 def llama_like() -> Tokenizer:
-    """SentencePiece's kind: trained within words, used without a pre-tokenizer."""
+    """Return a tokenizer of SentencePiece's kind: trained within words, used without a
+    pre-tokenizer."""
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>", fuse_unk=True, byte_fallback=True))
     replace = normalizers.Replace(" ", "▁")
     tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), replace])
@@ -88,7 +89,7 @@ TOKENIZER = byte_level()
 
 
 def in_full(tokenizer: Tokenizer, text: str, bos: int | None, count: int) -> list[int]:
-    """The definition: tokenize all of the document, then cut."""
+    """Return the prompt by definition: tokenize the whole document, then cut."""
     ids = tokenizer.encode(text, add_special_tokens=False).ids
     return ([] if bos is None else [bos]) + ids[: count - (bos is not None)]
 
@@ -280,9 +281,32 @@ KINDS = {"byte-level": byte_level(), "digits": smollm_like(), "llama": llama_lik
 # Pieces that tempt a tokenizer to look across a space: spaces in a row, marks that stand for
 # spaces, contractions, special tokens, letters that no merge knows, combining accents.
 PIECES = (
-    " ", "  ", "the", "cat", "sat", "'s", "'", "1984", "7", ".", "é", "e\u0301", "\u0301", "▁", "Ġ",
-    "猫", "мама", "\t", "\u00a0", "<s>", "</s>", "s>", "<", "\x1c", "🙂",
-)  # fmt: skip
+    " ",
+    "  ",
+    "the",
+    "cat",
+    "sat",
+    "'s",
+    "'",
+    "1984",
+    "7",
+    ".",
+    "é",
+    "e\u0301",
+    "\u0301",
+    "▁",
+    "Ġ",
+    "猫",
+    "мама",
+    "\t",
+    "\u00a0",
+    "<s>",
+    "</s>",
+    "s>",
+    "<",
+    "\x1c",
+    "🙂",
+)
 texts = st.lists(st.sampled_from(PIECES), max_size=40).map("".join)
 
 

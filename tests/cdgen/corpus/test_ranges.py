@@ -132,7 +132,7 @@ def out(tmp_path: Path) -> Path:
 
 @pytest.fixture(params=["parquet", "jsonl"])
 def format(request: pytest.FixtureRequest) -> str:
-    """Of the corpus's files."""
+    """The format of the corpus's files."""
     return str(request.param)
 
 
@@ -332,7 +332,7 @@ def test_the_manifest_says_nothing_of_time_or_place(out: Path, tmp_path: Path) -
 
 
 def snapshot(out: Path) -> dict[str, tuple[int, int]]:
-    """Inode and modification time of every file but the locks."""
+    """Return the inode and modification time of every file except locks."""
     files = (path for path in out.rglob("*") if path.is_file() and path.suffix != ".lock")
     return {str(path): (path.stat().st_ino, path.stat().st_mtime_ns) for path in files}
 
@@ -450,7 +450,7 @@ NUMBERS = st.floats(width=32, allow_nan=False, allow_infinity=False)
 @settings(max_examples=30, deadline=None, derandomize=True)
 @given(drawn=st.lists(st.tuples(TEXTS, NUMBERS, NUMBERS), min_size=8, max_size=8))
 def test_both_formats_hold_the_same_rows(drawn: list[tuple[str, float, float]]) -> None:
-    """To the bit of each float32, and with the same counts."""
+    """The rows are equal to the bit of each float32, and so are the counts."""
     found = []
     for format in ("parquet", "jsonl"):
         with TemporaryDirectory() as folder:
@@ -525,7 +525,7 @@ def test_the_card_names_what_decides_the_corpus(out: Path) -> None:
 
 @pytest.mark.parametrize("harm", ["flipped", "short", "gone", "swapped"])
 def test_rows_of_a_damaged_file_are_never_read(out: Path, format: str, harm: str) -> None:
-    """The rows of the files before it are."""
+    """The rows of the files before it are read."""
     fill(out, begin(out, format=format))
     finalize(out)
     first, second, _ = sorted((out / "data").iterdir())
@@ -650,7 +650,7 @@ def test_verify_names_missing_surplus_and_short_files(
 
 
 def test_verify_counts_rows_itself(out: Path, format: str) -> None:
-    """A file that matches its own hash, but whose rows are not what the entry and plan say."""
+    """A file may match its own hash while its rows are not what the entry and the plan say."""
     made = begin(out, format=format)
     fill(out, made)
     shifted = make_plan(open_table(CorpusFolder(out).prompts), range_size=4, format=format)

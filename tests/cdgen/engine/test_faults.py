@@ -48,8 +48,8 @@ OPS = (
 
 
 class Waits(TorchDispatchMode):
-    """Notes the ops for which the host would wait: those that ask for a value, that copy between
-    places, or that write a Python number at indices, which PyTorch 2.11 copies over first."""
+    """A record of the ops for which the host would wait: those that ask for a value, that copy
+    between places, or that write a Python number at indices, which PyTorch 2.11 copies first."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -70,7 +70,7 @@ class Waits(TorchDispatchMode):
 def on_meta(
     monkeypatch: pytest.MonkeyPatch, tiny_pair: Any, tiny_twin: Path, tiny_others: dict[str, Path]
 ) -> Callable[[str], SlotEngine]:
-    """The engine of a case as `cdgen.generation.build_engine` puts it together on a GPU."""
+    """Return the engine of a case as `cdgen.generation.build_engine` builds it on a GPU."""
     for name in OPS:
         monkeypatch.setattr(f"cdgen.kernels.{name}.choose_backend", lambda *_: "triton")
 
@@ -79,9 +79,15 @@ def on_meta(
         shape = lean_config(checkpoints[0].config, CAPACITY)
         assert shape is not None
         return Decoder(
-            shape, [load_tensors(c, torch.float32) for c in checkpoints], SLOTS, CAPACITY,
-            device=torch.device("meta"), dtype=torch.bfloat16, kv_dtype=kv_dtype, dropout=dropout,
-        )  # fmt: skip
+            shape,
+            [load_tensors(c, torch.float32) for c in checkpoints],
+            SLOTS,
+            CAPACITY,
+            device=torch.device("meta"),
+            dtype=torch.bfloat16,
+            kv_dtype=kv_dtype,
+            dropout=dropout,
+        )
 
     def make(case: str) -> SlotEngine:
         good, params, bad = tiny_pair.good, SamplingParams(), None
@@ -109,7 +115,7 @@ CASES = ["twins, fp8", "twins of GPT-2", "two shapes", "every token plausible", 
 
 @pytest.mark.parametrize("case", CASES)
 def test_no_step_waits_for_the_device(on_meta: Callable[[str], SlotEngine], case: str) -> None:
-    """Neither could it be captured in a graph then."""
+    """A step that waits could not be captured in a graph."""
     engine = on_meta(case)
     with torch.inference_mode(), Waits() as waits:
         engine.runner.run()
@@ -120,7 +126,7 @@ def test_no_step_waits_for_the_device(on_meta: Callable[[str], SlotEngine], case
 def test_no_admission_waits_for_the_device(
     on_meta: Callable[[str], SlotEngine], case: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It comes between launches, one of which is under way."""
+    """Sequences are admitted between launches, while one is running."""
     engine, waits = on_meta(case), Waits()
 
     def to_device(x: torch.Tensor, device: torch.device) -> torch.Tensor:
@@ -137,8 +143,8 @@ def test_no_admission_waits_for_the_device(
 
 
 def test_a_step_that_fails_joins_its_streams(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Else the end of a capture raises that work is unjoined, and out of memory is not recognized
-    as such: slots are not halved."""
+    """Otherwise the end of a capture raises that work is unjoined, and an out-of-memory error is
+    not recognised, so slots are not halved."""
     waited: list[object] = []
     here = SimpleNamespace(wait_stream=waited.append)
     beside = SimpleNamespace(wait_stream=lambda stream: None)
@@ -162,7 +168,7 @@ def test_a_step_that_fails_joins_its_streams(monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.fixture
 def small_prefill(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A device on which the prompts of more than 32 slots run out of memory; steps do not."""
+    """Make prompts of more than 32 slots run out of memory, but not the steps."""
     make = SlotEngine.__post_init__
 
     def construct(self: SlotEngine) -> None:
@@ -202,7 +208,7 @@ def test_a_run_with_halved_slots_resumes_by_the_same_command(
 def test_a_gpu_that_triton_or_cublas_finds_lost_costs_the_range_at_hand(
     generate_200: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, message: str
 ) -> None:
-    """Both raise RuntimeError; between graphs, prefilling calls them."""
+    """Triton and cuBLAS both raise RuntimeError; prefilling calls them between graphs."""
     through = SlotEngine.generate
 
     def failing(self: SlotEngine, requests: Iterator[Request]) -> Iterator[Sequence]:

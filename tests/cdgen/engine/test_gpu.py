@@ -31,22 +31,31 @@ CASES = ["twins", "dropout", "two shapes", "one model"]
 
 
 def decoder(
-    *folders: Path, device: str, dtype: torch.dtype = torch.float32, dropout: Dropout | None = None,
+    *folders: Path,
+    device: str,
+    dtype: torch.dtype = torch.float32,
+    dropout: Dropout | None = None,
     kv_dtype: torch.dtype | None = None,
-) -> Decoder:  # fmt: skip
+) -> Decoder:
     checkpoints = [open_checkpoint(folder) for folder in folders]
     shape = lean_config(checkpoints[0].config, CAPACITY)
     assert shape is not None
     tensors = [load_tensors(checkpoint, torch.float32) for checkpoint in checkpoints]
     return Decoder(
-        shape, tensors, SLOTS, CAPACITY, device=torch.device(device), dtype=dtype, dropout=dropout,
+        shape,
+        tensors,
+        SLOTS,
+        CAPACITY,
+        device=torch.device(device),
+        dtype=dtype,
+        dropout=dropout,
         kv_dtype=kv_dtype,
-    )  # fmt: skip
+    )
 
 
 @pytest.fixture
 def engine(tiny_pair: Any, tiny_twin: Path) -> Callable[..., SlotEngine]:
-    """An engine of a case on a device, as generation/build_engine.py builds it there."""
+    """Return the engine of a case on a device, as generation/build_engine.py builds it there."""
 
     def make(case: str, device: str, **kinds: Any) -> SlotEngine:
         good, dropout = tiny_pair.good, Dropout(0.4, SEED)
@@ -78,7 +87,7 @@ def by_id(sequences: Iterator[Sequence]) -> dict[int, Sequence]:
 def test_a_graph_in_fp32_writes_what_the_cpu_writes(
     engine: Callable[..., SlotEngine], case: str
 ) -> None:
-    """Two roundings of the same logits: 1 sequence in 50 may part at a near tie."""
+    """Logits round differently on the two devices: 1 sequence in 50 may differ at a near tie."""
     expected = by_id(engine(case, "cpu").generate(REQUESTS))
     found = by_id(engine(case, "cuda").generate(REQUESTS))
     parted = [i for i, s in expected.items() if s.tokens != found[i].tokens]
@@ -93,7 +102,8 @@ def test_a_graph_in_fp32_writes_what_the_cpu_writes(
 def test_graphs_write_what_their_steps_write_one_by_one(
     engine: Callable[..., SlotEngine], case: str, dtype: torch.dtype
 ) -> None:
-    """To the bit: also with a host that is not behind, and other steps per graph."""
+    """The bits are equal, also if the host does not lag and with other numbers of steps per
+    graph."""
     expected = by_id(engine(case, "cuda", dtype=dtype).generate(REQUESTS))
     eager = engine(case, "cuda", dtype=dtype)
     eager.runner.prepare = lambda: None  # type: ignore[method-assign]
@@ -125,7 +135,7 @@ def test_order_and_company_change_nothing(
 
 
 def test_shards_write_the_same_corpus(tiny_pair: Any, prompts: Path, tmp_path: Path) -> None:
-    """By the hash of every file, through the whole command."""
+    """The whole command writes files with equal hashes."""
     pytest.importorskip("pydantic")
     from cdgen.corpus.finalize import finalize
     from cdgen.generation.config import GenerateConfig

@@ -38,7 +38,8 @@ def test_parameters_of_a_checkpoint() -> None:
 
 
 def paper_needs(bad: DecoderConfig | None = PAPER, **changes: Any) -> MemoryNeeds:
-    """The paper's pair in bf16 with 420 tokens a slot, with `changes` to the fields."""
+    """Return the needs of the paper's pair in bf16 with 420 tokens a slot, with `changes` to the
+    fields."""
     fields: dict[str, Any] = {"good": PAPER, "capacity": 420, "dtype_bytes": 2, "kv_bytes": 2}
     return MemoryNeeds(bad=bad, **(fields | changes))
 

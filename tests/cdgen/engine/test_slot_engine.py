@@ -61,7 +61,7 @@ def make_engine(
 
 
 def by_id(sequences: Iterator[Sequence]) -> dict[int, Sequence]:
-    """Each sequence once."""
+    """Return the sequences by id; each must occur once."""
     found = list(sequences)
     table = {sequence.sequence_id: sequence for sequence in found}
     assert len(table) == len(found)
@@ -73,7 +73,7 @@ def by_id(sequences: Iterator[Sequence]) -> dict[int, Sequence]:
 
 @dataclass
 class Expected:
-    """What the plain loop wrote, with GOOD's summed log-probability and plausible-set sizes."""
+    """A sequence of the plain loop, with GOOD's summed log-probability and plausible-set sizes."""
 
     tokens: list[int]
     logprob: float = 0.0
@@ -88,10 +88,8 @@ def recompute_everything(
     params: SamplingParams,
     new_tokens: int,
 ) -> dict[int, Expected]:
-    """Both models over the whole text for every token, then the reference's draw.
-
-    Rows are padded on the right, which no causal model can see.
-    """
+    """Run both models over the whole text for every token, then draw with the reference. Rows are
+    padded on the right, which no causal model can see."""
     rows = {request.sequence_id: Expected(list(request.prompt)) for request in requests}
     ids = torch.tensor(list(rows))
     for _ in range(new_tokens):
@@ -120,7 +118,8 @@ def transformers_logits(folder: Any) -> Logits:
 
 
 def some_requests(count: int, vocab_size: int) -> list[Request]:
-    """BOS and none to eight random tokens each; ids that need more than 32 bits among them."""
+    """Return requests with BOS and none to eight random tokens each; some ids need more than 32
+    bits."""
     generator = torch.Generator().manual_seed(11)
     prompts = [
         [1, *torch.randint(3, vocab_size, (n % 9,), generator=generator).tolist()]
@@ -141,7 +140,7 @@ def assert_same(found: dict[int, Sequence], expected: dict[int, Expected]) -> No
 
 @pytest.mark.parametrize("name", PARAMS)
 def test_real_pair_writes_what_a_loop_without_a_cache_writes(name: str, stories260k: Any) -> None:
-    """More sequences than slots, so that most slots are filled again."""
+    """There are more sequences than slots, so most slots are refilled."""
     params, requests = PARAMS[name], some_requests(20, 512)
     engine = make_engine(stories260k, params, Limits(30, (2,), False), logprobs=True)
     expected = recompute_everything(
@@ -188,7 +187,7 @@ def attention_with_dropout(
     sequence_ids: torch.Tensor,  # [B]
     **unused: object,
 ) -> tuple[torch.Tensor, None]:  # [B, T, H, D]
-    """The reference's attention, one query position after the other."""
+    """Compute the reference's attention, one query position after the other."""
     heads, length = query.shape[1:3]
     outputs = []
     for position in range(length):
@@ -235,7 +234,7 @@ STOPPING, GOING_ON = Limits(20, (1,), True), Limits(20, (1,), False)
 
 @pytest.fixture(scope="module")
 def alone(tiny_pair: Any) -> Callable[[Limits], dict[int, Sequence]]:
-    """Every sequence of UNIVERSE, each from a run of its own."""
+    """Return every sequence of UNIVERSE from a run of its own."""
 
     @cache
     def run(limits: Limits) -> dict[int, Sequence]:
@@ -246,7 +245,7 @@ def alone(tiny_pair: Any) -> Callable[[Limits], dict[int, Sequence]]:
 
 
 def test_the_tiny_pair_ends_where_it_likes(alone: Callable[..., dict[int, Sequence]]) -> None:
-    """What the tests below rest on: sequences that stop everywhere, and some that do not."""
+    """The tests below need sequences that stop everywhere, and some that do not stop."""
     lengths = [s.new_tokens for s in alone(STOPPING).values()]
     reasons = {s.finish_reason for s in alone(STOPPING).values()}
     assert reasons == {"eos", "length"}
@@ -262,7 +261,7 @@ def test_the_tiny_pair_ends_where_it_likes(alone: Callable[..., dict[int, Sequen
 def test_order_and_company_change_nothing(
     indices: list[int], stop: bool, tiny_pair: Any, alone: Callable[..., dict[int, Sequence]]
 ) -> None:
-    """Fewer and more sequences than slots, in any order: the same tokens, the same bits."""
+    """Fewer or more sequences than slots, in any order, give the same tokens and the same bits."""
     limits = STOPPING if stop else GOING_ON
     engine = make_engine(tiny_pair, CD, limits, logprobs=True)
     found = by_id(engine.generate(UNIVERSE[index] for index in indices))
@@ -425,7 +424,7 @@ def test_steps_at_a_time_and_a_host_that_is_behind_change_nothing(
 def test_prompts_put_into_the_cache_beforehand(
     tiny_pair: Any, alone: Callable[..., dict[int, Sequence]]
 ) -> None:
-    """Their keys and values are rounded otherwise: the same tokens, but not the same bits."""
+    """Prefilled keys and values round differently: the tokens are the same, but not the bits."""
     engine = make_engine(tiny_pair, CD, STOPPING, logprobs=True, prefills=True)
     found = by_id(engine.generate(UNIVERSE))
     for sequence_id, sequence in alone(STOPPING).items():
@@ -467,8 +466,9 @@ def test_the_gpu_path_interpreted(
     request: pytest.FixtureRequest,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The whole engine on Triton's kernels, stacked models, two launches behind, prompts in
-    batches. Sums run in another order: the same tokens but for near ties, and there are none."""
+    """The whole engine runs on Triton's kernels, with stacked models, a host two launches behind
+    and prompts in batches. Sums run in another order, so tokens are the same except for near ties,
+    and there are none."""
     monkeypatch.setattr("cdgen.engine.slot_engine.PREFILL_ROWS", 4)
     limits, requests, found = Limits(4, (1,), True), UNIVERSE[:6], []
     for on_gpu in (False, True):

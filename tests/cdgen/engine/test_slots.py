@@ -23,13 +23,13 @@ EOS, BROKEN = 1, 2  # scripted: the token EOS; a draw that fails
 
 
 def scripted(sequence_id: int, position: int, seed: int) -> int:
-    """What the script draws there: any token, EOS and BROKEN among them."""
+    """Return the token that the script draws there: any token, EOS and BROKEN included."""
     return hash((sequence_id, position, seed)) % VOCAB
 
 
 @pytest.fixture(autouse=True, scope="module")
 def scripted_prefill() -> Iterator[None]:
-    """Prompts go to the script as well, in place of its decoder's cache."""
+    """Send prompts to the script as well, instead of its decoder's cache."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(slot_engine, "prefill", lambda script, *inputs: script.prefill(*inputs))
         yield
@@ -137,7 +137,8 @@ PROMPTS = st.lists(
 def test_every_sequence_is_written_once_as_the_script_has_it(
     prompts: list[list[int]], seed: int, stop: bool, steps: int, ahead: int, prefills: bool
 ) -> None:
-    """Whatever ends where, however far the host is behind, however many steps a launch has."""
+    """This holds wherever sequences end, however far the host lags, and for any steps per
+    launch."""
     requests = [Request(3 * n + 1, prompt) for n, prompt in enumerate(prompts)]
     limits, reports = Limits(NEW, (EOS,), stop), list[StepReport]()
     script = Scripted(requests, seed)
@@ -159,7 +160,7 @@ def test_every_sequence_is_written_once_as_the_script_has_it(
 
 
 def test_requests_are_asked_for_only_when_a_slot_is_free() -> None:
-    """They may come from a file that is read as it goes."""
+    """Requests may come from a file that is read on demand."""
     limits = Limits(NEW, (), False)
     asked: list[int] = []
 

@@ -65,7 +65,7 @@ def test_a_device_that_is_not_there(generate_200: Callable[..., Any], tmp_path: 
 def test_auto_slots_are_what_the_memory_holds(
     tiny_pair: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The tiny pair: 2 + 1 layers of 2 KV heads of 8, 24 tokens, 2 bytes a number."""
+    """The tiny pair has 2 + 1 layers of 2 KV heads of 8, 24 tokens, and 2 bytes a number."""
     pair = open_pair(tiny_pair.good, parse_bad(str(tiny_pair.bad)))
 
     def slots(total: int) -> int:

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 def drawn_by_transformers(
     models: list[Any], tokens: torch.Tensor, first: int, sequence_id: int
 ) -> list[int]:
-    """What the sampler draws at each position from `first` on, after the tokens before it."""
+    """Return the sampler's draw at each position from `first` on, after the tokens before it."""
     good, bad = (model(tokens[None]).logits[0, first - 1 : -1] for model in models)
     positions = torch.arange(first, len(tokens))
     ids = torch.full_like(positions, sequence_id)
@@ -44,10 +44,24 @@ def test_rows_are_those_of_transformers(
 ) -> None:
     folders = {"llama": tiny_pair.good, **tiny_others}
     ended = cdgen(
-        "generate", "--good", folders[good], "--bad", folders[bad], "--prompts", prompts,
-        "--prompt-tokens", 4, "--max-new-tokens", 12, "--num-sequences", 3, "--seed", 3,
-        "--out", tmp_path / "out",
-    )  # fmt: skip
+        "generate",
+        "--good",
+        folders[good],
+        "--bad",
+        folders[bad],
+        "--prompts",
+        prompts,
+        "--prompt-tokens",
+        4,
+        "--max-new-tokens",
+        12,
+        "--num-sequences",
+        3,
+        "--seed",
+        3,
+        "--out",
+        tmp_path / "out",
+    )
     assert ended.code == 0, ended
     manifest = json.loads((tmp_path / "out/manifest.json").read_bytes())
     assert manifest["plan"]["decoder"] == "lean"
@@ -56,9 +70,10 @@ def test_rows_are_those_of_transformers(
         for name in (good, bad)
     ]
     rows = [
-        row for file in sorted((tmp_path / "out/data").iterdir())
+        row
+        for file in sorted((tmp_path / "out/data").iterdir())
         for row in pq.read_table(file).to_pylist()
-    ]  # fmt: skip
+    ]
     assert len(rows) == 15
     for row in rows:
         first = row["prompt_tokens"]

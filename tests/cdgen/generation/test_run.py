@@ -47,7 +47,7 @@ Lily didn't want to help her mom, so"""
 
 @pytest.fixture
 def generate(cdgen: Command, tiny_pair: Any, prompts: Path) -> Command:
-    """`cdgen generate` of 5 x 3 sequences into the given folder, its flags given as keywords."""
+    """Run `cdgen generate` for 5 x 3 sequences into the given folder, with flags as keywords."""
 
     def run(out: Path, *more: object, code: int = 0, **flags: object) -> Any:
         defaults = {
@@ -83,10 +83,24 @@ def test_the_published_greedy_text(
     cdgen: Command, stories260k: Any, prompts: Path, tmp_path: Path
 ) -> None:
     ended = cdgen(
-        "generate", "--good", stories260k.good, "--strategy", "vanilla", "--temperature", 0,
-        "--prompts", prompts, "--prompt-tokens", 1, "--num-sequences", 1,
-        "--max-new-tokens", 199, "--out", tmp_path / "out",
-    )  # fmt: skip
+        "generate",
+        "--good",
+        stories260k.good,
+        "--strategy",
+        "vanilla",
+        "--temperature",
+        0,
+        "--prompts",
+        prompts,
+        "--prompt-tokens",
+        1,
+        "--num-sequences",
+        1,
+        "--max-new-tokens",
+        199,
+        "--out",
+        tmp_path / "out",
+    )
     assert ended.code == 0, ended
     rows = read_rows(tmp_path / "out")
     assert [row["text"] for row in rows] == [GREEDY] * 5
@@ -94,7 +108,7 @@ def test_the_published_greedy_text(
 
 
 def requests_of(prompts: Path) -> list[Request]:
-    """Word `wN` has the id N; BOS comes first."""
+    """Return the requests of some prompts: word `wN` has the id N, and BOS comes first."""
     documents = prompts.read_text().split("\n")[:-1]
     ids = [[0, *(int(word[1:]) for word in document.split())] for document in documents]
     return [Request(n, ids[n // SEQUENCES][:PROMPT_TOKENS]) for n in range(len(ids) * SEQUENCES)]
@@ -108,7 +122,8 @@ def written_by_the_engine(
     dropout: float = 0.0,
     stop_on_eos: bool = True,
 ) -> list[Sequence]:
-    """What engine/test_slot_engine.py holds to transformers, in the order of sequence ids."""
+    """Return the sequences that engine/test_slot_engine.py holds to transformers, by sequence
+    id."""
 
     def load(folder: Path) -> Decoder:
         checkpoint = open_checkpoint(folder)
@@ -176,7 +191,7 @@ def test_rows_are_what_the_flags_ask_for(
 
 
 def test_the_cases_differ(tiny_pair: Any, prompts: Path) -> None:
-    """Else the test above could pass with a flag that does nothing."""
+    """Otherwise the test above could pass with a flag that does nothing."""
     texts = [
         tuple(tuple(s.tokens) for s in written_by_the_engine(tiny_pair, prompts, params, **more))
         for _, params, more in CASES.values()
@@ -205,7 +220,7 @@ def test_rows_without_logprobs_have_no_such_column(generate: Command, tmp_path: 
 def test_quarantined_rows_are_written_and_reported(
     generate: Command, tiny_pair: Any, tmp_path: Path
 ) -> None:
-    """A BAD whose token 5 has a NaN embedding: exit 6, or 0 where that many are allowed."""
+    """BAD's token 5 has a NaN embedding: exit 6, or 0 if that many quarantined rows are allowed."""
     bad = Path(shutil.copytree(tiny_pair.bad, tmp_path / "bad"))
     tensors = load_file(bad / "model.safetensors")
     tensors["model.embed_tokens.weight"][5] = float("nan")
@@ -288,7 +303,8 @@ def test_a_model_of_another_family_publishes_the_same_bytes_too(
 def test_the_plan_names_the_threads_where_they_move_bits(
     generate: Command, set_threads: Callable[[int], None], tiny_gpt2_pair: Any, tmp_path: Path
 ) -> None:
-    """transformers' matrix products round otherwise on another number of threads, ours do not."""
+    """transformers' matrix products round differently with another number of threads; ours do
+    not."""
     plans = []
     for flags in ({}, {"good": tiny_gpt2_pair.good, "bad": tiny_gpt2_pair.bad}):
         for count in (1, 2):
@@ -405,18 +421,34 @@ print("peak", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)  # KiB
 def test_peak_memory_does_not_grow_with_the_number_of_sequences(
     tiny_pair: Any, prompts: Path, tmp_path: Path
 ) -> None:
-    """Ten times the sequences, less than 5 MB more; rows that are kept would make it 9 MB.
-
-    Both runs fill row groups of their full size; two equal runs differ by some 0.3 MB.
-    """
+    """Ten times the sequences take less than 5 MB more; keeping the rows would take 9 MB. Both runs
+    fill row groups of their full size; two equal runs differ by about 0.3 MB."""
 
     def peak_bytes(sequences: int) -> int:
         command = [
-            sys.executable, "-c", MEASURE, "generate", "--good", tiny_pair.good, "--bad",
-            tiny_pair.bad, "--prompts", prompts, "--out", tmp_path / str(sequences),
-            "--prompt-tokens", "2", "--max-new-tokens", "6", "--range-size", "256", "--slots", "64",
-            "--num-sequences", str(sequences // 5),
-        ]  # fmt: skip
+            sys.executable,
+            "-c",
+            MEASURE,
+            "generate",
+            "--good",
+            tiny_pair.good,
+            "--bad",
+            tiny_pair.bad,
+            "--prompts",
+            prompts,
+            "--out",
+            tmp_path / str(sequences),
+            "--prompt-tokens",
+            "2",
+            "--max-new-tokens",
+            "6",
+            "--range-size",
+            "256",
+            "--slots",
+            "64",
+            "--num-sequences",
+            str(sequences // 5),
+        ]
         ended = subprocess.run(
             command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}
         )

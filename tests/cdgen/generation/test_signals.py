@@ -35,7 +35,8 @@ Published = Callable[[Path], dict[str, bytes]]
 
 @pytest.fixture(scope="module")
 def start() -> Iterator[Callable[[list[str]], BaseProcess]]:
-    """Starts `cdgen` with these arguments as a process; what still runs at the end is killed."""
+    """Start `cdgen` with these arguments as a process; processes that still run at the end are
+    killed."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(
         [
@@ -66,15 +67,32 @@ def start() -> Iterator[Callable[[list[str]], BaseProcess]]:
 
 @pytest.fixture
 def arguments(tiny_pair: Any, tmp_path: Path) -> list[str]:
-    """Thirty ranges of one step after the other; --out comes last."""
+    """Return arguments for thirty ranges of one step each; --out comes last."""
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("w3 w4 w5\nw20 w21\n")
     return [
-        "generate", "--good", str(tiny_pair.good), "--bad", str(tiny_pair.bad),
-        "--prompts", str(prompts), "--prompt-tokens", "4", "--max-new-tokens", "50",
-        "--on-eos", "continue", "--num-sequences", str(RANGES * 8), "--slots", "16",
-        "--range-size", "16", "--logprobs", "--out",
-    ]  # fmt: skip
+        "generate",
+        "--good",
+        str(tiny_pair.good),
+        "--bad",
+        str(tiny_pair.bad),
+        "--prompts",
+        str(prompts),
+        "--prompt-tokens",
+        "4",
+        "--max-new-tokens",
+        "50",
+        "--on-eos",
+        "continue",
+        "--num-sequences",
+        str(RANGES * 8),
+        "--slots",
+        "16",
+        "--range-size",
+        "16",
+        "--logprobs",
+        "--out",
+    ]
 
 
 def finish(process: BaseProcess) -> int:
@@ -102,7 +120,7 @@ def test_ten_kills_cost_no_byte(
     cdgen: Command,
     tmp_path: Path,
 ) -> None:
-    """At start-up, in mid-range, or between a range and its entry, as chance wills."""
+    """Kills come at random: at start-up, within a range, or between a range and its entry."""
     whole, out = tmp_path / "whole", tmp_path / "out"
     assert finish(start([*arguments, str(whole)])) == 0
     moments = random.Random(2)
@@ -126,13 +144,16 @@ def test_sigterm_in_mid_run(
     cdgen: Command,
     tmp_path: Path,
 ) -> None:
-    """A process of its own, to see all that it says; then another plan, then the same again."""
+    """A process of its own shows everything it prints; then another plan is refused, and the same
+    plan resumes."""
     whole, out = tmp_path / "whole", tmp_path / "out"
     process = subprocess.Popen(
         [sys.executable, "-m", "cdgen", *arguments, str(out)],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+    )
     deadline = time.monotonic() + PATIENCE
     while ranges_done(out) < 2 and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.002)
@@ -176,7 +197,7 @@ def test_a_signal_stops_at_once_and_costs_one_range(
 
 
 def test_ctrl_c_at_start_up_leaves_nothing(tmp_path: Path) -> None:
-    """Outside of the steps a signal acts at once; OUT, half set up, is removed again."""
+    """Outside of the steps a signal acts at once, and OUT, half set up, is removed again."""
     out = tmp_path / "out"
     with pytest.raises(Interrupted) as stopped, StopSignals(), CorpusFolder(out).set_up():
         os.kill(os.getpid(), signal.SIGINT)
@@ -185,7 +206,7 @@ def test_ctrl_c_at_start_up_leaves_nothing(tmp_path: Path) -> None:
 
 
 def test_a_second_ctrl_c_ends_the_process_at_once() -> None:
-    """The first one waits for the end of the step at hand, the second does not."""
+    """The first Ctrl-C waits for the end of the step, the second does not."""
     script = (
         "import os, signal\n"
         "from cdgen.generation.job import StopSignals\n"

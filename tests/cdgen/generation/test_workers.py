@@ -57,7 +57,7 @@ def by_one(
 def test_two_workers_write_the_bytes_of_one(
     start: Callable[..., Any], by_one: dict[str, bytes], tmp_path: Path, published: Published
 ) -> None:
-    """Also where a shard is divided once more, and where one of them was killed."""
+    """The same holds if a shard is divided again, and if one worker was killed."""
     out = tmp_path / "two"
     assert start(out, "--workers", 2).wait() == 0
     assert published(out) == by_one

@@ -116,7 +116,7 @@ Saved = Callable[[str], Path]
 
 @pytest.fixture(scope="module")
 def saved(save_random: Save, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """The folder of one of MODELS, with random weights; not to be changed."""
+    """Return the folder of one of MODELS with random weights; it must not be changed."""
 
     @cache
     def save(name: str) -> Path:
@@ -225,8 +225,8 @@ def test_real_model_is_that_of_transformers(which: str, stories260k: Any) -> Non
 def test_older_config_layout_means_the_same(
     name: str, older: dict[str, Any], saved: Saved, tmp_path: Path
 ) -> None:
-    """Before transformers 5, config.json had rope_theta and rope_scaling side by side, GPT-NeoX
-    names of its own."""
+    """Before transformers 5, config.json had rope_theta and rope_scaling side by side, and GPT-NeoX
+    had names of its own."""
     folder = Path(shutil.copytree(saved(name), tmp_path / "model"))
     tokens = torch.randint(96, (SLOTS, CONTEXT), generator=torch.Generator().manual_seed(2))
     newer = lean_logits(load_lean(folder), tokens)
@@ -290,7 +290,8 @@ def test_what_the_others_leave_to_transformers(name: str, change: dict[str, Any]
 
 
 def test_a_bare_gpt2_is_that_of_transformers(saved: Saved) -> None:
-    """Without transformers' prefix, and with the causal masks that the first ones carried."""
+    """Such a checkpoint lacks transformers' prefix and contains the causal masks of the first
+    ones."""
     folder = saved("gpt2")
     config, tensors = read(folder)
     bare = {name.removeprefix("transformer."): tensor for name, tensor in tensors.items()}
@@ -349,7 +350,7 @@ def missing_cases() -> Iterator[tuple[str, str]]:
 
 
 def read(folder: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-    """The configuration and the tensors of a checkpoint."""
+    """Return the configuration and the tensors of a checkpoint."""
     checkpoint = open_checkpoint(folder)
     return checkpoint.config, load_tensors(checkpoint, torch.float32)
 
@@ -419,7 +420,7 @@ def test_what_old_checkpoints_carry_is_passed_over(name: str, tensor: str, saved
     ],
 )
 def test_a_config_of_another_shape_is_refused(key: str, value: int, saved: Saved) -> None:
-    """A kernel is handed addresses: a shape that does not fit must not get that far."""
+    """Kernels get addresses, so a wrong shape must not reach them."""
     config, tensors = read(saved("llama"))
     with pytest.raises(ModelError, match=r"model\.|lm_head"):
         build(config | {key: value}, tensors)
@@ -458,7 +459,7 @@ def test_a_norm_of_another_length_is_refused(saved: Saved) -> None:
 def row_bits(
     decoder: Decoder, own: list[int], slot: int, first_step: int, neighbours: int
 ) -> tuple[torch.Tensor, torch.Tensor]:  # hidden [T, D], logits [T, V] of the row in `slot`
-    """Feeds `own` to `slot` from step `first_step` on; the other slots are at random positions."""
+    """Feed `own` to `slot` from step `first_step` on, with the other slots at random positions."""
     generator = torch.Generator().manual_seed(neighbours)
     hidden, logits = [], []
     for step in range(first_step + len(own)):
@@ -502,7 +503,7 @@ def test_no_bit_of_a_row_depends_on_the_others(
 def test_a_second_thread_moves_no_bit(
     save_random: Save, set_threads: Callable[[int], None], tmp_path: Path
 ) -> None:
-    """Wide enough that every op of a step is shared: smaller ones stay on one thread."""
+    """The model is wide enough that every op of a step is shared by both threads."""
     broad = SHAPE | {"hidden_size": 512, "intermediate_size": 1024, "head_dim": 64}
     folder = save_random(LlamaConfig(**broad), tmp_path / "model")
     (folder / "tokenizer.json").write_text("{}")

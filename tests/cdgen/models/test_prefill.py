@@ -49,7 +49,7 @@ Load = Callable[..., tuple[DecoderConfig, Tensors]]
 
 @pytest.fixture(scope="module")
 def load(save_random: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Load:
-    """Shape and tensors of one of MODELS, its weights drawn with a seed."""
+    """Return the shape and tensors of one of MODELS, with weights drawn from a seed."""
 
     @cache
     def make(name: str, seed: int = 0) -> tuple[DecoderConfig, Tensors]:
@@ -72,7 +72,7 @@ IDS = torch.arange(SLOTS) * 1_000_003
 
 @torch.inference_mode()
 def fed(decoder: Decoder, tokens: torch.Tensor, first: int = 0) -> torch.Tensor:  # [T, R, D]
-    """The hidden states of tokens [B, T], one step per column, from position `first` on."""
+    """Return the hidden states of tokens [B, T], one step per column, from position `first` on."""
     steps = []
     for t in range(tokens.shape[1]):
         at = torch.full_like(IDS, first + t)
@@ -132,7 +132,8 @@ def prompts() -> torch.Tensor:  # [N, P]: what stands past a length is no token
 
 @torch.inference_mode()
 def continued(decoder: Decoder, first: torch.Tensor) -> tuple[torch.Tensor, list[list[int]]]:
-    """Logits [T, N, V] and greedy tokens of GOOD in ROWS, each row from its own length on."""
+    """Return logits [T, N, V] and greedy tokens of GOOD in ROWS, each row from its own length
+    on."""
     tokens, positions = torch.zeros_like(IDS), torch.zeros_like(IDS)
     tokens[ROWS], positions[ROWS] = first, LENGTHS
     logits, greedy = [], []
@@ -151,7 +152,7 @@ def continued(decoder: Decoder, first: torch.Tensor) -> tuple[torch.Tensor, list
 
 @torch.inference_mode()
 def feed_one_by_one(decoder: Decoder) -> None:
-    """The prompts through the slots, each row stopping at its length."""
+    """Feed the prompts through the slots; each row stops at its length."""
     prompt = prompts()
     for t in range(7):
         tokens, positions = torch.zeros_like(IDS), torch.full_like(IDS, CAPACITY - 1)
@@ -267,15 +268,20 @@ def test_cuda_logits_are_those_of_the_cpu(name: str, kind: str, load: Load) -> N
 @pytest.mark.gpu
 @pytest.mark.parametrize("name", MODELS)
 def test_cuda_in_16_bits(name: str, load: Load) -> None:
-    """Also with an fp8 cache: it runs, and comes near."""
+    """An fp8 cache runs as well, and comes near."""
     shape, good = load(name)
     exact = fed(Decoder(shape, [good], SLOTS, CAPACITY), text())[-1]
     cuda = torch.device("cuda")
     for kv_dtype, share in ((None, 0.05), (torch.float8_e4m3fn, 0.15)):
         decoder = Decoder(
-            shape, [good, good], SLOTS, CAPACITY, device=cuda, dtype=torch.bfloat16,
+            shape,
+            [good, good],
+            SLOTS,
+            CAPACITY,
+            device=cuda,
+            dtype=torch.bfloat16,
             kv_dtype=kv_dtype,
-        )  # fmt: skip
+        )
         for t in range(STEPS):
             column, at = text()[:, t].to(cuda), torch.full_like(IDS, t).to(cuda)
             with torch.inference_mode():

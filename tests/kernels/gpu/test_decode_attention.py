@@ -34,8 +34,8 @@ def problem(
     capacity: int = CAPACITY,
     stored: torch.dtype | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Query, keys, values, of `models` models' rows, and lengths; NaN past the lengths. Keys and
-    values are of dtype `stored`, the query's where it is not given."""
+    """Return query, keys and values for the rows of `models` models, and lengths; NaN past the
+    lengths. Keys and values have dtype `stored`, or else the query's."""
     generator = torch.Generator().manual_seed(width)
     rows = models * len(LENGTHS)
     query = torch.randn(rows, heads, width, generator=generator)
@@ -60,8 +60,8 @@ def assert_attends(
     lengths: torch.Tensor,
     dropout: AttentionDropout | None = None,
 ) -> None:
-    """`out` is the reference's in fp32 up to fp32 arithmetic, the rounding of the result and, where
-    query heads share KV heads, that of every weight on its way into a matrix product."""
+    """Assert that `out` is the reference's in fp32 up to fp32 arithmetic, the rounding of the
+    result and, if query heads share KV heads, that of every weight before a matrix product."""
     q, k, v = query.float(), keys.float(), values.float()
     options = {"dropout": dropout, "backend": "reference"}
     expected = attend(q, k, v, lengths, **options)
@@ -188,9 +188,12 @@ def test_dropout_bound_is_exact_where_a_word_meets_it(device: str) -> None:
     for key, word in enumerate(words):
         for rate, kept in ((word / 2**32, True), ((word + 1) / 2**32, False)):
             out = attend(
-                torch.zeros(1, 1, 4, device=device), torch.zeros_like(values), values, lengths,
+                torch.zeros(1, 1, 4, device=device),
+                torch.zeros_like(values),
+                values,
+                lengths,
                 dropout=AttentionDropout(rate, 0, 0, ids),
-            )  # fmt: skip
+            )
             assert bool(out[0, 0, key] > 0) == kept, f"word {word}, rate {rate}"
 
 
@@ -283,9 +286,11 @@ def test_bytes_are_those_of_the_cache_up_to_each_length(device: str) -> None:
 def test_arguments_are_checked(device: str, changes: dict[str, Any], message: str) -> None:
     cache = torch.zeros(4, 2, 9, 8)
     arguments = {
-        "query": torch.zeros(4, 4, 8), "keys": cache, "values": cache,
+        "query": torch.zeros(4, 4, 8),
+        "keys": cache,
+        "values": cache,
         "lengths": torch.ones(4, dtype=torch.int64),
-    } | changes  # fmt: skip
+    } | changes
     on_device = {k: x.to(device) if torch.is_tensor(x) else x for k, x in arguments.items()}
     with pytest.raises(ValueError, match=message):
         decode_attention(**on_device, scale=1.0, backend="triton")
@@ -301,7 +306,7 @@ def test_heads_too_wide_are_refused(device: str) -> None:
 
 @pytest.fixture
 def fp8_device(device: str) -> str:
-    """The device, or a skip where it is a GPU that cannot convert e4m3."""
+    """Return the device; skip the test on a GPU that cannot convert e4m3."""
     if device == "cuda" and torch.cuda.get_device_capability() < (8, 9):
         pytest.skip("fp8 needs compute capability 8.9")
     return device
@@ -335,7 +340,7 @@ def test_every_length_of_an_fp8_cache(fp8_device: str, heads: int, kv_heads: int
 def test_every_fp8_number_is_read_as_it_is(
     fp8_device: str, heads: int, kv_heads: int, dtype: torch.dtype
 ) -> None:
-    """One key: its value comes out, whichever it is, subnormals, +-448 and both NaNs included."""
+    """With one key, the output is its value, subnormals, +-448 and both NaNs included."""
     numbers = torch.arange(256).to(torch.uint8).view(FP8).view(4, 1, 1, 64).to(fp8_device)
     query = torch.ones(4, heads, 64, dtype=dtype, device=fp8_device)
     lengths = torch.ones(4, dtype=torch.int64, device=fp8_device)

@@ -21,7 +21,8 @@ def normal(device: str, dtype: torch.dtype, *shape: int, seed: int = 0) -> torch
 
 
 def assert_rounds_alike(out: torch.Tensor, expected: torch.Tensor) -> None:
-    """Last bits of fp32 decide a rounding to 16 bits about once in 2^10 numbers, by one step."""
+    """Assert equality up to the last bits of fp32, which decide a rounding to 16 bits about once in
+    2^10 numbers, by one step."""
     assert out.dtype is expected.dtype
     rtol = RTOL
     if out.dtype is not torch.float32:

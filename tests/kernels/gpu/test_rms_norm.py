@@ -20,9 +20,11 @@ def test_rounding_to_bf16_is_to_nearest_even(device: str) -> None:
     weights = [1.0, 1 + step, 1 + 2 * step, -1 - step, 255.0]
     x = torch.tensor([[1.0, -1.0, 1.0, 1.0, 1.0]]).expand(2, -1).to(device, torch.bfloat16)
     delta = torch.tensor(
-        [[step / 2, -step / 2 - step / 8, 1.5 * step, 0.5 * step, float("nan")],
-         [float("inf"), float("-inf"), -1.0, 3e38, 2.0**-140]]
-    ).to(device, torch.bfloat16)  # fmt: skip
+        [
+            [step / 2, -step / 2 - step / 8, 1.5 * step, 0.5 * step, float("nan")],
+            [float("inf"), float("-inf"), -1.0, 3e38, 2.0**-140],
+        ]
+    ).to(device, torch.bfloat16)
     weight = torch.tensor(weights).to(device, torch.bfloat16)
     out, total = x.clone(), x.clone()
     total += delta

@@ -52,12 +52,18 @@ def draw(
     noise: tuple[int, torch.Tensor, torch.Tensor] | None = None,
     **arguments: Any,
 ) -> SampleOutput:
-    """A draw on `device`, its tensors on the CPU."""
+    """Draw on `device`; the tensors that are passed and returned are on the CPU."""
     seed, ids, positions = noise or coordinates(len(good))
     out = sample_contrastive(
-        good.to(device), None if bad is None else bad.to(device), params, seed=seed,
-        sequence_ids=ids.to(device), positions=positions.to(device), backend=backend, **arguments,
-    )  # fmt: skip
+        good.to(device),
+        None if bad is None else bad.to(device),
+        params,
+        seed=seed,
+        sequence_ids=ids.to(device),
+        positions=positions.to(device),
+        backend=backend,
+        **arguments,
+    )
     return SampleOutput(out.tokens.cpu(), out.status.cpu(), out.plausible.cpu(), out.kept.cpu())
 
 
@@ -113,7 +119,8 @@ LARGE = [(16384, "cd"), (16384, "all-three"), (50257, "cd"), (50257, "cd-alpha-0
 def test_same_draws_from_large_vocabularies(
     vocab: int, name: str, device: str, assert_same_draws: Callable[..., None]
 ) -> None:
-    """Several tiles, rows of an odd length, parts of rows, and rows left to the dense kernel."""
+    """These have several tiles, rows of an odd length, parts of rows, and rows for the dense
+    kernel."""
     check_against(("reference",), vocab, torch.bfloat16, name, device, assert_same_draws)
 
 
@@ -139,7 +146,7 @@ def test_same_draws_as_the_reference_on_anything(
 
 
 def mixed_rows(vocab: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Peaked, broad, flat and tied rows: with short lists some fit and others do not."""
+    """Return peaked, broad, flat and tied rows; some fit short lists and others do not."""
     generator = torch.Generator().manual_seed(vocab)
     noise, bad = torch.randn(2, 6, vocab, generator=generator)
     good = noise * torch.tensor([8.0, 2.0, 0.7, 0.0, 0.0, 1.0])[:, None]
@@ -170,7 +177,7 @@ SIZES: dict[str, dict[str, Any]] = {
 def test_sizes_change_no_bit(
     name: str, sizes: str, device: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Which kernel finishes a row, and in what tiles, shows in nothing that comes out."""
+    """The kernel that finishes a row, and its tiles, do not show in any result."""
     good, bad = mixed_rows(700 if COMPILED else 250)
     expected = draw(good, bad, PARAMETERS[name], device)
     for size, value in SIZES[sizes].items():
@@ -180,8 +187,13 @@ def test_sizes_change_no_bit(
 
 def test_few_rows_are_split_and_many_are_not() -> None:
     assert [gpu.splits_of(rows, 50257) for rows in (1, 16, 32, 255, 256, 4096)] == [
-        16, 16, 8, 2, 1, 1,
-    ]  # fmt: skip
+        16,
+        16,
+        8,
+        2,
+        1,
+        1,
+    ]
     assert gpu.splits_of(1, 128256) == 32 and gpu.splits_of(1, gpu.BLOCK) == 1
 
 
@@ -197,7 +209,7 @@ def test_few_rows_are_split_and_many_are_not() -> None:
 def test_of_equal_tokens_the_first_are_kept(
     device: str, truncation: SamplingParams, kept: int
 ) -> None:
-    """2000 ties: the cut falls among them, and only their ids tell them apart."""
+    """The cut falls among 2000 ties, which differ only in their ids."""
     good, bad = torch.zeros(4, 2000), torch.full((4, 2000), -3.0)
     out = draw(good, bad, truncation, device)
     assert out.kept.tolist() == [kept] * 4
@@ -216,9 +228,12 @@ def test_of_equal_tokens_the_first_are_kept(
     ],
 )
 def test_edges_of_truncation(
-    device: str, truncation: dict[str, Any], kept: int, capacity: int,
+    device: str,
+    truncation: dict[str, Any],
+    kept: int,
+    capacity: int,
     monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+) -> None:
     monkeypatch.setattr(gpu, "CAPACITY", capacity)
     good, params = torch.zeros(2, 40), SamplingParams(bad_weight=0.0, **truncation)
     out = draw(good, None, params, device)
@@ -228,7 +243,7 @@ def test_edges_of_truncation(
 
 @pytest.mark.parametrize("capacity", [1024, 1], ids=["lists", "dense"])
 def test_small_masses_add_up(device: str, capacity: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """999 tokens of 1.5e-8 each: top-p cuts between them, at a 66th of 1e-5."""
+    """top-p cuts between 999 tokens of 1.5e-8 each, at a 66th of 1e-5."""
     monkeypatch.setattr(gpu, "CAPACITY", capacity)
     good = torch.full((1, 1000), -18.0)
     good[0, 0] = 0.0
@@ -239,7 +254,7 @@ def test_small_masses_add_up(device: str, capacity: int, monkeypatch: pytest.Mon
 
 
 def one_tile_per_block(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The dense kernel in tiles of four tokens, which share a Philox block."""
+    """Give the dense kernel tiles of four tokens, which share a Philox block."""
     monkeypatch.setattr(gpu, "CAPACITY", 1)
     tiles = {"BLOCK": 4, "TALLY_BLOCK": 4, "num_warps": 4}
     monkeypatch.setattr(gpu, "DENSE_SIZES", tiles)
@@ -256,8 +271,8 @@ def test_tiles_are_passed_over_only_where_no_token_can_win(
 def test_a_token_that_wins_by_a_hair_is_not_passed_over(
     device: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Token 4, first of the second tile, is 2e-5 ahead of token 0; the others are not there. Its
-    noise is large, so that its bound lies close to what it really is."""
+    """Token 4, first of the second tile, is 2e-5 ahead of token 0, and no other token is finite.
+    Its noise is large, so its bound is close to its true value."""
     one_tile_per_block(monkeypatch)
     ids = torch.arange(300_000)
     words = reference.random_words(SEED, ids, torch.zeros_like(ids), 8)
@@ -302,8 +317,8 @@ def gumbel_kernel(words, out, N: tl.constexpr):
 
 
 def test_noise_of_the_smallest_and_the_largest_words(device: str) -> None:
-    """Where u rounds to 0 or 1, where 1 - u rounds, and in between: within three roundings of fp32
-    of what fp64 makes of the same u."""
+    """Noise is within three roundings of fp32 of the fp64 noise of the same u: where u rounds to 0
+    or 1, where 1 - u rounds, and in between."""
     rare = [0, 1, 2, 127, 255, 256, 257, 5000, 10**6, 10**8, 2**31]
     words = torch.tensor(rare + [2**32 - 1 - word for word in rare] + [0] * 10)
     out = torch.empty(32, device=device)
@@ -314,8 +329,8 @@ def test_noise_of_the_smallest_and_the_largest_words(device: str) -> None:
 
 
 def test_equal_keys_go_to_the_lowest_id(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """At 2**27 fp32 numbers are 16 apart: noise within 8 vanishes, and stronger noise lifts a token
-    to the very key of one whose score is higher. In lists as in the dense kernel."""
+    """At 2**27, fp32 numbers are 16 apart: noise within 8 vanishes, and stronger noise lifts a
+    token to exactly the key of a token with a higher score. Lists and the dense kernel agree."""
     rows = 10_000 if COMPILED else 150
     generator = torch.Generator().manual_seed(0)
     good = 2.0**27 + 16 * torch.randint(2, (rows, 64), generator=generator)
@@ -438,7 +453,7 @@ def test_a_value_that_is_not_finite_is_reported_for_its_row_alone(
 def test_a_broken_logit_of_bad_outranks_an_overflow(
     capacity: int, device: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In one tile, and in two in either order."""
+    """This holds in one tile, and in two tiles in either order."""
     for size, value in {"CAPACITY": capacity, "LANES": 16}.items():
         monkeypatch.setattr(gpu, size, value)
     good, bad = torch.full((4, 200), 3e38), torch.zeros(4, 200)

@@ -35,13 +35,21 @@ def draw(
     coordinates: tuple[int, torch.Tensor, torch.Tensor] | None = None,
     **arguments: Any,
 ) -> SampleOutput:
-    """A draw on `device`, its tensors on the CPU."""
+    """Draw on `device`; the tensors that are passed and returned are on the CPU."""
     seed, ids, positions = coordinates or noise(len(good))
     bias = None if bad_bias is None else bad_bias.to(device)
     out = sample_contrastive_heads(
-        good.to(device), hidden.to(device), head.to(device), params, seed=seed, bad_bias=bias,
-        sequence_ids=ids.to(device), positions=positions.to(device), backend=backend, **arguments,
-    )  # fmt: skip
+        good.to(device),
+        hidden.to(device),
+        head.to(device),
+        params,
+        seed=seed,
+        bad_bias=bias,
+        sequence_ids=ids.to(device),
+        positions=positions.to(device),
+        backend=backend,
+        **arguments,
+    )
     return SampleOutput(out.tokens.cpu(), out.status.cpu(), out.plausible.cpu(), out.kept.cpu())
 
 
@@ -86,8 +94,8 @@ def test_same_draws_as_the_reference_and_the_native_kernel(
 def test_whole_numbers_leave_no_room_for_rounding(
     capacity: int, device: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Every product and sum is exact, so that no draw may differ: neither from the reference, nor
-    between the two ways of summing."""
+    """Every product and sum is exact, so no draw may differ from the reference, nor between the two
+    ways of summing."""
     monkeypatch.setattr(gpu, "CAPACITY", capacity)
     generator = torch.Generator().manual_seed(0)
     good = torch.randint(-6, 7, (ROWS, VOCAB), generator=generator).float()
@@ -175,7 +183,7 @@ def test_head_and_bias_may_have_padding_rows(
 def test_only_pending_rows_of_bad_are_computed(
     device: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Rows with a list never have their logits written: the scratch for them stays as it was."""
+    """The logits of rows with a list are never written: their scratch memory stays as it was."""
     scratch: list[torch.Tensor] = []
     empty = torch.empty
 

@@ -23,15 +23,31 @@ def split(rule: str, text: str, ended: bool = False, words: int = 0) -> list[End
         ("endoftext", "a\n\nb\n<|endoftext|>\nc", [("a\n\nb", True), ("c", False)]),
         ("endoftext", "a<|endoftext|>b<|endoftext|>", [("a", True), ("b", True)]),
         ("endoftext", "<|endoftext|><|endoftext|>", []),
-        ("titles", "tail\n= = = A\nOne.\n= = = B\n\nTwo.", [("tail", True), ("A\nOne.", True), ("B\n\nTwo.", False)]),  # noqa: E501
-        ("titles", "= = = A = = =\nOne.\n= = = = See = = = =\nX.", [("A\nOne.\n= = = = See = = = =\nX.", False)]),  # noqa: E501
+        (
+            "titles",
+            "tail\n= = = A\nOne.\n= = = B\n\nTwo.",
+            [("tail", True), ("A\nOne.", True), ("B\n\nTwo.", False)],
+        ),
+        (
+            "titles",
+            "= = = A = = =\nOne.\n= = = = See = = = =\nX.",
+            [("A\nOne.\n= = = = See = = = =\nX.", False)],
+        ),
         # As Simple Wikipedia came to us: the first line of an article is marked too.
-        ("titles", "= = = Cat\n\n= = = A cat purrs.\n\n= = = Dog\n\n= = = Dogs bark.", [("Cat\n\nA cat purrs.", True), ("Dog\n\nDogs bark.", False)]),  # noqa: E501
+        (
+            "titles",
+            "= = = Cat\n\n= = = A cat purrs.\n\n= = = Dog\n\n= = = Dogs bark.",
+            [("Cat\n\nA cat purrs.", True), ("Dog\n\nDogs bark.", False)],
+        ),
         # A title without an article does not make a title of every text after it.
-        ("titles", "= = = Foreplay\n= = = Army\n= = = Armies fight.\n= = = Cow\n= = = Cows moo.", [("Foreplay", True), ("Army\nArmies fight.", True), ("Cow\nCows moo.", False)]),  # noqa: E501
+        (
+            "titles",
+            "= = = Foreplay\n= = = Army\n= = = Armies fight.\n= = = Cow\n= = = Cows moo.",
+            [("Foreplay", True), ("Army\nArmies fight.", True), ("Cow\nCows moo.", False)],
+        ),
         ("chapters", "# I\none\n## II\n\ntwo", [("one", True), ("two", False)]),
     ],
-)  # fmt: skip
+)
 def test_documents_are_parted_at_their_marks(rule: str, text: str, expected: list[Ended]) -> None:
     assert split(rule, text) == expected
     assert split(rule, text, ended=True) == [(document, True) for document, _ in expected]

@@ -50,7 +50,7 @@ def test_order_and_other_documents_move_nothing(random: Any, seed: int) -> None:
 
 
 def test_the_parts_are_those_of_every_version_so_far() -> None:
-    """Or a student would be trained on what its pair was measured on."""
+    """Otherwise a student would be trained on text that its pair was measured on."""
     parts = split_documents(DOCUMENTS[:60], source(), seed=0)
     assert (sorted(texts(parts.prompts)), sorted(texts(parts.validation))) == (
         ["text 23", "text 3", "text 34", "text 44", "text 8"],
@@ -78,7 +78,8 @@ def test_chapters_of_a_book_and_copies_of_a_text_stay_together() -> None:
 
 
 def test_a_text_of_two_sources_is_never_trained_on_and_held_out() -> None:
-    """Each has its own shares; the second has some of the texts as chapters of books too."""
+    """Each source has its own shares; the second has some of the texts as chapters of books as
+    well."""
     few = source(name="few", validation=0.2, prompts=0.1)
     books = [Document(f"text {i}", f"book {i % 40}") for i in range(2000)]
     given = [
@@ -148,7 +149,7 @@ def test_a_part_that_is_not_asked_for_may_be_empty() -> None:
 
 
 def test_prompts_are_what_generate_reads(tmp_path: Path) -> None:
-    """Short documents whole, longer ones in pieces, as the paper's."""
+    """Short documents are whole, longer ones in pieces, as in the paper."""
     long = " ".join(f"Sentence number {i}." for i in range(100))
     path = tmp_path / "prompts.jsonl"
     path.write_bytes(prompt_lines({"a": [Document("One.\nTwo \u00e9.")], "b": [Document(long)]}))

@@ -95,7 +95,8 @@ class Positions:
 
 
 def batches(processes: int, accumulation: int, skip: int = 0) -> list[list[int]]:
-    """The positions of every optimizer step, as accelerate deals them to processes of a Trainer."""
+    """Return the positions of every optimizer step, as accelerate deals them to a Trainer's
+    processes."""
     micro = 32 // processes // accumulation
     sampler = BatchSampler(SequentialSampler(range(960)), micro, drop_last=True)
     per_process = []

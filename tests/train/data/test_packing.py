@@ -46,7 +46,7 @@ DOCUMENTS = st.lists(
 def test_packing_keeps_every_token_once_and_in_order(
     sequences: list[list[int]], block_size: int
 ) -> None:
-    """None of them ends, so the first token of each but the first is not taught."""
+    """None of the texts is complete, so the first token of each but the first is not taught."""
     blocks = pack(sequences, block_size, SPECIAL)
     stream = [
         ~token if number and not place else token
@@ -90,7 +90,8 @@ def test_one_token_that_ends_and_begins_stands_once_between() -> None:
 
 @pytest.mark.parametrize("special", [SPECIAL, ALIKE], ids=["SPECIAL", "ALIKE"])
 def test_what_holds_no_token_is_skipped(special: SpecialIds) -> None:
-    """An empty sequence, or the one token that an empty text, cut off, has left."""
+    """An empty sequence is skipped, and so is the single token of an empty text that was cut
+    off."""
     texts = [[], [2, 7, 2], [2], [], [2, 8, 2]]
     expected = [[2, 7, 2, 8, 2]] if special is ALIKE else [[2, 7, 2, 2, 2, 8, 2]]
     assert pack(texts, len(expected[0]), special).tolist() == expected

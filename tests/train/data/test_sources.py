@@ -40,8 +40,10 @@ def test_text_files(tmp_path: Path, suffix: str) -> None:
     path = f"a.txt{suffix}"
     write(tmp_path, path, "One.\n\nTwo.\nThree.\n")
     assert read_documents(source(path), tmp_path) == [
-        Document("One."), Document("Two."), Document("Three."),
-    ]  # fmt: skip
+        Document("One."),
+        Document("Two."),
+        Document("Three."),
+    ]
     assert read_documents(source(path, "blank_lines"), tmp_path) == [
         Document("One."),
         Document("Two.\nThree.", complete=False),  # nothing says that it ends there
@@ -56,8 +58,10 @@ def test_a_row_is_a_text_with_an_end(tmp_path: Path, name: str) -> None:
         write(tmp_path, name, "\n".join(json.dumps({"text": text}) for text in TEXTS))
     assert read_documents(source(name), tmp_path) == [Document(text) for text in TEXTS]
     assert read_documents(source(name, "blank_lines"), tmp_path) == [
-        Document("One."), Document("Two."), Document("Three."),
-    ]  # fmt: skip
+        Document("One."),
+        Document("Two."),
+        Document("Three."),
+    ]
 
 
 def test_a_folder_and_a_data_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,7 +80,7 @@ def test_a_folder_and_a_data_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def test_a_source_never_comes_from_the_current_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`datasets` would take the folder for the data set of that name."""
+    """`datasets` would take a folder for the dataset of that name."""
     here, data = tmp_path / "here", tmp_path / "data"
     (here / "books").mkdir(parents=True)
     data.mkdir()
@@ -96,8 +100,9 @@ def test_rows_of_a_finalized_corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     (tmp_path / "corpus").mkdir()
     (tmp_path / "corpus/manifest.json").write_text("{}")
     assert read_documents(source("corpus"), tmp_path) == [
-        Document("One."), Document("Two", complete=False),
-    ]  # fmt: skip
+        Document("One."),
+        Document("Two", complete=False),
+    ]
     assert len(source_sha256(source("corpus"), tmp_path)) == 64
 
 
@@ -160,7 +165,8 @@ def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
 def test_real_text(
     data_folder: Path, tmp_path: Path, file: str, split: str, words: int, sizes: tuple[int, int]
 ) -> None:
-    """The first megabyte: the median document has a plausible length, no word but marks is lost."""
+    """In the first megabyte, the median document has a plausible length, and no word except marks
+    is lost."""
     with lzma.open(data_folder / f"text/{file}.txt.xz", "rt", encoding="utf-8") as stream:
         text = stream.read(1_000_000)
     write(tmp_path, "a.txt", text)

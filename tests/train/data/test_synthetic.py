@@ -53,7 +53,7 @@ def test_a_row_is_split_where_documents_end() -> None:
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """A small corpus of the bundled pair, rows ending at EOS or going on behind it."""
+    """Return a small corpus of the bundled pair whose rows end at EOS or continue after it."""
     from cdgen.generation.config import GenerateConfig
     from cdgen.generation.run import generate
 
@@ -107,14 +107,14 @@ def test_another_tokenizer_reads_the_text_again(corpus: Callable[[str], Path]) -
 
 
 def changed_tokenizer(change: Callable[[dict[str, int], list[Any]], None]) -> Tokenizer:
-    """That of the pair, with other vocabulary and merges."""
+    """Return the pair's tokenizer with other vocabulary and merges."""
     state = json.loads((PAIR / "good/tokenizer.json").read_text(encoding="utf-8"))
     change(state["model"]["vocab"], state["model"]["merges"])
     return tokenizer_from_json(json.dumps(state))
 
 
 def test_a_larger_vocabulary_is_another_tokenizer(corpus: Callable[[str], Path]) -> None:
-    """GOOD's merges and more: its rows decode alike, but it would not have written them."""
+    """It has more merges than GOOD's: its rows decode alike, but it would not have written them."""
     rows = rows_of(corpus("stop"))
 
     def more(vocabulary: dict[str, int], merges: list[Any]) -> None:
@@ -163,7 +163,7 @@ def test_a_corpus_whose_tokens_cannot_be_trusted(
 
 
 def test_tokenized_again_documents_end_where_they_ended(corpus: Callable[[str], Path]) -> None:
-    """Rows that go on behind an end-of-text."""
+    """The rows continue after an end-of-text."""
     rows = rows_of(corpus("continue"))
     student = train_tokenizer([row["text"] for row in rows], 300)
     sequences, notes = synthetic_sequences(corpus("continue"), student, MADE_IDS)
@@ -215,8 +215,11 @@ def test_a_row_that_cannot_be_divided_stays_whole_and_is_counted(
     sequences, (_, note) = synthetic_sequences(corpus("continue"), student, MADE_IDS)
     assert note.startswith("2 of 3 rows hold a blank line within a document")
     assert [(student.decode(s), s[-1] == EOS_ID) for s in sequences] == [
-        ("a\n\nb\n\nc", True), ("a\n\nb\n\nc", False), ("a", True), ("c", False)
-    ]  # fmt: skip
+        ("a\n\nb\n\nc", True),
+        ("a\n\nb\n\nc", False),
+        ("a", True),
+        ("c", False),
+    ]
 
 
 @pytest.mark.parametrize("harm", ["missing", "changed", "stray"])

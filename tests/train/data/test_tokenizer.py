@@ -67,10 +67,8 @@ def test_the_saved_file_alone_gives_the_same_ids(folder: Path) -> None:
 
 @given(st.text() | st.sampled_from(["<0x41>", "</s>", "<unk><pad>", " a", "a\n\n b "]))
 def test_sentencepiece_gives_any_text_back_as_nfkc(text: str) -> None:
-    """But for the mark that stands for a space: it comes back as one, as from SentencePiece.
-
-    NFKC is that of `tokenizers`: Python's may know a later Unicode.
-    """
+    """The mark that stands for a space comes back as a space, as in SentencePiece. NFKC is that of
+    `tokenizers`, because Python's may know a later Unicode."""
     tokens = PIECES.encode(text).ids
     assert tokens[0] == 1 and not set(tokens[1:]) & {0, 1, 2, 3}
     assert PIECES.decode(tokens) == NFKC().normalize_str(text).replace("\u2581", " ")

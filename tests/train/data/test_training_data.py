@@ -41,7 +41,7 @@ def data(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def encodings(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """One entry per call of `encode`."""
+    """Record one entry per call of `encode`."""
     calls: list[int] = []
     encode = module.encode
     monkeypatch.setattr(module, "encode", lambda *args: calls.append(len(args[2])) or encode(*args))
@@ -180,8 +180,10 @@ def test_a_finalized_corpus_is_a_source_and_a_stream(
     first = build_corpus(wanted, data, tmp_path / "run")
     assert first.texts["cd"].words == words > 0
     assert {n: (t.synthetic, t.traced) for n, t in first.texts.items()} == {
-        "toys": (False, True), "read": (True, False), "cd": (True, True)
-    }  # fmt: skip
+        "toys": (False, True),
+        "read": (True, False),
+        "cd": (True, True),
+    }
     before = len(encodings)
     second = build_corpus(wanted, data, tmp_path / "run")
     assert same(first, second) and len(encodings) == before
