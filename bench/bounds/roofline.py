@@ -34,11 +34,11 @@ if TYPE_CHECKING:
     from cdgen.models.config import DecoderConfig
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "float8_e4m3fn": 1}
-# Bytes per second of a large copy, 16-bit FLOPs per second of a large product. Of an H200 both as
-# reached, nine tenths and four fifths of its data sheet; an H100 SXM has its compute, and memory of
-# 3.35 TB/s for 4.8.
+# Bytes per second of a large copy, 16-bit FLOPs per second of a large product. For an H200 both are
+# as reached: nine tenths and four fifths of its data sheet. An H100 SXM has the same compute, and
+# memory of 3.35 TB/s instead of 4.8.
 GPUS = {"h200": (4.30e12, 790e12), "h100": (3.00e12, 790e12)}
-# Tokens with a tenth of the largest probability or more: 4.6 to 7.7 on average for a model of 135M
+# Tokens with at least a tenth of the largest probability: 4.6 to 7.7 on average for a model of 135M
 # parameters on three kinds of text.
 MEAN_PLAUSIBLE = 6.0
 
@@ -66,7 +66,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Bound:
-    """Of one step."""
+    """The bytes and FLOPs of one step, by part."""
 
     parts: dict[str, Part]
 
@@ -85,9 +85,9 @@ class Bound:
 
 
 def activation_numbers(shape: DecoderConfig) -> int:
-    """Read and written per row and step: norms read the residual stream and what is added, write
-    both it and the normed row; each product reads its input and writes its output; rotary reads and
-    writes queries, keys and values; attention reads queries and writes as much."""
+    """Return the numbers read and written per row and step. Norms read the residual stream and the
+    addend, write both it and the normed row; each product reads its input and writes its output;
+    rotary reads and writes queries, keys and values; attention reads queries and writes as much."""
     hidden, inner, query = shape.hidden_size, shape.intermediate_size, shape.query_size
     qkv = query + 2 * shape.kv_size
     gates = 2 if shape.activation == "silu" else 1
@@ -108,8 +108,8 @@ def step_bound(
     plausible: float = MEAN_PLAUSIBLE,  # mean size of the plausible set
     shared_weights: bool = False,  # BAD is GOOD under dropout
 ) -> Bound:
-    """Bytes and FLOPs of one step by part. A vocabulary's `plausible` makes BAD's head a product
-    with all of it."""
+    """Return the bytes and FLOPs of one step by part. With `plausible` the vocabulary size, BAD's
+    head is a whole product."""
     models = [good] if bad is None else [good, bad]
     weights = sum(layer_parameters(m) for m in (models[:1] if shared_weights else models))
     products = 2 * slots * sum(map(layer_parameters, models))
@@ -137,7 +137,7 @@ def step_bound(
 
 
 def read_config(folder: Path, context: float) -> DecoderConfig:
-    """Raises ModelError on a model that the lean decoders do not compute."""
+    """Read the shape of a model. Raises ModelError if the lean decoders do not cover it."""
     from cdgen.models.registry import lean_config
 
     path = folder / "config.json"
@@ -172,7 +172,8 @@ def table(bound: Bound, slots: int, bandwidth: float, flops_per_second: float) -
 
 
 def _rates(args: argparse.Namespace) -> tuple[float, float]:
-    """Raises UsageError unless either a known GPU or both figures are given."""
+    """Return bandwidth and FLOP rate. Raises UsageError unless a known GPU or both figures are
+    given."""
     if args.gpu:
         if args.dtype == "float32":
             raise UsageError("--gpu: its FLOPs are those of 16 bits; give --bandwidth and --tflops")

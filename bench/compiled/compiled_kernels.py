@@ -1,13 +1,12 @@
-"""Every Triton kernel compiled for compute capability 8.0, 9.0 and 10.0, without a GPU, and what
-its machine code says: registers, spills, shared memory, instructions, the width of its loads.
+"""Every Triton kernel compiled for compute capability 8.0, 9.0 and 10.0, without a GPU, and the
+facts of its machine code: registers, spills, shared memory, instructions, widths of loads.
 
     python -m cdgen.bench.compiled.compiled_kernels               prints the page
     python -m cdgen.bench.compiled.compiled_kernels --write PAGE  writes it to that file
     python -m cdgen.bench.compiled.compiled_kernels --check PAGE  exits 1 if the file is stale
 
-The ops are called on CPU tensors, with a driver that answers for a GPU that is not there and
-launches nothing. So what is inspected is what a GPU would run, down to how its arguments are
-specialised.
+The ops are called on CPU tensors, with a driver that stands in for a GPU and launches nothing. So
+the inspected code is what a GPU would run, down to the specialisation of its arguments.
 """
 
 from __future__ import annotations
@@ -59,7 +58,7 @@ NARROW = {
     "bad_logits.at": "as above",
     "_entries.tokens": "the list, one entry per thread",
     "_entries.scores": "as above",
-    "load_tile.row.good": "rows of odd length are off the 16-byte grid; and tallies take small tiles,"
+    "load_tile.row.good": "rows of odd length are off the 16-byte grid; tallies take small tiles,"
     " because they compare each logit with 16 keys",
     "load_tile.row.bad": "as above",
     "dot_products.bad.bias": "one number per plausible token",
@@ -85,7 +84,7 @@ class Variant:
 
 
 class _NoGpu:
-    """As much of a Triton driver as compiling asks for."""
+    """The parts of a Triton driver that compilation needs."""
 
     def __init__(self, capability: int) -> None:
         self.capability = capability
@@ -96,7 +95,7 @@ class _NoGpu:
         return GPUTarget("cuda", self.capability, 32)
 
     def get_current_device(self) -> int:
-        return self.capability  # Triton keeps what it compiled per device
+        return self.capability  # Triton caches compiled kernels per device
 
     def get_current_stream(self, device: int) -> int:
         return 0
@@ -104,9 +103,9 @@ class _NoGpu:
 
 @contextmanager
 def compiling_for(capability: int) -> Iterator[list[Any]]:
-    """Within it a launch compiles the kernel, appends it to the list and runs nothing.
+    """Let launches compile kernels and append them to the list, without running anything.
 
-    Raises RuntimeError under Triton's interpreter, which compiles nothing.
+    Raises RuntimeError under Triton's interpreter, which does not compile.
     """
     import triton
     from triton.runtime.jit import JITFunction
@@ -130,7 +129,8 @@ def compiling_for(capability: int) -> Iterator[list[Any]]:
 
 
 def inspect(op: str, capability: int) -> list[Variant]:
-    """Every kernel that the calls of `op` launch, once, under the first call that launches it."""
+    """Compile every kernel that the calls of `op` launch, once, under the first call that launches
+    it."""
     variants, seen = [], set()
     for call, launch in OPS[op]():
         with compiling_for(capability) as compiled:
@@ -146,7 +146,7 @@ def inspect(op: str, capability: int) -> list[Variant]:
 
 
 def _compile_afresh(cache: str) -> None:
-    """Prepares a process: nothing interpreted, nothing from a cache of an earlier run."""
+    """Prepare a process that interprets nothing and ignores the cache of earlier runs."""
     os.environ.pop("TRITON_INTERPRET", None)
     os.environ["TRITON_CACHE_DIR"] = cache
 

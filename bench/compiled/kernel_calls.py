@@ -1,5 +1,5 @@
-"""The calls by which every Triton kernel is compiled: each op in the dtypes, shapes and options
-whose machine code differs."""
+"""The calls with which every Triton kernel is compiled: each op in the dtypes, shapes and options
+that change its machine code."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ NAMES = {BF16: "bf16", FP16: "fp16", FP32: "fp32"}
 FP8 = torch.float8_e4m3fn
 ROWS, CAPACITY = 4, 512
 
-# What a call is called, and the call.
+# The name of a call, and the call.
 Calls = Iterator[tuple[str, Callable[[], object]]]
 
 
@@ -207,5 +207,5 @@ OPS: dict[str, Callable[[], Calls]] = {
     "decode_attention of fp8": fp8_decode_attention_calls,
     "rotary_to_cache to fp8": fp8_rotary_to_cache_calls,
 }
-# Below it, nothing converts e4m3, and the ops refuse.
+# Lower capabilities cannot convert e4m3, so the ops refuse.
 LEAST_CAPABILITY = {"decode_attention of fp8": 89, "rotary_to_cache to fp8": 89}

@@ -1,5 +1,5 @@
-"""What the machine code of a kernel says: registers, spills, instructions, and the width of the
-loads that its loops repeat. Read with the `cuobjdump` and `nvdisasm` that Triton ships."""
+"""The machine code of a kernel: registers, spills, instructions, and the width of the loads that
+its loops repeat. It is read with the `cuobjdump` and `nvdisasm` that Triton ships."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class _Instruction:
 
 
 def read_machine_code(cubin: bytes) -> MachineCode:
-    """Disassembles a cubin of one kernel with the tools that Triton ships."""
+    """Disassemble a cubin of one kernel with the tools that Triton ships."""
     from triton import knobs
 
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
@@ -71,7 +71,7 @@ def read_machine_code(cubin: bytes) -> MachineCode:
 
 
 def _parse(sass: str) -> tuple[list[_Instruction], dict[str, int]]:
-    """Instructions, and for each label the index of the one it stands before."""
+    """Return the instructions, and for each label the index of the instruction after it."""
     instructions: list[_Instruction] = []
     labels, line = {}, ("", 0)
     for text in sass.splitlines():
@@ -90,8 +90,8 @@ def _parse(sass: str) -> tuple[list[_Instruction], dict[str, int]]:
 
 
 def _repeated_loads(instructions: list[_Instruction], labels: dict[str, int]) -> list[_Instruction]:
-    """The loads from global memory that can be reached from themselves. Positions in the code do
-    not tell: rare branches are put behind the end and jump back."""
+    """Return the loads from global memory that can be reached from themselves. Positions in the
+    code do not tell, because rare branches are placed after the end and jump back."""
     after: list[list[int]] = []
     # BSSY names where the threads of a warp meet again; BSYNC goes there.
     joins: dict[str, int] = {}
@@ -122,7 +122,7 @@ def _repeated_loads(instructions: list[_Instruction], labels: dict[str, int]) ->
 
 
 def _width(suffixes: list[str]) -> int:
-    """Bytes that a thread loads: LDG.E is 4, LDG.E.128 is 16, LDG.E.U16 is 2."""
+    """Return the bytes that a thread loads: LDG.E is 4, LDG.E.128 is 16, LDG.E.U16 is 2."""
     bits = [int(size[1]) for s in suffixes if (size := re.fullmatch(r"[US]?(8|16|64|128|256)", s))]
     return max(bits, default=32) // 8
 
@@ -134,8 +134,8 @@ def _functions(path: str) -> list[ast.FunctionDef]:
 
 
 def _source(path: str, line: int) -> str:
-    """`attend.keys` for a line of attend() with tl.load(keys + offsets, ...); the line itself for
-    one without a load."""
+    """Return `attend.keys` for a line of attend() with tl.load(keys + offsets, ...); the line
+    itself if it has no load."""
     for function in _functions(path):
         for node in ast.walk(function):
             if (

@@ -3,9 +3,9 @@ processor, on one pair, in one run.
 
     python -m cdgen.bench.end_to_end.bench_generate --out bench/results/cpu-generate.json
 
-The pair: two random Llamas of width 256, 6 layers, vocabulary 16384, untied; 64 rows; 20 prompt
-tokens; 240 new ones. Random heads give flat distributions in which nothing is masked, so both heads
-are scaled until GOOD's mean plausible set has 5 to 30 tokens, as in trained models.
+The pair is two random Llamas of width 256, 6 layers, vocabulary 16384, untied, with 64 rows, 20
+prompt tokens and 240 new ones. Random heads give flat distributions in which nothing is masked, so
+both heads are scaled until GOOD's mean plausible set has 5 to 30 tokens, as in trained models.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def mean_plausible(model: Any, tokens: torch.Tensor) -> float:
 
 
 def scale_heads(good: Any, bad: Any) -> None:
-    """Scales both heads up until the mean plausible set is at most 30 tokens."""
+    """Scale both heads up until the mean plausible set has at most 30 tokens."""
     tokens = torch.randint(VOCAB, (4, 64), generator=torch.Generator().manual_seed(0))
     while mean_plausible(good, tokens) > 30:
         for model in (good, bad):
@@ -68,7 +68,7 @@ def scale_heads(good: Any, bad: Any) -> None:
 
 
 class Contrast(LogitsProcessor):
-    """The same law as a user of transformers would write it: BAD keeps its own cache."""
+    """The same distribution as a user of transformers would write it; BAD keeps its own cache."""
 
     def __init__(self, bad: Any) -> None:
         self.bad, self.cache = bad, DynamicCache(config=bad.config)
@@ -118,8 +118,8 @@ def run_engine(engine: SlotEngine, prompts: torch.Tensor) -> tuple[float, list[S
 
 @torch.inference_mode()
 def check_draws(good: Any, bad: Any, sequences: list[Sequence]) -> None:
-    """Repeats the engine's draws from whole forward passes of transformers and the reference.
-    Raises AssertionError where more than 1 in 200 differ (two fp32 forward passes round apart)."""
+    """Repeat the engine's draws with whole forward passes of transformers and the reference. Raises
+    AssertionError if more than 1 in 200 differ (two fp32 forward passes round differently)."""
     differing = drawn = 0
     for sequence in sequences[:4]:
         tokens = torch.tensor([sequence.tokens])

@@ -1,19 +1,19 @@
-"""Generation on a GPU: the decode step against its roofline, slots, and the ways without cdgen.
+"""Generation on a GPU: the decode step against its roofline, numbers of slots, and transformers.
 
     python -m cdgen.bench.end_to_end.bench_gpu_generate --out OUT/gpu-generate.json
 
 The pair has the paper's shape (Ulm et al. 2025): two Llamas of 12 layers, width 768, vocabulary
 32,000, 20 prompt tokens, 400 new ones, random weights whose heads are scaled until 5 to 30 tokens
-are plausible. Measured are
+are plausible. The parts are
 
     step      one step at full slots and the mean context, and the share of the bound that
-              cdgen/bench/roofline.py gives for this card's own copy bandwidth
-    parts     where a step's time goes by kernel, from the profiler; `gaps` is what none fills
+              bench/bounds/roofline.py gives for this card's own copy bandwidth
+    parts     the time of each kernel in a step, from the profiler; `gaps` is the rest
     steady    tokens per second of the whole engine, slots refilled, 60 s and more at 1024 slots
               and 15 s elsewhere: contrast, one model, dropout, fp8 caches, other numbers of slots
     corpus    the paper's 97.3M new tokens at these rates: an extrapolation
     others    `transformers`: generate with a contrastive logits processor, at several batch sizes,
-              and generate_batch (continuous batching) of one model, which has no second one
+              and generate_batch (continuous batching), which runs one model only
 
 A step is checked before it is timed: the graph's tokens are those of the same steps one by one.
 """
@@ -47,7 +47,7 @@ from cdgen.models.registry import lean_config
 SLOTS = 1024  # of the step and the longest measurement
 CORPUS_TOKENS = 30_400 * 8 * 400
 TENSOR_FLOPS = GPUS["h200"][1]
-# What the names of a step's kernels begin with or hold, in the order in which they are tried.
+# Beginnings or parts of the names of a step's kernels, in the order in which they are tried.
 PARTS = {
     "attention": ("_attend",),
     "sampler": ("sample_kernel", "part_kernel", "finish_kernel", "head_kernel", "collect"),
@@ -60,7 +60,7 @@ PARTS = {
 
 
 def settle(engine: SlotEngine, context: int) -> None:
-    """All slots alive at one context, whose mean is that of a corpus under way."""
+    """Fill all slots at one context, the mean of a running corpus."""
     slots = engine.slots
     slots.tokens.random_(0, 1000)
     slots.positions.fill_(context - 1)
@@ -71,7 +71,7 @@ def settle(engine: SlotEngine, context: int) -> None:
 
 @torch.inference_mode()
 def check_graph(engine: SlotEngine, context: int) -> None:
-    """Raises AssertionError unless a launch writes what its steps write one by one."""
+    """Raise AssertionError unless a launch writes the same as its steps one by one."""
     engine.runner.prepare()
     settle(engine, context)
     state = engine.slots.state.clone()
@@ -88,7 +88,7 @@ def check_graph(engine: SlotEngine, context: int) -> None:
 
 
 def check_places(engine: SlotEngine, state: torch.Tensor) -> None:
-    """Raises AssertionError unless slots that trade places draw the same."""
+    """Raise AssertionError unless slots that trade places draw the same."""
     order = torch.randperm(state.shape[1], device=state.device)
     drawn = []
     for placed in (state, state[:, order]):
@@ -104,7 +104,8 @@ def check_places(engine: SlotEngine, state: torch.Tensor) -> None:
 
 @torch.inference_mode()
 def step_us(engine: SlotEngine, context: int, launches: int = 25) -> float:
-    """Of a launch, divided by its steps; contexts grow by those steps around `context`."""
+    """Return the time of a launch divided by its steps; contexts grow by those steps around
+    `context`."""
     steps = len(engine.runner.records[0])
     settle(engine, context - launches * steps // 2)
     for _ in range(3):
@@ -128,7 +129,7 @@ def part_of(kernel: str) -> str:
 
 @torch.inference_mode()
 def step_parts(engine: SlotEngine, context: int) -> dict[str, float]:
-    """Microseconds per step by part, and what lies between kernels."""
+    """Return microseconds per step by part, and the time between kernels."""
     from torch.profiler import ProfilerActivity, profile
 
     steps = len(engine.runner.records[0])
@@ -138,7 +139,7 @@ def step_parts(engine: SlotEngine, context: int) -> dict[str, float]:
         engine.runner.launch().result()
     kernels = [e for e in found.events() if e.device_type == torch.autograd.DeviceType.CUDA]
     if not kernels:
-        return {}  # the profiler may not be allowed to look
+        return {}  # the profiler may not be permitted
     parts: dict[str, float] = {}
     for kernel in kernels:
         name = part_of(kernel.name)
@@ -173,7 +174,7 @@ def measure_step(good: Any, bad: Any, slots: int, context: int, bandwidth: float
 
 
 def steady(engine: SlotEngine, work: Iterable[Request], seconds: float) -> dict[str, Any]:
-    """Tokens per second after every slot has been refilled once, over `seconds` and more."""
+    """Return tokens per second over `seconds` or more, after every slot was refilled once."""
     drawn, began, at = 0, 0.0, 0
 
     def count(report: StepReport) -> None:
@@ -192,14 +193,15 @@ def steady(engine: SlotEngine, work: Iterable[Request], seconds: float) -> dict[
 
 
 def measure_steady(good: Any, bad: Any, slots: list[int], seconds: float) -> dict[str, Any]:
-    """`seconds` at SLOTS, a quarter of it elsewhere. What does not fit is recorded as such."""
+    """Measure `seconds` at SLOTS and a quarter of it elsewhere. A case that does not fit is
+    recorded as such."""
     fp8 = {"kv_dtype": torch.float8_e4m3fn}
     cases: list[tuple[str, int, dict[str, Any]]] = [
         (f"contrast, {SLOTS} slots", SLOTS, {}),
         (f"contrast, fp8, {SLOTS} slots", SLOTS, fp8),
         (f"one model, {SLOTS} slots", SLOTS, {"kind": "vanilla"}),
         (f"dropout, {SLOTS} slots", SLOTS, {"kind": "dropout"}),
-        # About one token in 200 ends a sequence: slots come free one by one, not all at once.
+        # About one token in 200 ends a sequence, so that slots become free one by one.
         (f"contrast, {SLOTS} slots, ends anywhere", SLOTS, {"stops": 160}),
         (f"contrast, {SLOTS} slots, prompts in batches", SLOTS, {"stops": 160, "prefills": True}),
         *((f"contrast, {n} slots", n, {}) for n in slots if n != SLOTS),
@@ -219,7 +221,7 @@ def measure_steady(good: Any, bad: Any, slots: list[int], seconds: float) -> dic
 
 
 def corpus_minutes(found: dict[str, Any]) -> dict[str, float]:
-    """Of the paper's corpus at each rate of two models, extrapolated."""
+    """Extrapolate the minutes of the paper's corpus at each rate of two models."""
     return {
         name: round(CORPUS_TOKENS / case["tokens_per_s"] / 60, 1)
         for name, case in found.items()
@@ -231,7 +233,7 @@ def corpus_minutes(found: dict[str, Any]) -> dict[str, float]:
 
 
 def measure(slots: list[int], seconds: float, out: Path | None) -> None:
-    """Writes after every stage: a run that is cut short leaves what it has measured."""
+    """Write the file after every stage, so a run that is cut short leaves its measurements."""
     good, bad = (paper_model(seed, "cuda") for seed in (0, 1))
     scale_heads(good, bad)
     bandwidth = copy_bandwidth()

@@ -1,4 +1,4 @@
-"""What is generated on a GPU by `bench_gpu_generate`: a pair of the paper's shape, and the same by
+"""The workload of `bench_gpu_generate`: a pair of the paper's shape, and the same through
 `transformers`."""
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def make_engine(
     kind: str = "contrast",  # contrast | vanilla | dropout
     kv_dtype: torch.dtype | None = None,
     new: int = NEW,
-    stops: int = 0,  # of the vocabulary's first tokens, how many end a sequence
+    stops: int = 0,  # number of the vocabulary's first tokens that end a sequence
     prefills: bool | None = None,
 ) -> SlotEngine:
     shape = lean_config(good.config.to_dict(), PROMPT + new)
@@ -74,7 +74,7 @@ def make_engine(
 
 
 def requests(vocabulary: int) -> Iterator[Request]:
-    """Without an end."""
+    """Yield requests without end."""
     generator = torch.Generator().manual_seed(1)
     for number in itertools.count():
         yield Request(number, torch.randint(vocabulary, (PROMPT,), generator=generator).tolist())
@@ -85,7 +85,7 @@ def requests(vocabulary: int) -> Iterator[Request]:
 
 @torch.inference_mode()
 def transformers_rate(good: Any, bad: Any, rows: int) -> float:
-    """generate with a contrastive logits processor, in bf16."""
+    """Run generate with a contrastive logits processor, in bf16."""
     generator = torch.Generator().manual_seed(1)
     prompts = torch.randint(good.config.vocab_size, (rows, PROMPT), generator=generator)
     prompts = prompts.to(good.device)
@@ -105,7 +105,7 @@ def transformers_rate(good: Any, bad: Any, rows: int) -> float:
 
 @torch.inference_mode()
 def continuous_batching_rate(good: Any, rows: int) -> float:
-    """generate_batch of one model: transformers' paged continuous batching."""
+    """Run generate_batch, transformers' paged continuous batching, on one model."""
     from transformers import GenerationConfig
 
     work = [r.prompt for r in itertools.islice(requests(good.config.vocab_size), rows)]
@@ -117,7 +117,7 @@ def continuous_batching_rate(good: Any, rows: int) -> float:
 
 
 def measure_others(good: Any, bad: Any, rows: list[int]) -> dict[str, Any]:
-    """Tokens per second; a case that fails is recorded with its reason, not left out."""
+    """Return tokens per second; a case that fails is recorded with its reason."""
     good, bad = good.bfloat16(), bad.bfloat16()
     found: dict[str, Any] = {}
     cases: list[tuple[str, Callable[..., float], tuple[Any, ...]]] = [

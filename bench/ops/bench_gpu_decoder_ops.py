@@ -3,7 +3,7 @@ two in one launch: time, and bytes per second as a share of a large copy's.
 
     python -m cdgen.bench.ops.bench_gpu_decoder_ops --out DIR/gpu-decoder-ops.json
 
-What is timed are the very CUDA graphs whose output has just been compared with the reference's.
+The timed CUDA graphs are the ones whose output was just compared with the reference's.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ SEQUENCES, HIDDEN, HEADS, HEAD_WIDTH, FEED_FORWARD, CAPACITY = 1024, 768, 12, 64
 EPS = 1e-6
 OPS = ("rms_norm", "rotary_to_cache", "swiglu", "layer_norm", "gelu")
 
-# Two steps of bf16, relative: what is rounded twice on the way may twice go to the other side.
+# Two steps of bf16, relative: a number that is rounded twice may round the other way twice.
 ERROR = 2.0**-6
 
 
 @dataclass(frozen=True)
 class Op:
-    """One op on several input sets, of which nothing but weights and tables is shared."""
+    """One op on several input sets, which share nothing but weights and tables."""
 
     call: Callable[[int, str], torch.Tensor]  # input set, backend
     written: list[list[torch.Tensor]]  # of each set: what the op changes in place
@@ -60,7 +60,7 @@ def _norm_op(name: str, normal: Normal, rows: int, models: int, sets: int) -> Op
 
     x = [normal(rows, HIDDEN) for _ in range(sets)]
     weight, bias = normal(models, HIDDEN), normal(models, HIDDEN)
-    # Small: every call adds it once more.
+    # Small, because every call adds it again.
     delta = [0.01 * normal(rows, HIDDEN) for _ in range(sets)]
 
     def call(i: int, backend: str) -> torch.Tensor:
@@ -117,8 +117,8 @@ def make_op(name: str, models: int, sets: int, device: str, sequences: int = SEQ
 
 
 def check(op: Op, prepared: Prepared) -> None:
-    """Launches once more, and raises AssertionError unless every number that is returned or written
-    in place is the reference's within `ERROR`, relative to it or to 1 if larger."""
+    """Launch once more, and raise AssertionError unless every number that is returned or written in
+    place is within ERROR of the reference, relative to it or to 1 if larger."""
     before = [[x.clone() for x in written] for written in op.written]
     prepared.launch()
     for i, out in enumerate(prepared.results):
@@ -133,7 +133,7 @@ def check(op: Op, prepared: Prepared) -> None:
 
 
 def measure_op(name: str, models: int, bandwidth: float, l2: L2) -> dict[str, Any]:
-    sets = 8 if name == "rotary_to_cache" else MOST_SETS  # its sets are caches, of gigabytes
+    sets = 8 if name == "rotary_to_cache" else MOST_SETS  # its sets are caches of gigabytes
     op = make_op(name, models, sets, "cuda")
     triton = prepare(lambda i: op.call(i, "triton"), sets)
     check(op, triton)
@@ -169,7 +169,7 @@ HEADINGS = ("op", "models", *COLUMNS)
 
 
 def summary(found: dict[str, Any]) -> tuple[object, ...]:
-    """A row of the table under `HEADINGS`."""
+    """Return a row of the table, in the order of `HEADINGS`."""
     return found["op"], found["models"], *cells(found)
 
 
