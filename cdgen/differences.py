@@ -1,15 +1,17 @@
-"""Two versions of a record compared field by field, for error messages."""
+"""The differences between two versions of a record, field by field, for error messages."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-_LONGEST = 40  # characters of a value that a message shows in full; a hash is longer
+_SHOWN = 80  # characters of a value
+_SHOWN_OF_HASH = 12
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """Return a text for each field that differs, with its dotted name and both values.
+    """Return one text per field that differs: its dotted name and both values.
 
     Nested mappings, and lists of them, are compared part by part.
     """
@@ -40,4 +42,5 @@ def _is_list_of_mappings(value: Any) -> bool:
 
 def _brief(value: Any) -> str:
     text = "(absent)" if value is None else str(value)
-    return text if len(text) <= _LONGEST else f"{text[:12]}..."
+    shown = _SHOWN_OF_HASH if re.fullmatch("[0-9a-f]{64}", text) else _SHOWN
+    return text if len(text) <= shown else f"{text[:shown]}..."

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from cdgen.corpus.files import columns_of
 from cdgen.corpus.manifest import Manifest
 from cdgen.corpus.plan import Plan
-from cdgen.corpus.rows import Counts
+from cdgen.corpus.rows import Counts, columns_of
 
 _SIZES = {  # the Hub's words for fewer rows than the key
     10**3: "n<1K",

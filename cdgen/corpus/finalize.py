@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from cdgen.corpus.card import render_card
-from cdgen.corpus.files import merge_files
 from cdgen.corpus.folder import CorpusFolder
 from cdgen.corpus.manifest import FileEntry, Manifest, RangeEntry, damage, foreign, read_manifest
 from cdgen.corpus.plan import library_versions
 from cdgen.corpus.ranges import read_range
+from cdgen.corpus.row_files import merge_files
 from cdgen.corpus.rows import NOTHING
 from cdgen.errors import PlanMismatch, StorageError
 from cdgen.packages import require_package

@@ -11,9 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from cdgen.device import device_type
 from cdgen.differences import differences
 from cdgen.errors import PlanMismatch, StorageError
-from cdgen.storage import (
-    record_checksum,
-)
+from cdgen.storage import record_checksum
 
 Format = Literal["parquet", "jsonl"]  # of a corpus's files
 _DECIDING_LIBRARIES = ("torch", "transformers", "tokenizers")

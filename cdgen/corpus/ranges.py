@@ -7,11 +7,11 @@ from collections.abc import Iterable, Sequence
 
 from pydantic import ValidationError
 
-from cdgen.corpus.files import columns_of, write_rows
 from cdgen.corpus.folder import CorpusFolder
 from cdgen.corpus.manifest import RangeEntry
 from cdgen.corpus.plan import Plan
-from cdgen.corpus.rows import Row, count_rows
+from cdgen.corpus.row_files import write_rows
+from cdgen.corpus.rows import Row, columns_of, count_rows
 from cdgen.corpus.shard import Shard
 from cdgen.errors import StorageError
 from cdgen.finish_reason import FINISH_REASONS

@@ -6,10 +6,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from cdgen.corpus.files import columns_of, read_rows
 from cdgen.corpus.folder import CorpusFolder
 from cdgen.corpus.manifest import FileEntry, damage, read_manifest
 from cdgen.corpus.ranges import read_range
+from cdgen.corpus.row_files import read_rows
+from cdgen.corpus.rows import columns_of
 from cdgen.errors import StorageError, UsageError
 
 

@@ -1,4 +1,4 @@
-"""A row of a corpus, its text, and the counts over many rows."""
+"""A row of a corpus: its columns, its text, and the counts over many rows."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from cdgen.corpus.plan import FrozenModel
+from cdgen.corpus.plan import FrozenModel, Plan
 from cdgen.finish_reason import FINISH_REASONS
 
 if TYPE_CHECKING:
@@ -27,6 +27,21 @@ class Row:
     finish_reason: str  # one of FINISH_REASONS
     mean_plausible: float  # mean size of the plausible set over the new tokens
     good_logprob: float | None  # nats over the new tokens; None unless the plan has logprobs
+
+
+def columns_of(plan: Plan) -> dict[str, str]:
+    """Return the type of every column as `datasets` names it; `tokens` is a list of that type."""
+    columns = {
+        "sequence_id": "int64",
+        "prompt_id": "int64",
+        "text": "string",
+        "tokens": "int32",
+        "prompt_tokens": "int32",
+        "new_tokens": "int32",
+        "finish_reason": "string",
+        "mean_plausible": "float32",
+    }
+    return columns | ({"good_logprob": "float32"} if plan.logprobs else {})
 
 
 class Counts(FrozenModel):
@@ -60,7 +75,7 @@ NOTHING = Counts(
 
 
 def count_rows(rows: Iterable[Mapping[str, Any]]) -> Counts:
-    """Count rows that have the columns of `files.columns_of`."""
+    """Return the totals over `rows`, which map the names of `columns_of` to values."""
     counts = dict.fromkeys(("rows", "tokens", "new_tokens", "words", "text_bytes"), 0)
     reasons = Counter[str]()
     for row in rows:

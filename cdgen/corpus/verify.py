@@ -7,11 +7,11 @@ from itertools import islice
 from pathlib import Path
 
 from cdgen.corpus.card import render_card
-from cdgen.corpus.files import ROWS_PER_GROUP, columns_of, read_rows
 from cdgen.corpus.folder import CorpusFolder
 from cdgen.corpus.manifest import FileEntry, Manifest, RangeEntry, damage, foreign, read_manifest
 from cdgen.corpus.prompts import open_table
-from cdgen.corpus.rows import NOTHING, count_rows
+from cdgen.corpus.row_files import ROWS_PER_GROUP, read_rows
+from cdgen.corpus.rows import NOTHING, columns_of, count_rows
 from cdgen.errors import CdgenError, PlanMismatch, StorageError
 from cdgen.storage import read_record
 

@@ -66,10 +66,11 @@ class GenerateConfig(BaseModel):
 def generate_config(
     flags: Mapping[str, Any], file: Path | None, pair: Path | None = None
 ) -> GenerateConfig:
-    """The flags that were given, over the YAML file's, over the pair file's, over the defaults.
+    """Return the settings: flags override the YAML file, which overrides the pair file and the
+    defaults.
 
-    Raises UsageError for bad values, ModelError where the pair file names a folder that is not
-    there.
+    Raises UsageError for bad values, ModelError if the pair file names a folder that does not
+    exist.
     """
     values = read_yaml(file) if file else {}
     values = {str(key).replace("-", "_"): value for key, value in values.items()}

@@ -1,17 +1,17 @@
-"""One shard of a corpus, written by this process. `write_shard` is a whole run in short."""
+"""Write one shard of a corpus in this process: models, prompts, plan, engine, ranges."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from cdgen.checkpoints.pair import open_pair
 from cdgen.corpus.folder import CorpusFolder
 from cdgen.corpus.plan import Plan
 from cdgen.corpus.prompts import prepare_prompts
 from cdgen.corpus.shard import Shard
 from cdgen.generation.config import GenerateConfig
-from cdgen.generation.job import Job
-from cdgen.generation.new_plan import bad_source, make_plan, prompt_source, require_context
+from cdgen.generation.inputs import open_models, prompt_source
+from cdgen.generation.new_plan import make_plan
+from cdgen.generation.shard_writer import ShardWriter
 from cdgen.generation.signals import StopSignals
 
 
@@ -34,8 +34,7 @@ def write_shard(config: GenerateConfig, signals: StopSignals, shows_progress: bo
     from cdgen.generation.build_engine import fitting_engine, make_engine
 
     folder, shard = CorpusFolder(config.out), Shard.parse(config.shard)
-    pair = open_pair(config.good, bad_source(config))
-    require_context(config, pair)
+    pair = open_models(config)
     with folder.set_up():
         table = prepare_prompts(prompt_source(config, pair), folder.prompts)
         plan, engine = make_plan(config, pair, table), None
@@ -46,8 +45,8 @@ def write_shard(config: GenerateConfig, signals: StopSignals, shows_progress: bo
             plan, engine = fitting_engine(plan, pair, may_shrink, ranges_too)
         folder.open_plan(plan)
     with folder.hold_shard(shard):
-        job = Job(folder, shard, pair, table, signals, shows_progress)
-        if job.pending:
-            job.write(engine or make_engine(plan, pair))
-    meter = job.progress.meter
-    return Outcome(plan, meter.sequences, meter.tokens, job.seconds)
+        writer = ShardWriter(folder, shard, pair, table, signals, shows_progress)
+        if writer.pending:
+            writer.write(engine or make_engine(plan, pair))
+    meter = writer.progress.meter
+    return Outcome(plan, meter.sequences, meter.tokens, writer.seconds)

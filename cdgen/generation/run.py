@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 
-from cdgen.corpus.files import require_writer
 from cdgen.corpus.finalize import finalize
 from cdgen.corpus.folder import CorpusFolder
+from cdgen.corpus.row_files import require_writer
 from cdgen.corpus.rows import NOTHING
 from cdgen.corpus.shard import Shard
 from cdgen.corpus.status import status

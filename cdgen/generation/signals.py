@@ -1,4 +1,4 @@
-"""Stop on SIGINT, SIGTERM or SIGUSR1, between two steps of the engine."""
+"""Stopping on SIGINT, SIGTERM or SIGUSR1, between two steps of the engine."""
 
 from __future__ import annotations
 
@@ -7,19 +7,16 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 from cdgen.errors import Interrupted
-
-if TYPE_CHECKING:
-    pass
 
 
 class StopSignals:
     """Handlers that turn SIGINT, SIGTERM and SIGUSR1 into Interrupted.
 
-    It is raised at once; inside `between_steps`, at the end of the running step. A second SIGINT
-    ends the process with exit code 130.
+    It is raised at once, or inside `between_steps` when `check` is called after a step. A second
+    SIGINT ends the process with exit code 130.
     """
 
     NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
@@ -45,6 +42,7 @@ class StopSignals:
 
     @contextmanager
     def between_steps(self) -> Iterator[None]:
+        """Defer signals inside the block until the next `check`."""
         self.deferred = True
         try:
             yield
@@ -52,6 +50,7 @@ class StopSignals:
             self.deferred = False
 
     def check(self) -> None:
+        """Raise Interrupted if a signal has arrived."""
         if self.seen:
             raise Interrupted(
                 "stopped by a signal; committed ranges are kept, the one in progress is not."

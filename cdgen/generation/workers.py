@@ -1,4 +1,4 @@
-"""Several worker processes on one machine, each with its own GPU and ranges, in one view."""
+"""Several worker processes on one machine, each with its own GPU and its own shard."""
 
 from __future__ import annotations
 
@@ -94,8 +94,10 @@ def _work(config: GenerateConfig, number: int) -> None:
 
 
 def visible_device(number: int, device: str) -> str | None:
-    """Return the value of CUDA_VISIBLE_DEVICES for a worker, one of those already listed in it, or
-    None to leave it unchanged."""
+    """Return what CUDA_VISIBLE_DEVICES is for worker `number`; None leaves it unchanged.
+
+    If the variable lists devices already, it is one of them.
+    """
     listed = os.environ.get("CUDA_VISIBLE_DEVICES")
     if device == "cpu" or listed == "":
         return None

@@ -209,7 +209,7 @@ def test_a_second_ctrl_c_ends_the_process_at_once() -> None:
     """The first Ctrl-C waits for the end of the step, the second does not."""
     script = (
         "import os, signal\n"
-        "from cdgen.generation.job import StopSignals\n"
+        "from cdgen.generation.signals import StopSignals\n"
         "with StopSignals() as signals, signals.between_steps():\n"
         "    os.kill(os.getpid(), signal.SIGINT)\n"
         "    print('still here', flush=True)\n"

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cdgen.corpus.prompts import read_documents as read_prompts
+from cdgen.corpus.documents import read_documents as read_prompts
 from cdgen.errors import UsageError
 from cdgen.train.config import Source
 from cdgen.train.data.holdout import (

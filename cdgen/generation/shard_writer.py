@@ -1,4 +1,4 @@
-"""The work of one process on a corpus: range after range, each generated whole and committed."""
+"""The pending ranges of a shard, generated and committed one after another."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from cdgen.engine.wave_engine import WaveEngine
 
 
-class Job:
-    """The pending ranges of one shard."""
+class ShardWriter:
+    """The work of one process: the ranges of its shard that are not committed yet."""
 
     def __init__(
         self,

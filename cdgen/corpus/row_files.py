@@ -1,4 +1,4 @@
-"""Files of rows, Parquet or JSON Lines: columns, writing, merging, reading.
+"""Files of rows, Parquet or JSON Lines: writing, merging and reading them.
 
 A JSON line holds the columns in order. A float32 is written as the shortest decimal number that
 reads back to it, so that the bytes of a file depend only on its rows.
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 
 from cdgen.corpus.plan import Format, Plan
+from cdgen.corpus.rows import columns_of
 from cdgen.errors import StorageError
 from cdgen.packages import require_package
 
@@ -24,21 +25,6 @@ if TYPE_CHECKING:
 
 ROWS_PER_GROUP = 1000
 _FLOATS = ("mean_plausible", "good_logprob")
-
-
-def columns_of(plan: Plan) -> dict[str, str]:
-    """Return the type of every column as `datasets` names it; `tokens` is a list of that type."""
-    columns = {
-        "sequence_id": "int64",
-        "prompt_id": "int64",
-        "text": "string",
-        "tokens": "int32",
-        "prompt_tokens": "int32",
-        "new_tokens": "int32",
-        "finish_reason": "string",
-        "mean_plausible": "float32",
-    }
-    return columns | ({"good_logprob": "float32"} if plan.logprobs else {})
 
 
 def require_writer(format: Format) -> None:

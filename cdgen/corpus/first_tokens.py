@@ -1,0 +1,97 @@
+"""The first tokens of documents, without tokenizing whole books."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+_BATCH_DOCUMENTS = 256
+_BATCH_CHARACTERS = 1 << 20
+_HEAD_CHARACTERS = 4096
+
+
+def first_tokens(
+    documents: Iterable[str], tokenizer: Tokenizer, bos_token_id: int | None, count: int
+) -> Iterator[list[int]]:
+    """Yield the first `count` ids of [BOS] + each document; skip documents without any token.
+
+    The tokenizer's own special tokens, truncation and padding play no part.
+    """
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_str(tokenizer.to_str())  # a copy, which may be changed
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    bos = [] if bos_token_id is None else [bos_token_id]
+    needed = count - len(bos)
+    heads_suffice = splits_at_spaces(tokenizer)
+    head_characters = max(_HEAD_CHARACTERS, 16 * count)
+
+    def encode(texts: list[str]) -> list[list[int]]:
+        encodings = tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+        return [encoding.ids[:needed] for encoding in encodings]
+
+    for batch in _batches(documents):
+        heads = [_head(text, head_characters) for text in batch] if heads_suffice else batch
+        for text, head, ids in zip(batch, heads, encode(heads), strict=True):
+            if len(ids) < needed and head is not text:
+                ids = encode([text])[0]
+            if ids or bos:
+                yield [*bos, *ids]
+
+
+def _head(text: str, length: int) -> str:
+    """Return `text` up to a single space between two words, at about `length` characters."""
+    cut = re.compile(r"[^\s▁](?= \S)").search(text, length) if len(text) > length else None
+    return text[: cut.end()] if cut else text
+
+
+def splits_at_spaces(tokenizer: Tokenizer) -> bool:
+    """Return whether a text cut at a space between two words has the first ids of the whole text.
+
+    If so, only the first page of a book is tokenized. This is proven for two kinds of tokenizer:
+    GPT-2's regular expression begins a new piece there whatever follows, and SentencePiece-like BPE
+    has no token that reaches across the space. Return False for all others.
+    """
+    spec = json.loads(tokenizer.to_str())
+    steps = _steps(spec["normalizer"], "normalizers")
+    pieces = _steps(spec["pre_tokenizer"], "pretokenizers")
+    added = spec["added_tokens"]
+    if any(t["lstrip"] or t["rstrip"] or t["single_word"] or " " in t["content"] for t in added):
+        return False
+    if pieces and pieces[-1]["type"] == "ByteLevel" and pieces[-1]["use_regex"]:
+        local = all(step["type"] == "NFC" for step in steps)
+        return local and all(piece["type"] == "Digits" for piece in pieces[:-1])
+    mark = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
+    if pieces or mark not in steps or any(s["type"] != "Prepend" for s in steps if s != mark):
+        return False
+    model = spec["model"]
+    affixes = (model.get(key) for key in ("continuing_subword_prefix", "end_of_word_suffix"))
+    if model["type"] != "BPE" or model["dropout"] or any(affixes):
+        return False
+    return "▁" in model["vocab"] and not any("▁" in t.lstrip("▁") for t in model["vocab"])
+
+
+def _steps(spec: dict[str, Any] | None, key: str) -> list[dict[str, Any]]:
+    if spec is None:
+        return []
+    return list(spec[key]) if spec["type"] == "Sequence" else [spec]
+
+
+def _batches(documents: Iterable[str]) -> Iterator[list[str]]:
+    """Group documents; bound both their number and the characters held in memory."""
+    batch: list[str] = []
+    size = 0
+    for document in documents:
+        if batch and (len(batch) == _BATCH_DOCUMENTS or size + len(document) > _BATCH_CHARACTERS):
+            yield batch
+            batch, size = [], 0
+        batch.append(document)
+        size += len(document)
+    if batch:
+        yield batch

@@ -1,0 +1,53 @@
+"""The models and the prompts that a run reads, checked against its settings and each other."""
+
+from __future__ import annotations
+
+from cdgen.checkpoints.bad_source import BadSource, parse_bad
+from cdgen.checkpoints.pair import Pair, open_pair, tokenizer_sha256
+from cdgen.corpus.prompts import PromptSource, PromptTable
+from cdgen.errors import UsageError
+from cdgen.generation.config import GenerateConfig
+
+
+def open_models(config: GenerateConfig) -> Pair:
+    """Open GOOD, and BAD if the strategy uses it.
+
+    Raises ModelError if they do not fit together, UsageError if a sequence does not fit into their
+    context.
+    """
+    bad = parse_bad(config.bad) if config.strategy == "cd" else BadSource("none")
+    pair = open_pair(config.good, bad)
+    _require_context(config, pair)
+    return pair
+
+
+def prompt_source(config: GenerateConfig, pair: Pair) -> PromptSource:
+    return PromptSource(
+        config.prompts,
+        pair.tokenizer,
+        tokenizer_sha256(pair.tokenizer),
+        pair.bos_token_id,
+        config.prompt_tokens,
+    )
+
+
+def require_known_tokens(table: PromptTable, pair: Pair) -> None:
+    """Raise UsageError if a prompt holds a token for which one of the models has no row."""
+    highest = max(pair.tokenizer.get_vocab(with_added_tokens=True).values())
+    if highest < pair.vocab_size:
+        return
+    prompt, token = table.largest_id()
+    if token >= pair.vocab_size:
+        raise UsageError(
+            f"prompt {prompt} holds token {token}, but GOOD and BAD share {pair.vocab_size} tokens:"
+            " leave that document out"
+        )
+
+
+def _require_context(config: GenerateConfig, pair: Pair) -> None:
+    needed, context = config.prompt_tokens + config.max_new_tokens, pair.context_length
+    if context is not None and needed > context:
+        raise UsageError(
+            f"--prompt-tokens {config.prompt_tokens} + --max-new-tokens {config.max_new_tokens}"
+            f" = {needed} tokens, but the context of the pair is {context}: lower one of them"
+        )
