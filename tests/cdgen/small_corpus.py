@@ -8,8 +8,8 @@ from typing import Any
 from tokenizers import Tokenizer, decoders, models
 
 from cdgen.corpus.folder import CorpusFolder
-from cdgen.corpus.plan import Plan
-from cdgen.corpus.prompts import PromptSource, PromptTable, prepare_prompts
+from cdgen.corpus.plan import Plan, PromptPlan
+from cdgen.corpus.prompts import PromptSource, prepare_prompts
 from cdgen.corpus.ranges import commit_range, pending_ranges
 from cdgen.corpus.rows import Row
 from cdgen.corpus.shard import Shard
@@ -27,11 +27,11 @@ def make_tokenizer() -> Tokenizer:
     return tokenizer
 
 
-def make_plan(table: PromptTable, **changes: Any) -> Plan:
+def make_plan(prompts: PromptPlan, **changes: Any) -> Plan:
     """Return a plan of four sequences per prompt, with `changes` to its fields."""
     fields: dict[str, Any] = {
         "cdgen_version": "0.1.0",
-        "prompts": table.plan,
+        "prompts": prompts,
         "good_sha256": "c" * 64,
         "bad": "dropout:0.5",
         "sampling": {
@@ -46,7 +46,7 @@ def make_plan(table: PromptTable, **changes: Any) -> Plan:
         "strategy": "cd",
         "seed": 0,
         "sequences_per_prompt": 4,
-        "num_sequences": 4 * len(table),
+        "num_sequences": 4 * prompts.count,
         "max_new_tokens": 6,
         "on_eos": "stop",
         "eos_token_ids": [2],
@@ -92,7 +92,7 @@ def begin(out: Path, **changes: Any) -> CorpusFolder:
     folder = CorpusFolder(out)
     with folder.set_up():
         source = PromptSource(str(documents), make_tokenizer(), "0" * 64, 1, 2)
-        plan = make_plan(prepare_prompts(source, folder.prompts), **changes)
+        plan = make_plan(prepare_prompts(source, folder.prompts).plan, **changes)
         folder.open_plan(plan)
     assert folder.plan == plan
     return folder

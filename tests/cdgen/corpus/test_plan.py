@@ -1,62 +1,44 @@
-"""The plan's identity, its division into ranges, shards and files, and who may open a folder."""
+"""The plan: its identity, and its division into ranges, shards and files."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
+import small_corpus
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from cdgen.corpus.folder import CorpusFolder
-from cdgen.corpus.plan import Plan, parse_plan
+from cdgen.corpus.plan import Plan, PromptPlan, parse_plan
 from cdgen.corpus.shard import Shard
 from cdgen.differences import differences
 from cdgen.errors import PlanMismatch, StorageError, UsageError
 
+PROMPTS = PromptPlan(source_sha256="a" * 64, tokens_sha256="b" * 64, count=5, prompt_tokens=20)
+SAMPLING = {  # whole numbers, as a YAML file may hold them
+    "good_weight": 1,
+    "bad_weight": 1,
+    "alpha": 0.1,
+    "temperature": 1,
+    "top_k": 0,
+    "top_p": 1,
+    "min_p": 0,
+}
+
 
 def make_plan(**changes: Any) -> Plan:
     fields: dict[str, Any] = {
-        "cdgen_version": "0.1.0",
         "libraries": {"torch": "2.13.0", "pyarrow": "26.0.1"},
-        "prompts": {
-            "source_sha256": "a" * 64,
-            "tokens_sha256": "b" * 64,
-            "count": 5,
-            "prompt_tokens": 20,
-        },
-        "good_sha256": "c" * 64,
         "bad": "d" * 64,
-        "sampling": {
-            "good_weight": 1,
-            "bad_weight": 1,
-            "alpha": 0.1,
-            "temperature": 1,
-            "top_k": 0,
-            "top_p": 1,
-            "min_p": 0,
-        },
-        "strategy": "cd",
-        "seed": 0,
+        "sampling": SAMPLING,
         "sequences_per_prompt": 8,
         "num_sequences": 40,
         "max_new_tokens": 400,
-        "on_eos": "stop",
-        "eos_token_ids": [2],
         "vocab_size": 512,
-        "logprobs": False,
-        "slots": 16,
-        "range_size": 8,
-        "dtype": "float32",
-        "device": "cpu",
-        "decoder": "lean",
-        "backend": "cpu",
     }
-    return Plan.model_validate(fields | changes)
+    return small_corpus.make_plan(PROMPTS, **(fields | changes))
 
 
 OTHER_VALUES: dict[str, Any] = {
@@ -195,86 +177,3 @@ def test_shard_texts() -> None:
     for text in ("", "1", "4/4", "-1/4", "1/0", "a/b", "1/4/2", "1 / 4", "٣/٤"):
         with pytest.raises(UsageError, match="I from 0 to N-1"):
             Shard.parse(text)
-
-
-# ---- opening a folder --------------------------------------------------------------------------
-
-
-@pytest.fixture
-def out(tmp_path: Path) -> Iterator[Path]:
-    yield tmp_path / "runs" / "out"
-
-
-def begin(out: Path, **changes: Any) -> None:
-    with CorpusFolder(out).set_up():
-        CorpusFolder(out).open_plan(make_plan(**changes))
-
-
-def test_a_folder_goes_on_with_its_own_plan_only(out: Path) -> None:
-    begin(out)
-    begin(out)
-    before = (out / ".cdgen" / "plan.json").read_bytes()
-    with pytest.raises(PlanMismatch, match=r"seed: was 0, now 7; max_new_tokens: was 400, now 9"):
-        begin(out, seed=7, max_new_tokens=9)
-    assert (out / ".cdgen" / "plan.json").read_bytes() == before
-    assert CorpusFolder(out).plan == make_plan()
-
-
-def test_a_failed_set_up_leaves_nothing(out: Path) -> None:
-    with pytest.raises(UsageError), CorpusFolder(out).set_up():
-        raise UsageError("no prompts")
-    assert not out.parent.exists()
-    out.mkdir(parents=True)
-    with pytest.raises(KeyboardInterrupt), CorpusFolder(out).set_up():
-        raise KeyboardInterrupt
-    assert list(out.iterdir()) == []
-
-
-def test_a_failed_set_up_of_a_corpus_that_has_begun_keeps_it(out: Path) -> None:
-    begin(out)
-    with pytest.raises(UsageError), CorpusFolder(out).set_up():
-        raise UsageError("other prompts")
-    assert CorpusFolder(out).plan == make_plan()
-
-
-def test_other_peoples_folders_and_files_are_refused(out: Path) -> None:
-    out.mkdir(parents=True)
-    (out / "thesis.tex").write_text("precious")
-    with pytest.raises(PlanMismatch, match=r"not empty \(it holds thesis\.tex\)"):
-        begin(out)
-    assert [path.name for path in out.iterdir()] == ["thesis.tex"]
-    with pytest.raises(StorageError, match="is a file"):
-        begin(out / "thesis.tex")
-    with pytest.raises(StorageError, match=r"is a file|cannot"):
-        begin(out / "thesis.tex" / "below")
-    with pytest.raises(UsageError, match="no cdgen corpus"):
-        _ = CorpusFolder(out).plan
-
-
-def test_a_place_where_no_folder_can_be_made(out: Path) -> None:
-    with pytest.raises(StorageError, match="cannot create the folder /proc/"):
-        begin(Path("/proc/cdgen-test/out"))
-
-
-@pytest.mark.parametrize("damage", [b"", b"{", b"[]", b"null", b'"x"', b"\xff\xfe", b"[" * 99999])
-def test_a_damaged_plan_is_named(out: Path, damage: bytes) -> None:
-    begin(out)
-    (out / ".cdgen" / "plan.json").write_bytes(damage)
-    with pytest.raises(StorageError, match=r"plan\.json is damaged"):
-        begin(out)
-
-
-def test_one_process_per_shard(out: Path) -> None:
-    begin(out)
-    with CorpusFolder(out).hold_shard(Shard(0, 2)):
-        for busy in (Shard(0, 2), Shard(0, 1), Shard(2, 4)):
-            with pytest.raises(StorageError, match=f"generating shard {busy}"):  # noqa: SIM117
-                with CorpusFolder(out).hold_shard(busy):
-                    pass
-        with CorpusFolder(out).hold_shard(Shard(1, 2)), pytest.raises(StorageError):  # noqa: SIM117
-            with CorpusFolder(out).hold_shard(Shard(0, 3)):
-                pass
-    with CorpusFolder(out).hold_shard(
-        Shard(0, 1)
-    ):  # stale lock files of other shards hold nobody back
-        pass

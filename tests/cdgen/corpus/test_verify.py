@@ -11,7 +11,6 @@ from small_corpus import begin, fill, make_plan, make_row, make_rows
 from cdgen.corpus.finalize import finalize
 from cdgen.corpus.folder import CorpusFolder
 from cdgen.corpus.manifest import RangeEntry
-from cdgen.corpus.prompts import open_table
 from cdgen.corpus.ranges import commit_range
 from cdgen.corpus.verify import verify
 from cdgen.errors import StorageError
@@ -71,7 +70,7 @@ def test_verify_counts_rows_itself(out: Path, format: str) -> None:
     """A file may match its own hash while its rows are not what the entry and the plan say."""
     folder = begin(out, format=format)
     fill(folder)
-    shifted = make_plan(open_table(folder.prompts), range_size=4, format=format)
+    shifted = make_plan(folder.plan.prompts, range_size=4, format=format)
     rows = [make_row(folder.plan, sequence_id) for sequence_id in shifted.sequence_ids(4)]
     other = CorpusFolder(out)
     other.plan = shifted
@@ -93,10 +92,10 @@ def test_a_range_of_another_plan_is_noticed(out: Path, format: str, tmp_path: Pa
     folder = begin(out, format=format)
     fill(folder)
     (tmp_path / "others").mkdir()
-    other = tmp_path / "others" / "out"
-    fill(begin(other, seed=1, format=format))
+    other = begin(tmp_path / "others" / "out", seed=1, format=format)
+    fill(other)
     for suffix in (f".{format}", ".json"):
-        source = CorpusFolder(other).range_path(2).with_suffix(suffix)
+        source = other.range_path(2).with_suffix(suffix)
         folder.range_path(2).with_suffix(suffix).write_bytes(source.read_bytes())
     assert verify(out) == [f".cdgen/ranges/range-0000002.{format}: made for another plan"]
     with pytest.raises(StorageError, match=r"range 2 of 5 is unusable: .*made for another plan"):
