@@ -22,31 +22,9 @@ from transformers import (
 )
 
 from cdgen.errors import ModelError
-from cdgen.storage import write_atomic
 from cdgen.train.checkpoints import save_milestone
+from cdgen.train.metrics import append_metrics
 from cdgen.train.validation import validation_losses
-
-
-def append_metrics(metrics: Path, entry: Mapping[str, Any]) -> None:
-    with metrics.open("a") as file:
-        file.write(json.dumps(entry) + "\n")
-
-
-def forget_after(metrics: Path, step: int) -> None:
-    """Drop the entries of an interrupted run beyond the step from which training resumes, and
-    report how many lines cannot be read."""
-    if not metrics.exists():
-        return
-    kept, damaged = [], 0
-    for line in metrics.read_text(errors="replace").splitlines(keepends=True):
-        try:
-            if json.loads(line)["step"] <= step:
-                kept.append(line)
-        except (ValueError, KeyError, TypeError):
-            damaged += 1
-    if damaged:
-        print(f"{metrics}: {damaged} lines are damaged or were cut short, dropped", file=sys.stderr)
-    write_atomic(metrics, "".join(kept).encode())
 
 
 class Progress(TrainerCallback):
@@ -84,9 +62,8 @@ class Progress(TrainerCallback):
         logs: Mapping[str, float] | None = None,
         **_: Any,
     ) -> None:
-        if (
-            not logs or "loss" not in logs or not state.is_world_process_zero
-        ):  # the last line sums up the run
+        # The last call of a run sums it up, without a loss.
+        if not logs or "loss" not in logs or not state.is_world_process_zero:
             return
         step = state.global_step
         tokens = (step - self.last_logged) * self.step_tokens

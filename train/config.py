@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -175,9 +177,8 @@ class Recipe(_Section):
         names = [*(s.name for s in self.sources), *(c.name for c in corpora)]
         if len(set(names)) != len(names):
             raise ValueError(f"sources and corpora must have different names, got {names}")
-        if taken := {"real", "all"}.intersection(
-            names
-        ):  # names the stream, and the loss, of all sources
+        # `real` is the stream of all sources, `all` the loss over them.
+        if taken := {"real", "all"}.intersection(names):
             raise ValueError(f"{', '.join(taken)}: expected another name of a source or corpus")
         return self
 
@@ -188,8 +189,17 @@ class Recipe(_Section):
         return self
 
     @property
-    def dealing_seed(self) -> int:
+    def holdout_seed(self) -> int:
+        """Return the seed of the split into train, prompts and validation."""
         return self.seed if self.split_seed is None else self.split_seed
+
+    @property
+    def total_steps(self) -> int:
+        """Return the steps of the run: the recipe's, plus those that added synthetic text needs."""
+        mixing, steps = self.synthetic, self.training.steps
+        if mixing is None or mixing.mode == "replace":
+            return steps
+        return math.ceil(steps / (1 - Fraction(repr(mixing.ratio))))
 
 
 def load_recipe(path: Path) -> Recipe:

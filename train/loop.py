@@ -4,10 +4,8 @@ student on real text mixed with synthetic."""
 from __future__ import annotations
 
 import json
-import math
 import sys
 from contextlib import nullcontext
-from fractions import Fraction
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -20,18 +18,18 @@ from transformers.utils.logging import disable_progress_bar
 
 from cdgen.errors import UsageError
 from cdgen.storage import write_atomic
-from cdgen.train.callbacks import Milestones, Progress, Validate, forget_after
+from cdgen.train.callbacks import Milestones, Progress, Validate
 from cdgen.train.checkpoints import MARKER, last_complete, milestone_steps, require_whole, step_of
 from cdgen.train.config import Recipe, load_recipe
 from cdgen.train.data.packing import read_and_taught
-from cdgen.train.data.tokenizer import for_transformers
-from cdgen.train.data.training_data import TrainingData, build_corpus
+from cdgen.train.data.training_data import TrainingData, build_training_data
 from cdgen.train.data.words import words_read
+from cdgen.train.export import export_pair, export_student
+from cdgen.train.metrics import METRICS, drop_metrics_after
 from cdgen.train.model import new_model
-from cdgen.train.pair import export_checkpoint, export_pair
+from cdgen.train.readings import write_run_budget
 from cdgen.train.record import disk_trouble, hold_folder, record_of, require_same, write_record
-from cdgen.train.run_budget import write_run_budget
-from cdgen.train.trainer import RunTrainer, accumulation
+from cdgen.train.trainer import RunTrainer, gradient_accumulation_steps
 
 
 def train_recipe(path: Path, data_dir: Path, out: Path) -> None:
@@ -47,17 +45,17 @@ def train_recipe(path: Path, data_dir: Path, out: Path) -> None:
     recipe = load_recipe(path)
     processes = PartialState(cpu=not torch.cuda.is_available())
     is_main = processes.is_main_process
-    accumulation(recipe.training, processes.num_processes)
+    gradient_accumulation_steps(recipe.training, processes.num_processes)
     _require_tensorboard(recipe)
     with disk_trouble(out), hold_folder(out) if is_main else nullcontext():
         with processes.main_process_first():  # the other processes find and check what it recorded
-            corpus, model = prepare(recipe, data_dir, out)
+            data, model = prepare(recipe, data_dir, out)
         if is_main:
-            write_mixture(recipe, corpus, out)
-        run_training(recipe, corpus, model, out)
+            write_mixture(recipe, data, out)
+        run_training(recipe, data, model, out)
         if is_main:
             export = export_student if recipe.bad_gap is None else export_pair
-            export(recipe, corpus, out)
+            export(recipe, data, out)
             write_run_budget(out)
 
 
@@ -65,10 +63,10 @@ def prepare(recipe: Recipe, data_dir: Path, out: Path) -> tuple[TrainingData, Pr
     """Build the training data and the model, then record the recipe in `out`."""
     record = record_of(recipe, data_dir)
     require_same(out, record)
-    corpus = build_corpus(recipe, data_dir, out)
-    model = new_model(recipe, corpus.special)
+    data = build_training_data(recipe, data_dir, out)
+    model = new_model(recipe, data.special)
     write_record(out, record)
-    return corpus, model
+    return data, model
 
 
 def _require_tensorboard(recipe: Recipe) -> None:
@@ -76,19 +74,11 @@ def _require_tensorboard(recipe: Recipe) -> None:
         raise UsageError("training.tensorboard: pip install tensorboard, or set it to false")
 
 
-def total_steps(recipe: Recipe) -> int:
-    """Return the recipe's steps, plus those that added synthetic text needs."""
-    mixing, steps = recipe.synthetic, recipe.training.steps
-    if mixing is None or mixing.mode == "replace":
-        return steps
-    return math.ceil(steps / (1 - Fraction(repr(mixing.ratio))))
-
-
-def write_mixture(recipe: Recipe, corpus: TrainingData, out: Path) -> None:
+def write_mixture(recipe: Recipe, data: TrainingData, out: Path) -> None:
     """Record what every stream contributes to the whole run, and the texts in it; report how often
     a stream repeats."""
-    positions = total_steps(recipe) * recipe.training.batch_blocks
-    counts, repeats = corpus.mixture.counts(positions), corpus.mixture.repeats(positions)
+    positions = recipe.total_steps * recipe.training.batch_blocks
+    counts, repeats = data.mixture.counts(positions), data.mixture.repeats(positions)
     streams = {
         share.name: {
             "share": float(share.share),
@@ -96,76 +86,82 @@ def write_mixture(recipe: Recipe, corpus: TrainingData, out: Path) -> None:
             "tokens": count * recipe.block_size,
             "epochs": repeats[share.name],
         }
-        for share, count in zip(corpus.mixture.shares, counts, strict=True)
+        for share, count in zip(data.mixture.shares, counts, strict=True)
     }
     record = {
-        "steps": total_steps(recipe),
+        "steps": recipe.total_steps,
         "sequences": positions,
         "streams": streams,
-        "texts": {name: text.facts for name, text in corpus.texts.items()},
+        "texts": {name: text.facts for name, text in data.texts.items()},
     }
     write_atomic(out / "mixture.json", (json.dumps(record, indent=2) + "\n").encode())
     for name, found in streams.items():
         print(f"{name}: {found['sequences']:,} sequences, read {found['epochs']:.2f} times over")
 
 
-class Positions(Dataset[dict[str, torch.Tensor]]):
+class MixtureDataset(Dataset[dict[str, torch.Tensor]]):
     """The positions of the whole run, in order; the mixture decides which sequence each one is."""
 
-    def __init__(self, corpus: TrainingData, count: int) -> None:
-        self.corpus, self.count = corpus, count
+    def __init__(self, data: TrainingData, positions: int) -> None:
+        self.data, self.positions = data, positions
 
     def __len__(self) -> int:
-        return self.count
+        return self.positions
 
-    def __getitem__(self, position: int) -> dict[str, torch.Tensor]:
-        stream, index = self.corpus.mixture.at(position)
-        block = torch.from_numpy(self.corpus.train[stream][index].astype(np.int64))
+    def __getitem__(self, position: int) -> dict[str, torch.Tensor]:  # input_ids, labels: [T]
+        stream, index = self.data.mixture.at(position)
+        block = torch.from_numpy(self.data.train[stream][index].astype(np.int64))
         return dict(zip(("input_ids", "labels"), read_and_taught(block), strict=True))
 
 
-def run_training(recipe: Recipe, corpus: TrainingData, model: PreTrainedModel, out: Path) -> None:
+def run_training(recipe: Recipe, data: TrainingData, model: PreTrainedModel, out: Path) -> None:
     """Train to the last step, from the last complete checkpoint if there is one."""
-    checkpoints, metrics, steps = out / "checkpoints", out / "metrics.jsonl", total_steps(recipe)
+    checkpoints = out / "checkpoints"
     checkpoints.mkdir(exist_ok=True)
     resume, skipped = last_complete(checkpoints)
-    if resume and step_of(resume) == steps:
+    if resume and step_of(resume) == recipe.total_steps:
         return
     if resume:
         require_whole(resume)
-    arguments = training_arguments(recipe, checkpoints)
-    if arguments.process_index == 0:
+    trainer = new_trainer(recipe, data, model, out)
+    if trainer.is_world_process_zero():
         for folder in skipped:
             print(f"{folder}: never finished ({MARKER} is missing), skipped", file=sys.stderr)
-        forget_after(metrics, step_of(resume) if resume else 0)
-    disable_progress_bar()  # a bar for every file that is loaded or saved
-    tokenizer = for_transformers(corpus.tokenizer, recipe.block_size, corpus.names)
-    words = words_read(corpus.mixture, corpus.epoch_words, recipe.training.batch_blocks)
-    due = milestone_steps(words, steps) if recipe.training.milestones else {}
-    milestones = Milestones(checkpoints, due, words, tokenizer)
-    trainer = RunTrainer(
-        model,
-        recipe.training,
-        tokenizer,
-        words,
-        args=arguments,
-        train_dataset=Positions(corpus, steps * recipe.training.batch_blocks),
-        callbacks=[
-            Progress(metrics, recipe.training.batch_blocks * recipe.block_size),
-            Validate(corpus.validation, metrics, milestones),
-        ],
-    )
+        drop_metrics_after(out / METRICS, step_of(resume) if resume else 0)
+    disable_progress_bar()  # it would show a bar for every file that is loaded or saved
     trainer.train(resume_from_checkpoint=str(resume) if resume else None)
 
 
+def new_trainer(
+    recipe: Recipe, data: TrainingData, model: PreTrainedModel, out: Path
+) -> RunTrainer:
+    training, steps = recipe.training, recipe.total_steps
+    checkpoints, metrics = out / "checkpoints", out / METRICS
+    tokenizer = data.pretrained_tokenizer(recipe.block_size)
+    words = words_read(data.mixture, data.epoch_words, training.batch_blocks)
+    due = milestone_steps(words, steps) if training.milestones else {}
+    return RunTrainer(
+        model,
+        training,
+        tokenizer,
+        words,
+        args=training_arguments(recipe, checkpoints),
+        train_dataset=MixtureDataset(data, steps * training.batch_blocks),
+        callbacks=[
+            Progress(metrics, training.batch_blocks * recipe.block_size),
+            Validate(data.validation, metrics, Milestones(checkpoints, due, words, tokenizer)),
+        ],
+    )
+
+
 def training_arguments(recipe: Recipe, checkpoints: Path) -> TrainingArguments:
-    training = recipe.training
+    training, processes = recipe.training, PartialState().num_processes
     arguments = TrainingArguments(
         output_dir=str(checkpoints),
-        max_steps=total_steps(recipe),
+        max_steps=recipe.total_steps,
         train_sampling_strategy="sequential",  # the mixture shuffles already
         per_device_train_batch_size=training.micro_batch_blocks,
-        gradient_accumulation_steps=accumulation(training, PartialState().num_processes),
+        gradient_accumulation_steps=gradient_accumulation_steps(training, processes),
         learning_rate=training.learning_rate,
         lr_scheduler_type="cosine",
         warmup_steps=training.warmup_steps,
@@ -185,10 +181,3 @@ def training_arguments(recipe: Recipe, checkpoints: Path) -> TrainingArguments:
     # Without torchrun, Trainer would use all GPUs, each with a whole micro-batch.
     arguments._n_gpu = min(arguments.n_gpu, 1)
     return arguments
-
-
-def export_student(recipe: Recipe, corpus: TrainingData, out: Path) -> None:
-    """Write out/model from the last checkpoint."""
-    export_checkpoint(out / "checkpoints" / f"checkpoint-{total_steps(recipe)}", out / "model")
-    tokenizer = for_transformers(corpus.tokenizer, recipe.block_size, corpus.names)
-    tokenizer.save_pretrained(out / "model")

@@ -112,7 +112,7 @@ def _require_ours(out: Path) -> None:
 def _deciding(record: Record) -> dict[str, Any]:
     """Return the fields that decide the weights."""
     fields = record.model_dump(mode="json", exclude=_DECIDES_NO_WEIGHT)
-    fields["split_seed"] = record.dealing_seed
+    fields["split_seed"] = record.holdout_seed
     for name in ("tokenizer", "model"):  # the content of an existing one counts, not its place
         if isinstance(getattr(record, name), Path):
             fields[name] = "(existing)"

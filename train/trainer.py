@@ -21,22 +21,28 @@ if TYPE_CHECKING:
 
 
 class RunTrainer(Trainer):
+    """A Trainer that stops at a loss that is not finite, and marks its checkpoints complete.
+
+    `words` gives the words read in the first n steps; `trainer_arguments` go to Trainer.
+    """
+
     def __init__(
         self,
         model: PreTrainedModel,
         training: Training,
         tokenizer: PreTrainedTokenizerBase,
         words: Callable[[int], int],
-        **of_trainer: Any,
+        **trainer_arguments: Any,
     ) -> None:
-        super().__init__(model=model, **of_trainer)
+        super().__init__(model=model, **trainer_arguments)
         self.remove_callback(PrinterCallback)  # `Progress` reports it
-        self.bare, self.training, self.tokenizer, self.words = model, training, tokenizer, words
+        self.bare_model, self.training = model, training
+        self.tokenizer, self.words = tokenizer, words
         self._step_loss: torch.Tensor | float = 0.0
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         if self.optimizer is None:
-            self.optimizer = new_optimizer(self.bare, self.training)
+            self.optimizer = new_optimizer(self.bare_model, self.training)
         return self.optimizer
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
@@ -60,7 +66,7 @@ class RunTrainer(Trainer):
 
     def _issue_warnings_after_load(self, load_result: Any) -> None:
         """Ignore the missing tensor of a head that is tied to the embedding."""
-        tied = self.bare.all_tied_weights_keys
+        tied = self.bare_model.all_tied_weights_keys
         load_result.missing_keys[:] = [k for k in load_result.missing_keys if k not in tied]
         super()._issue_warnings_after_load(load_result)
 
@@ -75,7 +81,7 @@ class RunTrainer(Trainer):
             mark_complete(folder, {"step": step, "words": self.words(step)})
 
 
-def accumulation(training: Training, processes: int) -> int:
+def gradient_accumulation_steps(training: Training, processes: int) -> int:
     """Return the micro-batches per process and step that make the recipe's step, however many
     processes share it."""
     at_once = training.micro_batch_blocks * processes

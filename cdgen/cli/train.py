@@ -87,7 +87,7 @@ def _refuse(given: Mapping[str, object], mode: str) -> None:
 
 
 def _select_pair(runs: list[Path], gap: float, out: Path) -> None:
-    from cdgen.train.selection import select_pair, write_pair_file
+    from cdgen.train.pair.selection import select_pair, write_pair_file
 
     selection = select_pair(runs, gap)
     write_pair_file(selection, out)
@@ -98,7 +98,7 @@ def _select_pair(runs: list[Path], gap: float, out: Path) -> None:
 
 def _budget(student: Path, pairs: list[Path], out: Path) -> None:
     from cdgen.train.budget import write_budget
-    from cdgen.train.run_budget import budget_of_pairs
+    from cdgen.train.readings import budget_of_pairs
 
     found = budget_of_pairs(student, pairs)
     write_budget(found, out)

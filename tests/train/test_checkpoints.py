@@ -6,7 +6,6 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,23 +13,14 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from test_loop import RECIPE, write_toy
-from tokenizers import Tokenizer
+from toy_run import RECIPE, write_toy
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from cdgen.errors import ModelError, StorageError, UsageError
 from cdgen.train import loop
-from cdgen.train.callbacks import forget_after
 from cdgen.train.checkpoints import MARKER, last_complete, milestone_steps, require_whole
 from cdgen.train.config import Recipe
-from cdgen.train.data.tokenizer import (
-    MADE,
-    special_ids,
-    train_sentencepiece,
-    train_tokenizer,
-)
-from cdgen.train.data.training_data import build_corpus
-from cdgen.train.data.words import _BLOCKS_TOGETHER, count_words, words_read
+from cdgen.train.data.training_data import build_training_data
 from cdgen.train.loop import train_recipe
 from cdgen.train.trainer import RunTrainer
 
@@ -61,7 +51,7 @@ def test_every_checkpoint_is_complete_and_loads_in_plain_transformers(finished: 
         "checkpoint-27",
         *milestones,
     }
-    expected = build_corpus(Recipe.model_validate(RECIPE), finished).tokenizer
+    expected = build_training_data(Recipe.model_validate(RECIPE), finished).tokenizer
     for folder in checkpoints.iterdir():
         assert (folder / "model.safetensors").is_file()
         step = json.loads((folder / MARKER).read_text())["step"]
@@ -244,17 +234,6 @@ def test_a_metrics_file_that_a_kill_cut_short_goes_on(finished: Path, run: Path)
     assert timeless(metrics) == timeless(finished / "run/metrics.jsonl")
 
 
-def test_damaged_lines_of_metrics_are_dropped_and_counted(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    metrics = tmp_path / "metrics.jsonl"
-    lines = ['{"step": 1}', "[]", '{"loss": 2}', '{"step": "x"}', "3", '{"step": 9}', '{"st']
-    metrics.write_text("\n".join(lines))
-    forget_after(metrics, 5)
-    assert metrics.read_text() == '{"step": 1}\n'
-    assert "5 lines are damaged or were cut short, dropped" in capsys.readouterr().err
-
-
 def test_milestones_are_those_of_babylm() -> None:
     due = milestone_steps(lambda steps: 1_000_000 * steps, 350)
     assert [step for step in due if step <= 100] == [*range(1, 10), *range(10, 101, 10)]
@@ -263,31 +242,6 @@ def test_milestones_are_those_of_babylm() -> None:
     # The first step that has them: 0.3 x 3 = 0.9 M is not enough, 0.3 x 4 is; a long step has two.
     assert milestone_steps(lambda steps: 300_000 * steps, 7) == {4: ["chck_1M"], 7: ["chck_2M"]}
     assert milestone_steps(lambda steps: 2_500_000 * steps, 1) == {1: ["chck_1M", "chck_2M"]}
-
-
-@pytest.mark.parametrize("train", [train_tokenizer, train_sentencepiece])
-def test_words_are_counted_across_blocks_and_documents(
-    train: Callable[[list[str], int], Tokenizer],
-) -> None:
-    text = " ".join(["Once there was a cat called Tom."] * 40)
-    tokenizer = train([text], 300)
-    specials = special_ids(tokenizer)
-    ids = [*tokenizer.encode(text).ids, specials.eos] * 2
-    assert ids[0] == specials.bos
-    assert specials.pad is not None
-    ids += [~specials.pad] * (-len(ids) % 16)
-    blocks = np.array(ids, dtype=np.int32).reshape(-1, 16)
-    parts = -(-len(blocks) // _BLOCKS_TOGETHER)
-    assert 560 <= count_words(tokenizer, MADE, blocks) < 560 + parts
-
-
-def test_words_read_are_those_of_the_steps(tmp_path: Path) -> None:
-    write_toy(tmp_path)
-    corpus = build_corpus(Recipe.model_validate(RECIPE), tmp_path)
-    words = words_read(corpus.mixture, corpus.epoch_words, 4)
-    in_all = count_words(corpus.tokenizer, MADE, corpus.train[0])
-    assert words(0) == 0
-    assert words(100) == round(400 * in_all / len(corpus.train[0]))
 
 
 def test_tensorboard_must_be_there(

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from test_loop import RECIPE, write_toy
+from toy_run import RECIPE, write_toy
 
 from cdgen.train.loop import train_recipe
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 import yaml
 from pydantic import ValidationError
-from test_loop import RECIPE, SPECIALS, write_toy
+from toy_run import RECIPE, SPECIALS, write_toy
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from test_loop import RECIPE, SPECIALS, write_toy
+from toy_run import RECIPE, SPECIALS, write_toy
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from cdgen.train.config import Recipe

@@ -11,13 +11,13 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
-from test_loop import RECIPE, SPECIALS, write_toy
 from torch import nn
 from torch.nn.functional import cross_entropy
+from toy_run import RECIPE, SPECIALS, write_toy
 
 from cdgen.train.config import Recipe, Training
 from cdgen.train.data.tokenizer import PAD_ID
-from cdgen.train.data.training_data import TrainingData, build_corpus
+from cdgen.train.data.training_data import TrainingData, build_training_data
 from cdgen.train.loop import train_recipe
 from cdgen.train.model import new_model
 
@@ -36,12 +36,12 @@ def rate(training: Training, step: int) -> float:
     return training.learning_rate * (1 + math.cos(math.pi * done)) / 2
 
 
-def batch(corpus: TrainingData, step: int, blocks: int) -> torch.Tensor:
+def batch(data: TrainingData, step: int, blocks: int) -> torch.Tensor:
     """Return the whole batch of a step [blocks, block_size], as the mixture deals it."""
     rows = []
     for position in range(step * blocks, (step + 1) * blocks):
-        stream, index = corpus.mixture.at(position)
-        rows.append(torch.from_numpy(corpus.train[stream][index]).long())
+        stream, index = data.mixture.at(position)
+        rows.append(torch.from_numpy(data.train[stream][index]).long())
     return torch.stack(rows)
 
 
@@ -58,14 +58,14 @@ def adamw(model: nn.Module, training: Training) -> torch.optim.AdamW:
     )
 
 
-def plain_loop(recipe: Recipe, corpus: TrainingData) -> tuple[list[float], nn.Module]:
+def plain_loop(recipe: Recipe, data: TrainingData) -> tuple[list[float], nn.Module]:
     """Return (loss of every step, the trained model)."""
     training = recipe.training
     model = new_model(recipe, SPECIALS)
     optimizer = adamw(model, training)
     losses = []
     for step in range(training.steps):
-        tokens = batch(corpus, step, training.batch_blocks)
+        tokens = batch(data, step, training.batch_blocks)
         padding = tokens == ~PAD_ID
         logits = model(input_ids=tokens.masked_fill(padding, PAD_ID)).logits[:, :-1]
         targets = tokens.masked_fill(padding, -100)[:, 1:]
@@ -92,7 +92,7 @@ def test_losses_and_weights_are_those_of_a_plain_loop(tmp_path: Path) -> None:
     path.write_text(yaml.safe_dump(values))
     train_recipe(path, tmp_path, run)
     recipe = Recipe.model_validate(values)
-    losses, model = plain_loop(recipe, build_corpus(recipe, tmp_path))
+    losses, model = plain_loop(recipe, build_training_data(recipe, tmp_path))
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     logged = [line for line in lines if "loss" in line]
     assert [line["step"] for line in logged] == list(range(1, STEPS + 1))

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 import yaml
-from test_loop import RECIPE, write_toy
+from toy_run import RECIPE, write_toy
 from transformers import LlamaConfig
 
 from cdgen.errors import ModelError, PlanMismatch, StorageError, UsageError
@@ -156,7 +156,7 @@ def test_students_of_other_seeds_share_a_split(recipe: Recipes, tmp_path: Path) 
         texts.add(json.loads((run / "mixture.json").read_text())["texts"]["lines"]["sha256"])
     assert (len(prompts), len(texts)) == (1, 1)
     assert weights(tmp_path / "run-1") != weights(tmp_path / "run-2")
-    assert Recipe.model_validate(RECIPE | {"seed": 7}).dealing_seed == 7
+    assert Recipe.model_validate(RECIPE | {"seed": 7}).holdout_seed == 7
 
 
 # ---- whose folder it is ------------------------------------------------------------------------

@@ -12,17 +12,14 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from test_loop import RECIPE, write_toy
+from toy_run import RECIPE, generate_demo_corpus, write_toy
 from transformers import AutoModelForCausalLM
 
-from cdgen.cli.demo import ASSETS
 from cdgen.errors import PlanMismatch, UsageError
-from cdgen.generation.config import GenerateConfig
-from cdgen.generation.run import generate
 from cdgen.train.config import Recipe
 from cdgen.train.data.packing import read_and_taught
-from cdgen.train.data.training_data import build_corpus
-from cdgen.train.loop import Positions, total_steps, train_recipe
+from cdgen.train.data.training_data import build_training_data
+from cdgen.train.loop import MixtureDataset, train_recipe
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -32,14 +29,7 @@ RATIO = 0.3
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return 32 documents of the bundled pair."""
-    out = tmp_path_factory.mktemp("corpus") / "out"
-    values: dict[str, Any] = {
-        "good": ASSETS / "demo-pair/good", "bad": str(ASSETS / "demo-pair/bad"),
-        "prompts": str(ASSETS / "demo-prompts.txt"), "out": out,
-        "num_sequences": 1, "prompt_tokens": 6, "max_new_tokens": 40,
-    }  # fmt: skip
-    generate(GenerateConfig.model_validate(values))
-    return out
+    return generate_demo_corpus(tmp_path_factory.mktemp("corpus") / "out", max_new_tokens=40)
 
 
 @pytest.fixture
@@ -64,13 +54,13 @@ def test_every_step_has_its_share_of_synthetic_sequences(
 ) -> None:
     save(student(), tmp_path)
     recipe = Recipe.model_validate(student())
-    built = build_corpus(recipe, tmp_path)
-    positions = Positions(built, 27 * 4)
+    built = build_training_data(recipe, tmp_path)
+    dataset = MixtureDataset(built, 27 * 4)
     synthetic_blocks, _ = read_and_taught(torch.from_numpy(built.train[1].astype(np.int64)))
     known = {block.numpy().tobytes() for block in synthetic_blocks}
     synthetic = 0
-    for position in range(len(positions)):
-        tokens = positions[position]["input_ids"].numpy()
+    for position in range(len(dataset)):
+        tokens = dataset[position]["input_ids"].numpy()
         synthetic += tokens.tobytes() in known
         assert abs(synthetic - RATIO * (position + 1)) <= 0.5
     assert not (built.train[1] == 0).any()  # no padding: a block counts as a whole sequence
@@ -102,8 +92,8 @@ def test_a_run_says_what_it_read_and_leaves_a_model(
 def test_added_text_takes_steps_of_its_own(student: Callable[..., dict[str, Any]]) -> None:
     """27 steps of real text at 30 % synthetic are 27 / 0.7 in all."""
     added = Recipe.model_validate(student(mode="add"))
-    assert total_steps(added) == 39
-    assert total_steps(Recipe.model_validate(student())) == 27
+    assert added.total_steps == 39
+    assert Recipe.model_validate(student()).total_steps == 27
 
 
 def test_other_corpora_are_another_run(

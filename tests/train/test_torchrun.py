@@ -13,12 +13,12 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
-from test_loop import RECIPE, write_toy
+from toy_run import RECIPE, write_toy
 
 from cdgen.errors import UsageError
 from cdgen.train.config import Training
 from cdgen.train.loop import train_recipe
-from cdgen.train.trainer import accumulation
+from cdgen.train.trainer import gradient_accumulation_steps
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 # The command for each run folder in turn: to start Python, twice, takes longer than both runs.
@@ -77,6 +77,6 @@ def _losses(run: Path) -> dict[int, float]:
 
 def test_a_step_that_the_processes_cannot_share_is_refused() -> None:
     training = Training.model_validate({**RECIPE["training"], "batch_blocks": 12})
-    assert [accumulation(training, n) for n in (1, 2, 3, 6)] == [6, 3, 2, 1]
+    assert [gradient_accumulation_steps(training, n) for n in (1, 2, 3, 6)] == [6, 3, 2, 1]
     with pytest.raises(UsageError, match="2 x 4, got 12"):
-        accumulation(training, 4)
+        gradient_accumulation_steps(training, 4)

@@ -1,9 +1,10 @@
-"""Splitting running text into documents, and cleaning their text."""
+"""Documents: splitting running text into them, and cleaning their text."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 
 TEXT_END = "<|endoftext|>"
 _TITLE = re.compile(r"= = = (?!=)(.*?)(?: = = =)?\s*")  # more marks: a heading inside an article
@@ -24,11 +25,25 @@ _PLAIN = str.maketrans(
     }
 )
 
-Ended = tuple[str, bool]  # a document's text, and whether it is complete, not cut off
+TextAndEnd = tuple[str, bool]  # a document's text; True if it is complete, False if it was cut off
 Lines = Iterable[str]
 
 
-def split_lines(split: str, lines: Lines, ended: bool, words: int = 0) -> Iterator[Ended]:
+@dataclass(frozen=True)
+class Document:
+    """A text that is encoded as one sequence, and assigned as a whole to one part of the split."""
+
+    text: str
+    work: str = ""  # for example a book, all chapters of which go to one part of the split
+    complete: bool = True  # False: the text was cut off, so no end-of-text follows it
+
+    @property
+    def identity(self) -> str:
+        """Return what decides the part: the work, or else the text."""
+        return self.work or self.text
+
+
+def split_lines(split: str, lines: Lines, ended: bool, words: int = 0) -> Iterator[TextAndEnd]:
     """Yield the documents of `lines` that have visible text, and whether each is complete.
 
     `split` and `words` are those of a Source. Marks between documents belong to none of them.
@@ -37,11 +52,11 @@ def split_lines(split: str, lines: Lines, ended: bool, words: int = 0) -> Iterat
     if split == "length":
         documents = _by_length(lines, words, ended)
     else:
-        documents = _last_is_open(_PARTED[split](lines), ended)
+        documents = _complete_but_last(_SPLITTERS[split](lines), ended)
     return ((stripped, end) for text, end in documents if (stripped := text.strip()))
 
 
-def _last_is_open(texts: Iterator[str], ended: bool) -> Iterator[Ended]:
+def _complete_but_last(texts: Iterator[str], ended: bool) -> Iterator[TextAndEnd]:
     """Mark every document but the last as complete: the next one has begun."""
     text = next(texts, "")
     for after in texts:
@@ -96,7 +111,7 @@ def _chapters(lines: Lines) -> Iterator[str]:
     yield from _HEADING.split("\n".join(lines))
 
 
-_PARTED: dict[str, Callable[[Lines], Iterator[str]]] = {
+_SPLITTERS: dict[str, Callable[[Lines], Iterator[str]]] = {
     "rows": _rows,
     "blank_lines": _at_blank_lines,
     "endoftext": _at_marks,
@@ -105,7 +120,7 @@ _PARTED: dict[str, Callable[[Lines], Iterator[str]]] = {
 }
 
 
-def _by_length(lines: Lines, words: int, ended: bool) -> Iterator[Ended]:
+def _by_length(lines: Lines, words: int, ended: bool) -> Iterator[TextAndEnd]:
     """Split at the first sentence end after `words` words, or else before 2 x `words`.
 
     Only the last piece can be complete: after the others the text continues.
@@ -141,7 +156,7 @@ def _ends_sentence(text: str) -> bool:
     return text.rstrip().rstrip(_CLOSING)[-1:] in (".", "!", "?")
 
 
-def pieces(text: str, words: int) -> list[str]:
+def split_long_text(text: str, words: int) -> list[str]:
     """Return `text` whole if it has fewer than `words` words, else the pieces that `length` makes
     of it."""
     if len(text.split()) < words:

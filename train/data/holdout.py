@@ -15,21 +15,22 @@ from dataclasses import dataclass, field
 
 from cdgen.errors import UsageError
 from cdgen.train.config import Source
-from cdgen.train.data.documents import pieces
-from cdgen.train.data.packing import Document
+from cdgen.train.data.documents import Document, split_long_text
 
 _PROMPT_WORDS = 100  # Ulm et al. 2025: longer documents become several prompts, of 100 to 200 words
 
 
 @dataclass(frozen=True)
 class Parts:
+    """The documents of a source by their use: to train on, to prompt with, to measure the loss."""
+
     train: list[Document] = field(default_factory=list)
     prompts: list[Document] = field(default_factory=list)
     validation: list[Document] = field(default_factory=list)
 
 
-class _Held:
-    """The texts and works of some documents."""
+class _HeldOut:
+    """The texts and works of documents that are held out."""
 
     def __init__(self, documents: Iterable[Document]) -> None:
         self.texts: set[str] = set()
@@ -40,6 +41,7 @@ class _Held:
         self.works.discard("")
 
     def without(self, documents: Sequence[Document]) -> list[Document]:
+        """Return the documents that share no text and no work with these."""
         return [d for d in documents if d.text not in self.texts and d.work not in self.works]
 
 
@@ -49,12 +51,13 @@ def split_sources(
     """Return the parts of every source by name, and the number of documents that were dropped
     because they are held out elsewhere. Raises UsageError if that leaves a requested part empty."""
     dealt = {source.name: split_documents(found, source, seed) for source, found in sources}
-    measured = _Held(d for parts in dealt.values() for d in parts.validation)
-    prompting = _Held(d for parts in dealt.values() for d in measured.without(parts.prompts))
+    in_validation = _HeldOut(d for parts in dealt.values() for d in parts.validation)
+    prompts_of = {name: in_validation.without(parts.prompts) for name, parts in dealt.items()}
+    in_prompts = _HeldOut(d for prompts in prompts_of.values() for d in prompts)
     kept, left_out = {}, 0
     for name, parts in dealt.items():
-        prompts = measured.without(parts.prompts)
-        train = prompting.without(measured.without(parts.train))
+        prompts = prompts_of[name]
+        train = in_prompts.without(in_validation.without(parts.train))
         if not train or (parts.prompts and not prompts):
             raise UsageError(
                 f"source {name}: all its documents for {'prompts' if train else 'training'} are"
@@ -101,6 +104,6 @@ def prompt_lines(prompts: Mapping[str, Sequence[Document]]) -> bytes:
         {"source": name, "text": piece}
         for name, documents in prompts.items()
         for document in documents
-        for piece in pieces(document.text, _PROMPT_WORDS)
+        for piece in split_long_text(document.text, _PROMPT_WORDS)
     )
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()

@@ -8,26 +8,15 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 from tokenizers import Tokenizer
 
+from cdgen.train.data.documents import Document
 from cdgen.train.data.tokenizer import SpecialIds
 
 _ENCODED_AT_ONCE = 4096  # documents at a time: as Python integers, all tokens would take ten times
-
-
-@dataclass(frozen=True)
-class Document:
-    text: str
-    work: str = ""  # kept in one part of the split, such as all chapters of a book
-    complete: bool = True  # False: the text was cut off, so no end-of-text follows it
-
-    @property
-    def identity(self) -> str:
-        return self.work or self.text
 
 
 def encode(

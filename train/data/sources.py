@@ -23,8 +23,7 @@ from cdgen.corpus.reader import corpus_rows
 from cdgen.errors import UsageError
 from cdgen.storage import sha256_of
 from cdgen.train.config import Source
-from cdgen.train.data.documents import clean_text, split_lines
-from cdgen.train.data.packing import Document
+from cdgen.train.data.documents import Document, clean_text, split_lines
 
 _EXPECTED = f"{', '.join(SUFFIXES)}, a folder of them, a finalized corpus or a `datasets` name"
 

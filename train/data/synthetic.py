@@ -16,7 +16,8 @@ from cdgen.corpus.plan import Plan
 from cdgen.corpus.reader import corpus_rows
 from cdgen.errors import UsageError
 from cdgen.storage import sha256_of
-from cdgen.train.data.packing import Document, encode
+from cdgen.train.data.documents import Document
+from cdgen.train.data.packing import encode
 from cdgen.train.data.tokenizer import SpecialIds
 
 _COLUMNS = ("tokens", "text", "finish_reason")

@@ -11,13 +11,15 @@ from typing import Any
 
 import numpy as np
 from tokenizers import Tokenizer
+from transformers import PreTrainedTokenizerFast
 
 from cdgen.storage import lock, remove_file, write_atomic
 from cdgen.train.budget import Text
 from cdgen.train.config import Recipe, Synthetic
+from cdgen.train.data.documents import Document
 from cdgen.train.data.holdout import Parts, prompt_lines, split_sources
 from cdgen.train.data.mixture import Mixture, Share, shares_of
-from cdgen.train.data.packing import Document, encode, pack, training_blocks
+from cdgen.train.data.packing import encode, pack, training_blocks
 from cdgen.train.data.sources import (
     corpus_texts,
     is_synthetic,
@@ -30,6 +32,7 @@ from cdgen.train.data.tokenizer import (
     MADE,
     SpecialIds,
     SpecialNames,
+    for_transformers,
     load_tokenizer,
     special_ids,
     tokenizer_from_json,
@@ -42,6 +45,8 @@ from cdgen.train.data.words import count_words
 
 @dataclass(frozen=True)
 class TrainingData:
+    """What the training loop reads. A stream is the real text, or one synthetic corpus."""
+
     tokenizer: Tokenizer
     names: SpecialNames
     train: list[np.ndarray]  # per stream of the mixture, [blocks, block_size] int32: one epoch
@@ -54,35 +59,45 @@ class TrainingData:
     def special(self) -> SpecialIds:
         return special_ids(self.tokenizer, self.names)
 
+    def pretrained_tokenizer(self, max_length: int) -> PreTrainedTokenizerFast:
+        return for_transformers(self.tokenizer, max_length, self.names)
 
-def build_corpus(recipe: Recipe, data_dir: Path, out: Path | None = None) -> TrainingData:
+
+def build_training_data(recipe: Recipe, data_dir: Path, out: Path | None = None) -> TrainingData:
     """Build the training data. With `out`, token files are made or reused in out/tokens, and the
     prompts are written to out/prompts.jsonl.
 
     Raises UsageError for sources, shares, a tokenizer or corpora that cannot be used.
     """
     cache = out / "tokens" if out else None
-    real = reuse_or_build(cache, _key(recipe, data_dir), lambda: _real(recipe, data_dir))
+    real = reuse_or_build(cache, _real_key(recipe, data_dir), lambda: _build_real(recipe, data_dir))
     tokenizer = tokenizer_from_json(real.facts["tokenizer"])
     names = SpecialNames(**real.facts["special"])
     streams = {"real": real.arrays.pop("real")}
     texts = {name: Text(name, **facts) for name, facts in real.facts["texts"].items()}
     epoch_words = [real.facts["epoch_words"]]
     for corpus in recipe.synthetic.corpora if recipe.synthetic else ():
-        made = _synthetic(recipe, corpus, tokenizer, names, cache)
+        made = _synthetic_tokens(recipe, corpus, tokenizer, names, cache)
         streams[corpus.name] = made.arrays["blocks"]
         texts[corpus.name] = Text(corpus.name, **made.facts["text"])
         epoch_words.append(made.facts["epoch_words"])
     mixture = new_mixture(recipe, {name: len(blocks) for name, blocks in streams.items()})
     if out:
         _write_prompts(real.facts["prompts"].encode(), out)
-    blocks = list(streams.values())
-    return TrainingData(tokenizer, names, blocks, mixture, real.arrays, texts, epoch_words)
+    return TrainingData(
+        tokenizer,
+        names,
+        train=list(streams.values()),
+        mixture=mixture,
+        validation=real.arrays,
+        texts=texts,
+        epoch_words=epoch_words,
+    )
 
 
-def _key(recipe: Recipe, data_dir: Path) -> dict[str, Any]:
+def _real_key(recipe: Recipe, data_dir: Path) -> dict[str, Any]:
     """Return everything that decides the tokens of the real text."""
-    made = recipe.tokenizer
+    named = recipe.tokenizer
     return {
         "sources": [
             {
@@ -91,20 +106,21 @@ def _key(recipe: Recipe, data_dir: Path) -> dict[str, Any]:
             }
             for source in recipe.sources
         ],
-        "tokenizer": tokenizer_identity(made) if isinstance(made, Path) else made,
+        "tokenizer": tokenizer_identity(named) if isinstance(named, Path) else named,
         "vocab_size": recipe.vocab_size,
         "block_size": recipe.block_size,
         "seed": recipe.seed,
-        "split_seed": recipe.dealing_seed,
+        "split_seed": recipe.holdout_seed,
     }
 
 
-def _real(recipe: Recipe, data_dir: Path) -> Tokens:
+def _build_real(recipe: Recipe, data_dir: Path) -> Tokens:
+    """Read, split, encode and pack the real text; report how many documents were left out."""
     read = [(source, read_documents(source, data_dir)) for source in recipe.sources]
-    parts, left_out = split_sources(read, recipe.dealing_seed)
+    parts, left_out = split_sources(read, recipe.holdout_seed)
     if left_out:
         print(f"{left_out:,} documents are left out: their text is held out under another source")
-    tokenizer, names = _tokenizer(recipe, parts)
+    tokenizer, names = _make_tokenizer(recipe, parts)
     special, size = special_ids(tokenizer, names), recipe.block_size
     encoded = [
         (encode(tokenizer, special, parts[source.name].train), source.repeat)
@@ -131,7 +147,7 @@ def _real(recipe: Recipe, data_dir: Path) -> Tokens:
 
 
 def _text_facts(documents: Iterable[Document], synthetic: bool) -> dict[str, Any]:
-    """Return the facts of a text. Its identity is that of its documents, in any order, file or
+    """Return the facts of a text. Its hash is that of its documents, whatever their order, file or
     source."""
     digests, words = [], 0
     for document in documents:
@@ -141,9 +157,9 @@ def _text_facts(documents: Iterable[Document], synthetic: bool) -> dict[str, Any
     return Text("", sha256, words, synthetic, traced=not synthetic).facts
 
 
-def _tokenizer(recipe: Recipe, parts: Mapping[str, Parts]) -> tuple[Tokenizer, SpecialNames]:
-    """Train the tokenizer on the training text, copies included, so that a source counts as in
-    training."""
+def _make_tokenizer(recipe: Recipe, parts: Mapping[str, Parts]) -> tuple[Tokenizer, SpecialNames]:
+    """Load the recipe's tokenizer, or train it on the training text, copies included, so that every
+    source has its weight in training."""
     if isinstance(recipe.tokenizer, Path):
         return load_tokenizer(recipe.tokenizer, recipe.vocab_size)
     train = train_sentencepiece if recipe.tokenizer == "sentencepiece" else train_tokenizer
@@ -161,29 +177,15 @@ def _write_prompts(content: bytes, out: Path) -> None:
             write_atomic(file, content)
 
 
-def _synthetic(
+def _synthetic_tokens(
     recipe: Recipe,
     corpus: Synthetic,
     tokenizer: Tokenizer,
     names: SpecialNames,
     cache: Path | None,
 ) -> Tokens:
-    """Return one epoch of a corpus in whole blocks: a last block of padding would dilute the
-    share."""
+    """Return one epoch of a corpus, from `cache` if it is there."""
     manifest = manifest_sha256(corpus.path)
-
-    def build() -> Tokens:
-        special = special_ids(tokenizer, names)
-        sequences, notes = synthetic_sequences(corpus.path, tokenizer, special)
-        for note in notes:
-            print(f"{corpus.name}: {note}")
-        blocks = training_blocks([(sequences, 1)], recipe.block_size, special, recipe.seed)
-        words = sum(len(text.split()) for text, _ in corpus_texts(corpus.path))
-        whole = blocks[:-1] if (blocks[-1:, -1] < 0).any() else blocks
-        text = Text("", manifest, words, synthetic=True).facts
-        read = count_words(tokenizer, names, whole)
-        return Tokens({"blocks": whole}, {"text": text, "epoch_words": read})
-
     key = {
         "manifest": manifest,
         "tokenizer": tokenizer.to_str(),
@@ -191,10 +193,31 @@ def _synthetic(
         "block_size": recipe.block_size,
         "seed": recipe.seed,
     }
+
+    def build() -> Tokens:
+        blocks = _corpus_blocks(recipe, corpus, tokenizer, special_ids(tokenizer, names))
+        words = sum(len(text.split()) for text, _ in corpus_texts(corpus.path))
+        text = Text("", manifest, words, synthetic=True).facts
+        epoch_words = count_words(tokenizer, names, blocks)
+        return Tokens({"blocks": blocks}, {"text": text, "epoch_words": epoch_words})
+
     return reuse_or_build(cache, key, build)
 
 
+def _corpus_blocks(
+    recipe: Recipe, corpus: Synthetic, tokenizer: Tokenizer, special: SpecialIds
+) -> np.ndarray:  # [blocks, block_size] int32
+    """Encode a corpus into whole blocks: padding in a last block would dilute the corpus's share.
+    Report whether its text was tokenized again."""
+    sequences, notes = synthetic_sequences(corpus.path, tokenizer, special)
+    for note in notes:
+        print(f"{corpus.name}: {note}")
+    blocks = training_blocks([(sequences, 1)], recipe.block_size, special, recipe.seed)
+    return blocks[:-1] if (blocks[-1:, -1] < 0).any() else blocks
+
+
 def new_mixture(recipe: Recipe, blocks: Mapping[str, int]) -> Mixture:
+    """Return the mixture of streams that have these numbers of blocks."""
     mixing = recipe.synthetic
     if mixing is None:
         return Mixture([Share("real", Fraction(1), blocks["real"])], recipe.seed)

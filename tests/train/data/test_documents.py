@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cdgen.train.data.documents import Ended, clean_text, pieces, split_lines
+from cdgen.train.data.documents import TextAndEnd, clean_text, split_lines, split_long_text
 
 
-def split(rule: str, text: str, ended: bool = False, words: int = 0) -> list[Ended]:
+def split(rule: str, text: str, ended: bool = False, words: int = 0) -> list[TextAndEnd]:
     return list(split_lines(rule, text.split("\n"), ended, words))
 
 
@@ -48,7 +48,9 @@ def split(rule: str, text: str, ended: bool = False, words: int = 0) -> list[End
         ("chapters", "# I\none\n## II\n\ntwo", [("one", True), ("two", False)]),
     ],
 )
-def test_documents_are_parted_at_their_marks(rule: str, text: str, expected: list[Ended]) -> None:
+def test_documents_are_parted_at_their_marks(
+    rule: str, text: str, expected: list[TextAndEnd]
+) -> None:
     assert split(rule, text) == expected
     assert split(rule, text, ended=True) == [(document, True) for document, _ in expected]
 
@@ -90,8 +92,8 @@ def test_no_word_is_lost_and_at_most_the_last_document_is_cut_off(
 
 
 def test_short_text_stays_whole() -> None:
-    assert pieces("One. Two.", 3) == ["One. Two."]
-    assert pieces("One. Two. Three.\nFour.", 2) == ["One. Two.", "Three.\nFour."]
+    assert split_long_text("One. Two.", 3) == ["One. Two."]
+    assert split_long_text("One. Two. Three.\nFour.", 2) == ["One. Two.", "Three.\nFour."]
 
 
 def test_cleaning_joins_lines_or_paragraphs() -> None:

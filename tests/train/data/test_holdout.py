@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 from cdgen.corpus.documents import read_documents as read_prompts
 from cdgen.errors import UsageError
 from cdgen.train.config import Source
+from cdgen.train.data.documents import Document
 from cdgen.train.data.holdout import (
     Parts,
     prompt_lines,
     split_documents,
     split_sources,
 )
-from cdgen.train.data.packing import Document
 
 DOCUMENTS = [Document(f"text {i}") for i in range(4000)]
 

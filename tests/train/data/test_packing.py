@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from cdgen.train.data import packing as data
+from cdgen.train.data import packing
+from cdgen.train.data.documents import Document
 from cdgen.train.data.packing import (
-    Document,
     encode,
     pack,
     read_and_taught,
@@ -103,7 +103,7 @@ def test_encoding_in_batches_changes_nothing(documents: list[Document]) -> None:
     special = special_ids(TOKENIZERS[0])
     whole = encode(TOKENIZERS[0], special, documents)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(data, "_ENCODED_AT_ONCE", 3)
+        patch.setattr(packing, "_ENCODED_AT_ONCE", 3)
         parts = encode(TOKENIZERS[0], special, documents)
     assert [s.tolist() for s in parts] == [s.tolist() for s in whole]
 

@@ -17,8 +17,7 @@ import pytest
 
 from cdgen.errors import UsageError
 from cdgen.train.config import Source
-from cdgen.train.data.documents import split_lines
-from cdgen.train.data.packing import Document
+from cdgen.train.data.documents import Document, split_lines
 from cdgen.train.data.sources import read_documents, source_sha256
 
 TEXTS = ["One.\n\nTwo.", "Three."]

@@ -12,11 +12,12 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 from tokenizers import Tokenizer
+from toy_run import generate_demo_corpus
 
 from cdgen.cli.demo import ASSETS
 from cdgen.errors import StorageError, UsageError
 from cdgen.storage import read_record, write_record
-from cdgen.train.data.packing import Document
+from cdgen.train.data.documents import Document
 from cdgen.train.data.synthetic import (
     manifest_sha256,
     split_row,
@@ -54,20 +55,12 @@ def test_a_row_is_split_where_documents_end() -> None:
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """Return a small corpus of the bundled pair whose rows end at EOS or continue after it."""
-    from cdgen.generation.config import GenerateConfig
-    from cdgen.generation.run import generate
-
     made: dict[str, Path] = {}
 
     def folder(on_eos: str) -> Path:
         if on_eos not in made:
-            made[on_eos] = tmp_path_factory.mktemp(on_eos) / "out"
-            values: dict[str, Any] = {
-                "good": PAIR / "good", "bad": str(PAIR / "bad"),
-                "prompts": str(ASSETS / "demo-prompts.txt"), "out": made[on_eos],
-                "num_sequences": 1, "prompt_tokens": 6, "max_new_tokens": 230, "on_eos": on_eos,
-            }  # fmt: skip
-            generate(GenerateConfig.model_validate(values))
+            out = tmp_path_factory.mktemp(on_eos) / "out"
+            made[on_eos] = generate_demo_corpus(out, max_new_tokens=230, on_eos=on_eos)
         return made[on_eos]
 
     return folder

@@ -10,19 +10,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from test_loop import RECIPE, write_toy
+from toy_run import RECIPE, generate_demo_corpus, write_toy
 
-from cdgen.cli.demo import ASSETS
 from cdgen.errors import UsageError
-from cdgen.generation.config import GenerateConfig
-from cdgen.generation.run import generate
 from cdgen.train.config import Recipe
 from cdgen.train.data import training_data as module
 from cdgen.train.data.holdout import split_documents
 from cdgen.train.data.packing import read_and_taught
 from cdgen.train.data.sources import corpus_texts, read_documents
 from cdgen.train.data.tokenizer import for_transformers, special_ids
-from cdgen.train.data.training_data import TrainingData, build_corpus
+from cdgen.train.data.training_data import TrainingData, build_training_data
 
 (SOURCE,) = RECIPE["sources"]  # type: ignore[misc]
 WITH_PROMPTS = {**SOURCE, "prompts": 0.2}  # type: ignore[dict-item]
@@ -63,10 +60,10 @@ def same(one: TrainingData, other: TrainingData) -> bool:
 def test_a_second_run_reads_what_the_first_encoded(
     data: Path, tmp_path: Path, encodings: list[int], kind: str
 ) -> None:
-    in_memory = build_corpus(recipe(tokenizer=kind), data)
-    first = build_corpus(recipe(tokenizer=kind), data, tmp_path / "run")
+    in_memory = build_training_data(recipe(tokenizer=kind), data)
+    first = build_training_data(recipe(tokenizer=kind), data, tmp_path / "run")
     before = len(encodings)
-    second = build_corpus(recipe(tokenizer=kind), data, tmp_path / "run")
+    second = build_training_data(recipe(tokenizer=kind), data, tmp_path / "run")
     assert len(encodings) == before == 4
     assert same(in_memory, first) and same(first, second)
     assert isinstance(second.train[0], np.memmap)
@@ -92,10 +89,10 @@ def test_a_second_run_reads_what_the_first_encoded(
 def test_another_recipe_is_encoded_anew(
     data: Path, tmp_path: Path, encodings: list[int], change: dict[str, Any]
 ) -> None:
-    build_corpus(recipe(), data, tmp_path / "run")
+    build_training_data(recipe(), data, tmp_path / "run")
     before = len(encodings)
     try:
-        build_corpus(recipe(**change), data, tmp_path / "run")
+        build_training_data(recipe(**change), data, tmp_path / "run")
     except UsageError as error:  # one document: no validation
         assert "split" in str(change) and "falls to" in str(error)
     else:
@@ -105,58 +102,58 @@ def test_another_recipe_is_encoded_anew(
 def test_other_text_is_encoded_anew_another_licence_or_training_is_not(
     data: Path, tmp_path: Path, encodings: list[int]
 ) -> None:
-    build_corpus(recipe(), data, tmp_path / "run")
+    build_training_data(recipe(), data, tmp_path / "run")
     before = len(encodings)
-    build_corpus(recipe(bad_gap=0.9), data, tmp_path / "run")
+    build_training_data(recipe(bad_gap=0.9), data, tmp_path / "run")
     licensed = {**WITH_PROMPTS, "licence": "some"}
-    build_corpus(recipe(sources=[licensed]), data, tmp_path / "run")
+    build_training_data(recipe(sources=[licensed]), data, tmp_path / "run")
     assert len(encodings) == before
     file = data / "s.txt.xz"
     file.write_bytes(lzma.compress(lzma.decompress(file.read_bytes()) + b"More.\n<|endoftext|>"))
-    build_corpus(recipe(), data, tmp_path / "run")
+    build_training_data(recipe(), data, tmp_path / "run")
     assert len(encodings) > before
 
 
 def test_prompts_and_words_are_those_of_the_parts(data: Path, tmp_path: Path) -> None:
-    made = build_corpus(recipe(), data, tmp_path / "run")
+    made = build_training_data(recipe(), data, tmp_path / "run")
     (source,) = recipe().sources
     parts = split_documents(read_documents(source, data), source, 0)
     rows = [json.loads(line) for line in (tmp_path / "run/prompts.jsonl").open(encoding="utf-8")]
     assert [row["text"] for row in rows] == [document.text for document in parts.prompts]
     assert made.texts["toys"].words == sum(len(d.text.split()) for d in parts.train)
     (tmp_path / "run/prompts.jsonl").unlink()
-    build_corpus(recipe(), data, tmp_path / "run")
+    build_training_data(recipe(), data, tmp_path / "run")
     assert len((tmp_path / "run/prompts.jsonl").read_text().splitlines()) == len(rows)
 
 
 def test_an_existing_tokenizer_is_used_as_it_is(data: Path, tmp_path: Path) -> None:
-    first = build_corpus(recipe(tokenizer="sentencepiece"), data)
+    first = build_training_data(recipe(tokenizer="sentencepiece"), data)
     folder = tmp_path / "tokenizer"
     for_transformers(first.tokenizer, 16).save_pretrained(folder)
-    second = build_corpus(recipe(tokenizer=str(folder), seed=0), data, tmp_path / "run")
+    second = build_training_data(recipe(tokenizer=str(folder), seed=0), data, tmp_path / "run")
     assert np.array_equal(first.train[0], second.train[0])
     assert special_ids(second.tokenizer) == special_ids(first.tokenizer)
     with pytest.raises(UsageError, match=r"has \d+ tokens; vocab_size: at least"):
-        build_corpus(recipe(tokenizer=str(folder), vocab_size=262), data)
+        build_training_data(recipe(tokenizer=str(folder), vocab_size=262), data)
     with pytest.raises(UsageError, match="expected byte-level, sentencepiece or a folder"):
-        build_corpus(recipe(tokenizer="sentense"), data)
+        build_training_data(recipe(tokenizer="sentense"), data)
     (folder / "tokenizer.json").write_text("{}")
     with pytest.raises(UsageError, match="cannot read"):
-        build_corpus(recipe(tokenizer=str(folder)), data)
+        build_training_data(recipe(tokenizer=str(folder)), data)
 
 
 def test_added_and_reordered_sources_leave_the_parts_as_they_are(data: Path) -> None:
     (data / "more.txt").write_text("\n".join(f"Line {i} of it." for i in range(200)))
     more = {**WITH_PROMPTS, "name": "more", "path": "more.txt", "split": "rows"}
-    alone = build_corpus(recipe(), data)
+    alone = build_training_data(recipe(), data)
     both, turned = (
-        build_corpus(recipe(sources=sources), data)
+        build_training_data(recipe(sources=sources), data)
         for sources in ([WITH_PROMPTS, more], [more, WITH_PROMPTS])
     )
 
-    def text(corpus: TrainingData) -> str:
-        tokens, _ = read_and_taught(torch.from_numpy(corpus.validation["toys"]))
-        return corpus.tokenizer.decode(tokens.ravel().tolist())
+    def text(built: TrainingData) -> str:
+        tokens, _ = read_and_taught(torch.from_numpy(built.validation["toys"]))
+        return built.tokenizer.decode(tokens.ravel().tolist())
 
     assert text(alone) == text(both) == text(turned)
 
@@ -164,12 +161,7 @@ def test_added_and_reordered_sources_leave_the_parts_as_they_are(data: Path) -> 
 def test_a_finalized_corpus_is_a_source_and_a_stream(
     data: Path, tmp_path: Path, encodings: list[int], one_thread: None
 ) -> None:
-    values: dict[str, Any] = {
-        "good": ASSETS / "demo-pair/good", "bad": str(ASSETS / "demo-pair/bad"),
-        "prompts": str(ASSETS / "demo-prompts.txt"), "out": data / "cd",
-        "num_sequences": 1, "prompt_tokens": 6, "max_new_tokens": 40,
-    }  # fmt: skip
-    generate(GenerateConfig.model_validate(values))
+    generate_demo_corpus(data / "cd", max_new_tokens=40)
     rows = list(corpus_texts(data / "cd"))
     words = sum(len(text.split()) for text, _ in rows)
     read = {**WITH_PROMPTS, "name": "read", "path": "cd", "split": "rows", "validation": 0.2}
@@ -177,7 +169,7 @@ def test_a_finalized_corpus_is_a_source_and_a_stream(
     wanted = recipe(sources=[WITH_PROMPTS, read], synthetic=mixing)
     documents = read_documents(wanted.sources[1], data)
     assert [(d.text, d.complete) for d in documents] == [(text.strip(), end) for text, end in rows]
-    first = build_corpus(wanted, data, tmp_path / "run")
+    first = build_training_data(wanted, data, tmp_path / "run")
     assert first.texts["cd"].words == words > 0
     assert {n: (t.synthetic, t.traced) for n, t in first.texts.items()} == {
         "toys": (False, True),
@@ -185,6 +177,6 @@ def test_a_finalized_corpus_is_a_source_and_a_stream(
         "cd": (True, True),
     }
     before = len(encodings)
-    second = build_corpus(wanted, data, tmp_path / "run")
+    second = build_training_data(wanted, data, tmp_path / "run")
     assert same(first, second) and len(encodings) == before
     assert isinstance(second.train[1], np.memmap)

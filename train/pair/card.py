@@ -1,23 +1,13 @@
-"""The pair of a run: GOOD and BAD chosen among its checkpoints, and exported with a model card."""
+"""The model card of an exported pair."""
 
 from __future__ import annotations
 
-import json
-import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM
 
-from cdgen.errors import ModelError
-from cdgen.train.checkpoints import mark_complete, require_whole
 from cdgen.train.config import Recipe
-from cdgen.train.data.tokenizer import for_transformers
-from cdgen.train.data.training_data import TrainingData
-from cdgen.train.validation import validation_losses
 
 EXPORT_DTYPE = torch.bfloat16
 _CARD = """\
@@ -75,80 +65,13 @@ _TOKENIZERS = {
 
 
 @dataclass(frozen=True)
-class Exported:
+class ExportedModel:
     step: int
     parameters: int
     losses: dict[str, float]  # per source and "all", nats/token, of the exported weights
 
 
-def export_pair(recipe: Recipe, corpus: TrainingData, out: Path) -> None:
-    """Write out/pair/{good,bad} and out/pair/README.md from a finished run.
-
-    Raises ModelError if no checkpoint is far enough behind GOOD to be BAD.
-    """
-    assert recipe.bad_gap is not None  # callers ask for a pair only if it has one
-    good_step, bad_step = choose_pair(checkpoint_losses(out / "metrics.jsonl"), recipe.bad_gap)
-    exported = {}
-    for role, step in (("good", good_step), ("bad", bad_step)):
-        folder = out / "pair" / role
-        checkpoint = out / "checkpoints" / f"checkpoint-{step}"
-        facts = export_checkpoint(checkpoint, folder)
-        tokenizer = for_transformers(corpus.tokenizer, recipe.block_size, corpus.names)
-        tokenizer.save_pretrained(folder)
-        mark_complete(folder, facts)
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-        losses = validation_losses(model, corpus.validation)
-        exported[role] = Exported(step, model.num_parameters(), losses)
-    card = model_card(recipe, exported["good"], exported["bad"])
-    (out / "pair" / "README.md").write_text(card, encoding="utf-8")
-
-
-def export_checkpoint(checkpoint: Path, folder: Path) -> dict[str, Any]:
-    """Copy a checkpoint and return the facts of its marker. Raises ModelError if it is not
-    whole."""
-    facts = require_whole(checkpoint)
-    model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=EXPORT_DTYPE)
-    model.config.use_cache = True  # Trainer saves False because training does not use it
-    model.save_pretrained(folder)
-    return facts
-
-
-def checkpoint_losses(metrics: Path) -> dict[int, float]:
-    """Return the finite validation losses over all sources by step; the last line of a step
-    counts."""
-    losses = {}
-    for line in metrics.read_text(errors="replace").splitlines():
-        try:
-            entry = json.loads(line)
-            losses[int(entry["step"])] = float(entry["validation"]["all"])
-        except (ValueError, KeyError, TypeError, OverflowError):
-            continue  # cut short by a kill; the step was repeated, or has no checkpoint
-    return {step: loss for step, loss in losses.items() if math.isfinite(loss)}
-
-
-def choose_pair(losses: Mapping[int, float], gap: float) -> tuple[int, int]:
-    """Return (GOOD's step, BAD's step): the least loss, and the last step before it that is `gap`
-    nats above."""
-    if not losses:
-        raise ModelError("metrics.jsonl has no validation loss of a checkpoint: train again")
-    good = min(losses, key=lambda step: (losses[step], step))
-    bad = last_behind(losses, good, gap)
-    if bad is None:
-        raise ModelError(
-            f"no checkpoint before step {good} (loss {losses[good]:.3f}) is {gap} nats/token "
-            "above it: lower bad_gap in the recipe and run the same command again, or train into"
-            " another --out with a lower checkpoint_every"
-        )
-    return good, bad
-
-
-def last_behind(losses: Mapping[int, float], good: int, gap: float) -> int | None:
-    """Return the last step before `good` whose loss is at least `gap` above its loss."""
-    behind = (step for step in losses if step < good and losses[step] >= losses[good] + gap)
-    return max(behind, default=None)
-
-
-def model_card(recipe: Recipe, good: Exported, bad: Exported) -> str:
+def model_card(recipe: Recipe, good: ExportedModel, bad: ExportedModel) -> str:
     training = recipe.training
     tokens = training.batch_blocks * recipe.block_size
     losses = "\n".join(

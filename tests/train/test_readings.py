@@ -11,32 +11,29 @@ from typing import Any
 import pytest
 import yaml
 from test_budget import REAL, SMALL, STRICT, reading
-from test_loop import RECIPE
+from toy_run import RECIPE, generate_demo_corpus
 from transformers import LlamaConfig
 
 from cdgen.checkpoints.checkpoint import open_checkpoint
-from cdgen.cli.demo import ASSETS
 from cdgen.corpus.manifest import Manifest
 from cdgen.corpus.plan import Plan, PromptPlan, SamplingPlan
 from cdgen.corpus.rows import NOTHING
 from cdgen.errors import UsageError
-from cdgen.generation.config import GenerateConfig
-from cdgen.generation.run import generate
 from cdgen.storage import write_record as write_checked
 from cdgen.train.budget import Budget, Text
 from cdgen.train.checkpoints import MARKER
 from cdgen.train.config import Recipe
 from cdgen.train.data.synthetic import manifest_sha256
 from cdgen.train.data.tokenizer import for_transformers, train_tokenizer
-from cdgen.train.data.training_data import build_corpus
+from cdgen.train.data.training_data import build_training_data
 from cdgen.train.loop import train_recipe
-from cdgen.train.record import Record, write_record
-from cdgen.train.run_budget import (
+from cdgen.train.readings import (
     experiment_budget,
     model_readings,
     tokenizer_readings,
     write_run_budget,
 )
+from cdgen.train.record import Record, write_record
 
 Command = Callable[..., Any]
 
@@ -129,12 +126,7 @@ def test_a_synthetic_source_is_never_counted_even_beside_good() -> None:
 
 
 def test_the_budget_of_a_run_on_a_corpus_as_its_source(tmp_path: Path, one_thread: None) -> None:
-    values: dict[str, Any] = {
-        "good": ASSETS / "demo-pair/good", "bad": str(ASSETS / "demo-pair/bad"),
-        "prompts": str(ASSETS / "demo-prompts.txt"), "out": tmp_path / "cd",
-        "num_sequences": 1, "prompt_tokens": 6, "max_new_tokens": 20,
-    }  # fmt: skip
-    generate(GenerateConfig.model_validate(values))
+    generate_demo_corpus(tmp_path / "cd", max_new_tokens=20)
     source = {**RECIPE["sources"][0], "name": "cd", "path": "cd", "split": "rows"}  # type: ignore[index]
     training = {**RECIPE["training"], "steps": 2, "checkpoint_every": 2}
     recipe = {**RECIPE, "bad_gap": None, "sources": [source], "training": training}
@@ -156,7 +148,7 @@ def test_a_text_is_its_documents(tmp_path: Path) -> None:
         fixed = {"licence": "none", "split": "rows", "validation": 0.2, "prompts": 0}
         sources = [{"name": name, "path": f"{name}.txt", **fixed} for name, _ in given]
         recipe = Recipe.model_validate({**RECIPE, "sources": sources, **fields})
-        return build_corpus(recipe, tmp_path).texts
+        return build_training_data(recipe, tmp_path).texts
 
     known = texts(("one", lines))["one"]
     others = [f"Another line, {i}." for i in range(100)]

@@ -21,7 +21,7 @@ from cdgen.errors import ModelError, UsageError
 from cdgen.train.budget import Budget, Reading, Role, Text, write_budget
 from cdgen.train.checkpoints import MARKER
 from cdgen.train.data.synthetic import manifest_sha256
-from cdgen.train.pair import checkpoint_losses, choose_pair
+from cdgen.train.pair.choice import choose_pair_of_run
 from cdgen.train.record import Record, read_record
 
 
@@ -32,9 +32,9 @@ def write_run_budget(run: Path) -> None:
     if gap is None:
         readings += model_readings(run, "student")
     else:
-        good, bad = choose_pair(checkpoint_losses(run / "metrics.jsonl"), gap)
-        readings += model_readings(run, "GOOD", good)
-        readings += model_readings(run, "BAD", bad)
+        steps = choose_pair_of_run(run, gap)
+        readings += model_readings(run, "GOOD", steps.good)
+        readings += model_readings(run, "BAD", steps.bad)
     write_budget(Budget(tuple(readings)), run)
 
 
