@@ -57,7 +57,7 @@ def test_the_union_counts_a_text_once_and_a_synthetic_one_not_at_all() -> None:
 
 
 @pytest.mark.parametrize(("limit", "track"), [(STRICT, "strict"), (SMALL, "strict-small")])
-def test_one_word_over_the_limit(limit: int, track: str) -> None:
+def test_one_word_over_the_limit_breaks_the_rules(limit: int, track: str) -> None:
     assert holds(reading("student", Text("real", "a", limit)))[track]
     over = (reading("student", Text("real", "a", limit)), reading("tokenizer", Text("t", "t", 1)))
     assert not holds(*over)[track]
@@ -126,7 +126,7 @@ def test_the_union_does_not_depend_on_order_or_repetition(drawn: list[tuple[str,
 # ---- the report --------------------------------------------------------------------------------
 
 
-def test_the_report_as_json_and_as_a_table(tmp_path: Path) -> None:
+def test_the_report_is_written_as_json_and_as_a_table(tmp_path: Path) -> None:
     budget = Budget(
         (
             reading("tokenizer", REAL),

@@ -75,7 +75,7 @@ def test_a_milestone_has_its_words_and_losses_and_generates_with_a_cache(finishe
     assert [line["step"] for line in lines if "validation" in line] == [9, 18, 27]
 
 
-def test_a_folder_without_its_marker_is_passed_over(
+def test_a_folder_without_its_marker_is_skipped(
     finished: Path, run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     checkpoints = run / "checkpoints"
@@ -109,7 +109,7 @@ def test_a_folder_without_its_marker_is_passed_over(
         (MARKER, '{"bytes": []}', r"checkpoint-18/complete\.json is damaged"),
     ],
 )
-def test_a_checkpoint_that_was_harmed_later_is_named(
+def test_a_checkpoint_that_was_damaged_later_is_named(
     finished: Path, run: Path, file: str, harm: str, says: str
 ) -> None:
     """A resume names it before training, and so does the export of a finished run."""
@@ -132,7 +132,7 @@ def test_a_checkpoint_of_the_pair_that_was_deleted_is_named(finished: Path, run:
         train_recipe(finished / "recipe.yaml", finished, run)
 
 
-def test_the_pair_is_complete_when_it_says_so(finished: Path) -> None:
+def test_the_marker_of_an_exported_model_is_its_last_file(finished: Path) -> None:
     for role in ("good", "bad"):
         folder = finished / "run/pair" / role
         assert {"step", "words", "bytes"} == require_whole(folder).keys()
@@ -159,7 +159,7 @@ execute(main)
 
 
 @pytest.mark.parametrize("limit", [10_000, 30_000])  # of the weights; of the optimizer
-def test_a_disk_that_is_full_stops_a_run_that_then_goes_on(
+def test_a_run_that_a_full_disk_stopped_can_be_resumed(
     finished: Path, tmp_path: Path, limit: int
 ) -> None:
     """No file may grow beyond the limit: the kernel refuses as if the disk were full."""
@@ -175,7 +175,7 @@ def test_a_disk_that_is_full_stops_a_run_that_then_goes_on(
         assert (run / weights).read_bytes() == (finished / "run" / weights).read_bytes()
 
 
-def test_a_resume_does_not_speak_of_a_tied_head(
+def test_a_resume_does_not_warn_about_a_tied_head(
     finished: Path, run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     warned: list[str] = []
@@ -185,7 +185,7 @@ def test_a_resume_does_not_speak_of_a_tied_head(
     assert warned == []
 
 
-def test_no_checkpoint_at_all(tmp_path: Path) -> None:
+def test_an_empty_folder_has_no_checkpoint(tmp_path: Path) -> None:
     assert last_complete(tmp_path) == (None, [])
 
 
@@ -217,7 +217,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(
     assert "NaN" not in metrics and "Infinity" not in metrics
 
 
-def test_a_metrics_file_that_a_kill_cut_short_goes_on(finished: Path, run: Path) -> None:
+def test_a_resume_completes_metrics_that_a_kill_cut_short(finished: Path, run: Path) -> None:
     (run / "checkpoints/checkpoint-27" / MARKER).unlink()
     metrics = run / "metrics.jsonl"
     metrics.write_text(metrics.read_text()[:-30])
@@ -244,7 +244,7 @@ def test_milestones_are_those_of_babylm() -> None:
     assert milestone_steps(lambda steps: 2_500_000 * steps, 1) == {1: ["chck_1M", "chck_2M"]}
 
 
-def test_tensorboard_must_be_there(
+def test_a_recipe_with_tensorboard_needs_the_package(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(loop, "find_spec", lambda _: None)

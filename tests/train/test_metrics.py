@@ -9,7 +9,7 @@ import pytest
 from cdgen.train.metrics import checkpoint_losses, drop_metrics_after
 
 
-def test_a_line_of_metrics_cut_by_a_kill_is_passed_over(tmp_path: Path) -> None:
+def test_a_line_cut_short_by_a_kill_is_skipped(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_text(
         '{"step": 1, "validation": {"all": 3}}\n{"step": 2, "valid\n[]\n{"step": 3}\n'

@@ -56,7 +56,7 @@ def test_a_llama_has_the_shape_and_the_seed_of_the_recipe() -> None:
 
 
 @pytest.mark.parametrize("named", ["folder", "file"])
-def test_any_config_with_the_recipes_vocabulary(tmp_path: Path, named: str) -> None:
+def test_any_config_gets_the_recipes_vocabulary(tmp_path: Path, named: str) -> None:
     folder = gpt2(tmp_path, dtype="bfloat16")
     path = folder if named == "folder" else folder / "config.json"
     model = new_model(Recipe.model_validate(recipe(path)), SpecialIds(pad=3, bos=1, eos=2))
@@ -88,7 +88,7 @@ def test_a_gpt2_trains_resumes_and_reloads(tmp_path: Path) -> None:
         train_recipe(path, tmp_path, run)
 
 
-def test_configs_of_no_use(tmp_path: Path) -> None:
+def test_unusable_configs_are_refused(tmp_path: Path) -> None:
     def refused(path: Path, says: str) -> None:
         with pytest.raises(UsageError, match=says):
             new_model(Recipe.model_validate(recipe(path)), SPECIALS)
@@ -110,7 +110,7 @@ def test_configs_of_no_use(tmp_path: Path) -> None:
     assert new_model(Recipe.model_validate(recipe(tmp_path / "bert")), SPECIALS)
 
 
-def test_attention_as_the_recipe_has_it() -> None:
+def test_the_recipe_chooses_the_attention() -> None:
     def model(**changes: Any) -> PreTrainedModel:
         training = {**RECIPE["training"], **changes}
         return new_model(Recipe.model_validate({**RECIPE, "training": training}), SPECIALS)

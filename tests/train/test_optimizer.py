@@ -42,7 +42,7 @@ def test_matrices_decay_and_norms_and_embeddings_do_not() -> None:
     assert decayed_names(untied, "matrices") - decayed == {"lm_head.weight"}
 
 
-def test_as_in_the_paper_all_of_a_llama_decays() -> None:
+def test_by_the_papers_rule_all_of_a_llama_decays() -> None:
     model = new_model(recipe(decay="paper", beta2=0.999), SPECIALS)
     assert decayed_names(model, "paper") == {name for name, _ in model.named_parameters()}
     optimizer = new_optimizer(model, recipe(decay="paper", beta2=0.999).training)

@@ -125,7 +125,9 @@ def test_a_synthetic_source_is_never_counted_even_beside_good() -> None:
     assert budget.broken(STRICT) == [f"tokenizer {says}", f"student {says}"]
 
 
-def test_the_budget_of_a_run_on_a_corpus_as_its_source(tmp_path: Path, one_thread: None) -> None:
+def test_a_corpus_as_a_source_brings_no_source_words_and_breaks_the_rules(
+    tmp_path: Path, one_thread: None
+) -> None:
     generate_demo_corpus(tmp_path / "cd", max_new_tokens=20)
     source = {**RECIPE["sources"][0], "name": "cd", "path": "cd", "split": "rows"}  # type: ignore[index]
     training = {**RECIPE["training"], "steps": 2, "checkpoint_every": 2}
@@ -160,7 +162,7 @@ def test_a_text_is_its_documents(tmp_path: Path) -> None:
     assert texts(("one", lines), seed=1, split_seed=0)["one"].sha256 == known.sha256
 
 
-def test_a_folder_that_is_no_run(tmp_path: Path) -> None:
+def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"cannot read .*recipe\.json"):
         write_run_budget(tmp_path)
     run = write_run(tmp_path / "run")
@@ -220,7 +222,9 @@ def write_corpus(folder: Path, good: Path, bad: str) -> Path:
     return folder
 
 
-def test_a_whole_experiment(tmp_path: Path, save_random: Callable[..., Path]) -> None:
+def test_the_budget_of_a_whole_experiment_has_every_reading(
+    tmp_path: Path, save_random: Callable[..., Path]
+) -> None:
     """GOOD is step 300, BAD step 60 of the same run, dropout of GOOD is another BAD, and the
     student read the same real text, which has 1,000 words; 40 prompts of 20 tokens have at most
     800."""
@@ -276,7 +280,9 @@ def test_the_command_takes_the_models_from_pair_files(
     assert "expected files with one GOOD" in cdgen(*command, *pairs["b"], *pairs["c"]).err
 
 
-def test_an_experiment_of_other_models(tmp_path: Path, save_random: Callable[..., Path]) -> None:
+def test_an_experiment_with_other_models_is_refused(
+    tmp_path: Path, save_random: Callable[..., Path]
+) -> None:
     base = write_run(tmp_path / "base", gap=0.5)
     bad, good = (write_checkpoint(base, s, 4 - s / 300, save_random) for s in (60, 300))
     write_run_budget(base)

@@ -16,13 +16,13 @@ RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 
 
 @pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
-def test_it_loads_under_its_own_name(path: Path) -> None:
+def test_a_recipe_loads_under_the_name_of_its_file(path: Path) -> None:
     recipe = load_recipe(path)
     assert recipe.name == path.stem
     assert f"--config recipes/{path.name}" in path.read_text()
 
 
-def test_the_base_run_of_the_paper() -> None:
+def test_the_base_run_has_the_sizes_of_the_paper() -> None:
     """It has 162.4M parameters, 113.3M without embedding and head, and 8,000 steps of 262,144
     tokens (Ulm et al. 2025, their configs/)."""
     recipe = load_recipe(RECIPES / "tinybabylm-100m.yaml")

@@ -74,7 +74,7 @@ def test_another_tokenizer_in_the_same_folder_is_another_run(
         train_recipe(recipe(tokenizer=str(folder)), tmp_path, run)
 
 
-def test_what_decides_no_weight_may_change(recipe: Recipes, tmp_path: Path) -> None:
+def test_fields_that_decide_no_weight_may_change(recipe: Recipes, tmp_path: Path) -> None:
     run = tmp_path / "run"
     train_recipe(recipe(sources=[rows_of_lines()]), tmp_path, run)
     before = weights(run)
@@ -113,7 +113,7 @@ def test_a_field_that_an_older_run_did_not_know_has_its_default(
     ],
     ids=str,
 )
-def test_what_decides_the_weights_is_named(
+def test_a_changed_field_that_decides_the_weights_is_named(
     recipe: Recipes, tmp_path: Path, training: Any, fields: Any, names: str
 ) -> None:
     same = {"sources": [rows_of_lines()]}
@@ -122,7 +122,7 @@ def test_what_decides_the_weights_is_named(
         train_recipe(recipe(training=training, **(same | fields)), tmp_path, tmp_path / "run")
 
 
-def test_a_config_counts_by_its_content(recipe: Recipes, tmp_path: Path) -> None:
+def test_a_config_counts_by_its_content_not_its_path(recipe: Recipes, tmp_path: Path) -> None:
     shape = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1}
     config = LlamaConfig(**shape, num_attention_heads=2, vocab_size=300)
     for folder in ("here", "there"):
@@ -204,7 +204,7 @@ def test_a_recipe_that_was_refused_can_be_corrected(
     assert not (tmp_path / "run/prompts.jsonl").exists()
 
 
-def test_what_is_refused_at_once_leaves_no_trace(recipe: Recipes, tmp_path: Path) -> None:
+def test_a_run_that_is_refused_at_once_leaves_no_trace(recipe: Recipes, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="is --data right"):
         train_recipe(recipe(), tmp_path / "none", tmp_path / "a/run")
     assert not (tmp_path / "a").exists()
@@ -224,19 +224,19 @@ def test_a_folder_of_something_else_is_refused(recipe: Recipes, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"name": "toy"}'])
-def test_a_damaged_record_is_said_to_be(recipe: Recipes, tmp_path: Path, content: str) -> None:
+def test_a_damaged_record_is_reported(recipe: Recipes, tmp_path: Path, content: str) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run/recipe.json").write_text(content)
     with pytest.raises(StorageError, match=r"recipe\.json is damaged"):
         train_recipe(recipe(), tmp_path, tmp_path / "run")
 
 
-def test_an_out_that_is_a_file(recipe: Recipes, tmp_path: Path) -> None:
+def test_an_out_that_is_a_file_is_refused(recipe: Recipes, tmp_path: Path) -> None:
     with pytest.raises(StorageError, match=r"recipe\.yaml"):
         train_recipe(recipe(), tmp_path, tmp_path / "recipe.yaml")
 
 
-def test_control_c_ends_in_a_line(recipe: Recipes, tmp_path: Path) -> None:
+def test_control_c_ends_a_run_with_one_line(recipe: Recipes, tmp_path: Path) -> None:
     path, run = recipe(training={"steps": 4000, "checkpoint_every": 40}), tmp_path / "run"
     process = subprocess.Popen(
         [sys.executable, "-m", "cdgen.train", "--config", path, "--data", tmp_path, "--out", run],

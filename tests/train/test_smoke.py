@@ -72,7 +72,7 @@ def test_a_checkpoint_reloads_in_plain_transformers(whole: Path) -> None:
     assert np.average(losses, weights=weights) == pytest.approx(noted["tinystories"], rel=1e-6)
 
 
-def test_killed_and_resumed_it_ends_with_the_same_weights(
+def test_a_run_killed_and_resumed_ends_with_the_same_weights(
     whole: Path, data_folder: Path, tmp_path: Path
 ) -> None:
     out, process = tmp_path / "killed", start(data_folder, tmp_path / "killed")

@@ -120,7 +120,7 @@ def test_other_corpora_are_another_run(
         ({"mode": "mix"}, "replace"),
     ],
 )
-def test_bad_recipes(
+def test_bad_recipes_are_refused(
     student: Callable[..., dict[str, Any]], tmp_path: Path, synthetic: dict[str, Any], says: str
 ) -> None:
     path = save(student(**synthetic), tmp_path)
@@ -128,7 +128,9 @@ def test_bad_recipes(
         train_recipe(path, tmp_path, tmp_path / "run")
 
 
-def test_a_corpus_that_is_not_there(student: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+def test_a_missing_corpus_is_refused(
+    student: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
     path = save(student(corpora=[{"name": "cd", "path": str(tmp_path / "none")}]), tmp_path)
     with pytest.raises(UsageError, match="finalized"):
         train_recipe(path, tmp_path, tmp_path / "run")

@@ -81,7 +81,7 @@ def test_only_a_complete_document_gets_an_end_of_text(
     assert set(read[at:]) <= {special.pad} and set(taught[at:]) <= {-100}
 
 
-def test_one_token_that_ends_and_begins_stands_once_between() -> None:
+def test_a_token_that_ends_and_begins_texts_appears_once_between_them() -> None:
     texts = [[2, 5, 6, 2], [2, 7, 2], [2, 8], [2, 9, 2]]
     assert pack(texts, 4, ALIKE).tolist() == [[2, 5, 6, 2], [7, 2, 8, ~2], [9, 2, ~2, ~2]]
     without_bos = SpecialIds(pad=None, bos=None, eos=2)
@@ -89,7 +89,7 @@ def test_one_token_that_ends_and_begins_stands_once_between() -> None:
 
 
 @pytest.mark.parametrize("special", [SPECIAL, ALIKE], ids=["SPECIAL", "ALIKE"])
-def test_what_holds_no_token_is_skipped(special: SpecialIds) -> None:
+def test_sequences_without_text_are_skipped(special: SpecialIds) -> None:
     """An empty sequence is skipped, and so is the single token of an empty text that was cut
     off."""
     texts = [[], [2, 7, 2], [2], [], [2, 8, 2]]

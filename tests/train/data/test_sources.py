@@ -35,7 +35,7 @@ def write(folder: Path, name: str, content: str) -> Source:
 
 
 @pytest.mark.parametrize("suffix", ["", ".gz", ".xz"])
-def test_text_files(tmp_path: Path, suffix: str) -> None:
+def test_text_files_are_split_at_lines_or_blank_lines(tmp_path: Path, suffix: str) -> None:
     path = f"a.txt{suffix}"
     write(tmp_path, path, "One.\n\nTwo.\nThree.\n")
     assert read_documents(source(path), tmp_path) == [
@@ -50,7 +50,7 @@ def test_text_files(tmp_path: Path, suffix: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.xz", "a.txt.jsonl", "a.parquet"])
-def test_a_row_is_a_text_with_an_end(tmp_path: Path, name: str) -> None:
+def test_a_row_is_a_complete_text(tmp_path: Path, name: str) -> None:
     if name.endswith(".parquet"):
         pq.write_table(pa.table({"text": TEXTS}), tmp_path / name)
     else:
@@ -63,7 +63,7 @@ def test_a_row_is_a_text_with_an_end(tmp_path: Path, name: str) -> None:
     ]
 
 
-def test_a_folder_and_a_data_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_folders_and_datasets_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "d").mkdir()
     write(tmp_path / "d", "b.txt", "Two.")
     write(tmp_path / "d", "a.txt", "One.")
@@ -92,7 +92,9 @@ def test_a_source_never_comes_from_the_current_folder(
     assert read_documents(source("books"), here) == [Document("One.")]
 
 
-def test_rows_of_a_finalized_corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_of_a_finalized_corpus_are_documents(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     reasons = zip(["One.", "Two", "Thr"], ["eos", "length", "quarantined"], strict=True)
     rows = [{"text": text, "finish_reason": reason} for text, reason in reasons]
     monkeypatch.setattr("cdgen.train.data.sources.corpus_rows", lambda out, columns: iter(rows))
@@ -161,7 +163,7 @@ def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
         ("aochildes_eng_na_21corpora", "rows", 0, (3, 6)),
     ],
 )
-def test_real_text(
+def test_real_text_splits_into_documents_of_plausible_length(
     data_folder: Path, tmp_path: Path, file: str, split: str, words: int, sizes: tuple[int, int]
 ) -> None:
     """In the first megabyte, the median document has a plausible length, and no word except marks

@@ -73,7 +73,7 @@ def rows_of(out: Path) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("on_eos", ["stop", "continue"])
-def test_every_token_once_in_order_and_no_false_end(
+def test_sequences_have_every_token_once_in_order_and_no_false_end(
     corpus: Callable[[str], Path], on_eos: str
 ) -> None:
     out, tokenizer = corpus(on_eos), Tokenizer.from_file(str(PAIR / "good/tokenizer.json"))
@@ -144,7 +144,7 @@ def test_a_smaller_vocabulary_is_another_tokenizer(corpus: Callable[[str], Path]
         ({"eos_token_ids": [77]}, "its documents end with another token"),
     ],
 )
-def test_a_corpus_whose_tokens_cannot_be_trusted(
+def test_a_corpus_whose_tokens_cannot_be_trusted_is_tokenized_again(
     corpus: Callable[[str], Path], tmp_path: Path, fields: dict[str, Any], says: str
 ) -> None:
     out = Path(shutil.copytree(corpus("stop"), tmp_path / "copy"))

@@ -46,7 +46,7 @@ def test_a_second_call_maps_the_files_of_the_first(tmp_path: Path) -> None:
     assert not any(path.name.endswith(".tmp") for path in made(tmp_path))
 
 
-def test_arrays_of_no_block_come_back(tmp_path: Path) -> None:
+def test_arrays_without_a_block_are_read_back(tmp_path: Path) -> None:
     for _ in range(2):
         assert reuse_or_build(tmp_path, KEY, Maker(0)).arrays["real"].shape == (0, 4)
 
@@ -66,7 +66,7 @@ def test_another_key_is_another_entry(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["0.npy", "1.npy", "facts.json"])
 @pytest.mark.parametrize("damage", ["a byte", "cut", "removed"])
-def test_damaged_files_are_made_again(
+def test_damaged_files_are_built_again(
     tmp_path: Path, name: str, damage: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     maker = Maker()
@@ -85,7 +85,7 @@ def test_damaged_files_are_made_again(
     assert ("damaged; it is made again" in said) == ((name, damage) != ("facts.json", "removed"))
 
 
-def test_what_was_cut_short_by_an_exception_is_made_again(tmp_path: Path) -> None:
+def test_an_entry_cut_short_by_an_exception_is_built_again(tmp_path: Path) -> None:
     def fail() -> Tokens:
         raise KeyboardInterrupt
 
@@ -112,7 +112,7 @@ assert reuse_or_build(Path(sys.argv[1]), {"seed": 0}, make).arrays["real"].sum()
 """
 
 
-def test_two_processes_make_it_once(tmp_path: Path) -> None:
+def test_two_processes_build_an_entry_once(tmp_path: Path) -> None:
     log = tmp_path / "log"
     command: list[Any] = [sys.executable, "-c", MAKER, tmp_path / "tokens", log, "0.3"]
     makers = [subprocess.Popen(command) for _ in range(2)]
@@ -123,7 +123,7 @@ def test_two_processes_make_it_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "point", ["before-write:2", "after-fsync:1", "after-rename:1", "after-rename:2"]
 )
-def test_a_killed_maker_leaves_nothing_half_made(tmp_path: Path, point: str) -> None:
+def test_a_killed_builder_leaves_nothing_half_built(tmp_path: Path, point: str) -> None:
     log = tmp_path / "log"
     command: list[Any] = [sys.executable, "-c", MAKER, tmp_path / "tokens", log, "0"]
     killed = subprocess.run(command, env={**os.environ, "CDGEN_CRASH_AT": point})

@@ -40,7 +40,7 @@ def test_runs_on_other_splits_of_the_text_are_noted(write_run: WriteRun) -> None
     assert select_pair([base, seed], 0.5).notes == ()
 
 
-def test_checkpoints_that_are_of_no_use_are_noted(write_run: WriteRun) -> None:
+def test_unusable_checkpoints_are_noted(write_run: WriteRun) -> None:
     """Every one of them has a smaller loss than GOOD, or none."""
     run = write_run("base", {**BASE, 6: 2.0, 7: 1.9, 8: 1.8, 9: float("nan")})
     checkpoints = run / "checkpoints"
@@ -72,7 +72,7 @@ def test_checkpoints_that_are_of_no_use_are_noted(write_run: WriteRun) -> None:
         '{"step": 6, "validation": {"all": null}}',
     ],
 )
-def test_a_marker_that_was_damaged_is_noted(write_run: WriteRun, marker: str) -> None:
+def test_a_damaged_marker_is_noted(write_run: WriteRun, marker: str) -> None:
     run = write_run("base", {**BASE, 6: 2.0})
     (run / "checkpoints/checkpoint-6" / MARKER).write_text(marker)
     chosen = select_pair([run], 0.5)
@@ -80,7 +80,7 @@ def test_a_marker_that_was_damaged_is_noted(write_run: WriteRun, marker: str) ->
     assert "checkpoint-6/complete.json" in chosen.notes[0]
 
 
-def test_a_mixture_that_was_damaged_is_noted(write_run: WriteRun) -> None:
+def test_a_damaged_mixture_is_noted(write_run: WriteRun) -> None:
     run = write_run("base", BASE)
     for content in ("", "[]", '{"steps": []}', '{"steps": "x"}'):
         (run / "mixture.json").write_text(content)
@@ -88,7 +88,7 @@ def test_a_mixture_that_was_damaged_is_noted(write_run: WriteRun) -> None:
         assert note == f"{run}: mixture.json is damaged, so whether it is finished is not known"
 
 
-def test_milestones_of_words_count_once_with_a_checkpoint_of_their_step(
+def test_a_word_milestone_and_a_checkpoint_of_its_step_count_once(
     write_run: WriteRun,
 ) -> None:
     run = write_run("base", BASE)

@@ -65,7 +65,9 @@ def test_no_step_far_enough_behind_says_how_far_they_are(write_run: WriteRun) ->
         select_pair([write_run("rising", {1: 1.0, 2: 2.0})], 0.5)
 
 
-def test_what_is_no_run(write_run: WriteRun, tmp_path: Path) -> None:
+def test_folders_without_a_run_and_gaps_that_are_not_positive_are_refused(
+    write_run: WriteRun, tmp_path: Path
+) -> None:
     run = write_run("base", BASE)
     with pytest.raises(UsageError, match=r"found no metrics\.jsonl"):
         select_pair([run, tmp_path], 0.5)
@@ -120,7 +122,7 @@ def test_dropout_is_offered_only_where_generate_takes_it(write_run: WriteRun) ->
     assert DROPOUT not in chosen.table()
 
 
-def test_another_file_is_not_written_over(write_run: WriteRun, tmp_path: Path) -> None:
+def test_another_file_is_not_overwritten(write_run: WriteRun, tmp_path: Path) -> None:
     chosen = select_pair([write_run("base", BASE)], 0.5)
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("name: demo\n")
@@ -134,7 +136,7 @@ def test_another_file_is_not_written_over(write_run: WriteRun, tmp_path: Path) -
 # ---- the command -------------------------------------------------------------------------------
 
 
-def test_the_command_and_what_it_wrote_in_use(
+def test_generate_takes_the_pair_file_that_the_command_wrote(
     cdgen: Command, write_run: WriteRun, tmp_path: Path
 ) -> None:
     base, small = write_run("base", BASE), write_run("small", {2: 4.5}, layers=1)
@@ -155,7 +157,7 @@ def test_the_command_and_what_it_wrote_in_use(
     assert len(json.loads(planned.out)["bad"]) == 64
 
 
-def test_flags_that_do_not_go_together(cdgen: Command, tmp_path: Path) -> None:
+def test_flags_that_do_not_go_together_are_refused(cdgen: Command, tmp_path: Path) -> None:
     run, out = tmp_path / "run", ("--out", tmp_path / "out.yaml")
     for arguments, says in [
         (("--select-pair", run, "--config", "r.yaml"), "--config does not go with --select-pair"),
