@@ -24,7 +24,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cdgen.corpus.documents import read_documents
+from cdgen.corpus.documents import DocumentSource, open_source
 from cdgen.corpus.folder import CorpusFolder
 from cdgen.corpus.reader import rows_so_far
 from cdgen.corpus.rows import FINISH_REASONS
@@ -107,17 +107,25 @@ def measure(
     )
 
 
-def documents_of(source: Path) -> Iterator[str]:
-    """Yield the texts of a cdgen corpus, finished or not, with their prompts; or of other text.
+def documents_of(source: Path, text_column: str = "text") -> Iterator[str]:
+    """Yield the texts of a cdgen corpus, finished or not, with their prompts; or of other text:
+    what `cdgen.corpus.documents` reads, without blank documents; say what that was.
 
-    Other text is a file or folder that `cdgen.corpus.documents` reads; each line of a .txt is a
-    document, and blank documents are left out. Raises UsageError, StorageError.
+    Raises UsageError, StorageError.
     """
     if CorpusFolder(source).has_plan:
         return (row["text"] for row in rows_so_far(source, ["text"]))
-    if not source.exists():  # `read_documents` would look for a dataset of that name on the Hub
+    if not source.exists():  # `open_source` would look for a dataset of that name on the Hub
         raise UsageError(f"{source}: no such file or folder")
-    return read_documents(str(source))
+    return _said(open_source(str(source), text_column))
+
+
+def _said(source: DocumentSource) -> Iterator[str]:
+    count = 0
+    for text in source.texts():
+        count += 1
+        yield text
+    source.say(f"{count:,} documents")
 
 
 def continuations_of(out: Path) -> tuple[Lengths, dict[str, int]]:

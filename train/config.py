@@ -30,13 +30,14 @@ class Source(_Section):
 
     `split` says what one document is. `rows`: a line of a text file, or a row of any other.
     `blank_lines`: the text between blank lines. `titles`: the text after a line `= = = Title`.
-    `endoftext`: the text between <|endoftext|> marks. `chapters`: a chapter of the books in JSON
-    lines with author, title and text. `length`: a piece of about `words` words, cut at sentence
-    ends, for text without such marks.
+    `endoftext`: the text between <|endoftext|> marks. `chapters`: a chapter of the books in rows
+    with author, title and text. `length`: a piece of about `words` words, cut at sentence ends, for
+    text without such marks.
     """
 
     name: str
-    path: Path  # a .txt, .jsonl (either as .gz, .xz) or .parquet, a folder of them, a corpus
+    path: Path  # text, JSON lines or Parquet, plain or compressed; a folder of them; a corpus
+    text_column: str = "text"  # of JSON and Parquet; a dotted name means a nested field
     licence: str  # goes into the model card
     split: Literal["rows", "blank_lines", "titles", "endoftext", "chapters", "length"]
     words: int = Field(default=0, ge=0)  # `length` only

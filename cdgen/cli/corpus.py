@@ -36,9 +36,13 @@ def generate(
         str | None,
         option(
             "prompts",
-            "Documents to continue: a .txt, .jsonl or .parquet file, a folder of them, or the name"
-            " of a dataset.",
+            "Documents to continue: a file of text, JSON lines or Parquet, compressed or not, a"
+            " folder of them, or a saved or named dataset.",
         ),
+    ] = None,
+    text_column: Annotated[
+        str | None,
+        option("text_column", "Column that holds the documents' text; a.b is a nested field."),
     ] = None,
     out: Annotated[
         Path | None,

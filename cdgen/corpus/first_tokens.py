@@ -18,7 +18,7 @@ _HEAD_CHARACTERS = 4096
 def first_tokens(
     documents: Iterable[str], tokenizer: Tokenizer, bos_token_id: int | None, count: int
 ) -> Iterator[list[int]]:
-    """Yield the first `count` ids of [BOS] + each document; skip documents without any token.
+    """Yield the first `count` ids of [BOS] + each document: none for a document without any token.
 
     The tokenizer's own special tokens, truncation and padding play no part.
     """
@@ -41,8 +41,7 @@ def first_tokens(
         for text, head, ids in zip(batch, heads, encode(heads), strict=True):
             if len(ids) < needed and head is not text:
                 ids = encode([text])[0]
-            if ids or bos:
-                yield [*bos, *ids]
+            yield [*bos, *ids]
 
 
 def _head(text: str, length: int) -> str:

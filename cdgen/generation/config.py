@@ -21,6 +21,7 @@ class GenerateConfig(BaseModel):
     good: Path
     bad: str = "none"
     prompts: str
+    text_column: str = "text"
     out: Path
     format: Literal["parquet", "jsonl"] = "parquet"
     strategy: Literal["cd", "vanilla", "plausible"] = "cd"

@@ -28,6 +28,7 @@ def prompt_source(config: GenerateConfig, pair: Pair) -> PromptSource:
         tokenizer_sha256(pair.tokenizer),
         pair.bos_token_id,
         config.prompt_tokens,
+        config.text_column,
     )
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from cdgen.corpus.documents import read_documents
+from cdgen.corpus.documents import open_source
 from cdgen.errors import UsageError
 from cdgen.eval.modes import Mode
 from cdgen.eval.scoring.spans import SpanEncoder, Spans
@@ -37,9 +37,11 @@ class Perplexity:
     @classmethod
     def load(cls, folder: Path, encoder: SpanEncoder) -> Perplexity:
         """Read the documents of a folder; raises UsageError if there are none."""
-        texts = list(read_documents(str(folder)))
+        source = open_source(str(folder))
+        texts = list(source.texts())
         if not texts:
             raise UsageError(f"{folder}: expected documents, found blank lines or nothing")
+        source.say(f"{len(texts):,} documents")
         return cls.of(texts, encoder)
 
     @classmethod

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import io
 import json
 import lzma
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
+import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from small_corpus import begin, fill
 
-from cdgen.corpus import documents
-from cdgen.corpus.documents import hash_source, read_documents
+from cdgen.corpus import text_files
+from cdgen.corpus.documents import hash_source, open_source, read_documents
+from cdgen.corpus.finalize import finalize
+from cdgen.corpus.reader import corpus_rows
 from cdgen.errors import UsageError
 
 DOCUMENTS = ["first one", "zweites Stück", "третий", "  indented", "last"]
@@ -31,6 +37,26 @@ WRITERS: dict[str, Callable[[Path], object]] = {
     "p.parquet": lambda path: pq.write_table(
         pa.table({"id": range(5), "text": DOCUMENTS}), path, row_group_size=2
     ),
+    "p.txt.zst": lambda path: path.write_bytes(zstd("\n".join(DOCUMENTS).encode())),
+    "childes.train": lambda path: path.write_text("\n".join(DOCUMENTS)),
+    "p.dev": lambda path: path.write_text("\n".join(DOCUMENTS)),
+    "p.test.gz": lambda path: path.write_bytes(gzip.compress("\n".join(DOCUMENTS).encode())),
+    "P.TXT.GZ": lambda path: path.write_bytes(gzip.compress("\n".join(DOCUMENTS).encode())),
+    "P.JSONL": lambda path: path.write_text("\ufeff" + as_json(DOCUMENTS)),
+    "p.jsonl.zst": lambda path: path.write_bytes(zstd(as_json(DOCUMENTS).encode())),
+    "p.json.gz": lambda path: path.write_bytes(gzip.compress(as_json(DOCUMENTS).encode())),
+    "array.json": lambda path: path.write_text(
+        "\ufeff \n" + json.dumps([{"text": text} for text in DOCUMENTS], indent=2)
+    ),
+    "p.parquet.xz": lambda path: path.write_bytes(lzma.compress(as_parquet(DOCUMENTS))),
+    "P.Parquet": lambda path: path.write_bytes(as_parquet(DOCUMENTS)),
+    "saved": lambda path: datasets.Dataset.from_dict({"text": DOCUMENTS}).save_to_disk(path),
+    "splits": lambda path: datasets.DatasetDict(
+        {
+            "test": datasets.Dataset.from_dict({"text": ["a test"]}),
+            "train": datasets.Dataset.from_dict({"text": DOCUMENTS}),
+        }
+    ).save_to_disk(path),
     "large.parquet": lambda path: pq.write_table(
         pa.table({"text": pa.array(DOCUMENTS, pa.large_string())}), path
     ),
@@ -39,6 +65,20 @@ WRITERS: dict[str, Callable[[Path], object]] = {
 
 def as_json(texts: list[str]) -> str:
     return "\n\n".join(json.dumps({"id": i, "text": text}) for i, text in enumerate(texts)) + "\n"
+
+
+def as_parquet(texts: list[str]) -> bytes:
+    buffer = io.BytesIO()
+    pq.write_table(pa.table({"text": texts}), buffer)
+    return buffer.getvalue()
+
+
+def zstd(content: bytes) -> bytes:
+    """Compress in two frames, as pzstd and `cat a.zst b.zst` do."""
+    half = len(content) // 2
+    return b"".join(
+        pa.compress(part, "zstd", asbytes=True) for part in (content[:half], content[half:])
+    )
 
 
 @pytest.mark.parametrize("name", WRITERS)
@@ -55,6 +95,120 @@ def test_a_folder_is_its_files_in_order_of_name(tmp_path: Path) -> None:
     assert list(read_documents(str(tmp_path))) == ["one", "two", "three", "four"]
 
 
+def test_a_download_of_the_hub_is_read_below_its_folder(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    for number, texts in enumerate((DOCUMENTS[:2], DOCUMENTS[2:])):
+        path = tmp_path / f"data/train-{number:05}-of-00002.parquet"
+        path.write_bytes(as_parquet(texts))
+    for name in ("README.md", ".gitattributes", "LICENSE.txt", "dataset_infos.json"):
+        (tmp_path / name).write_text("about the data")
+    (tmp_path / ".cache/huggingface").mkdir(parents=True)
+    (tmp_path / ".cache/huggingface/notes.txt").write_text("not a document")
+    source = open_source(str(tmp_path))
+    assert list(source.texts()) == DOCUMENTS
+    assert source.notes[0] == (
+        "2 files; not read, as documentation: .cache/, .gitattributes, LICENSE.txt, README.md,"
+        " dataset_infos.json"
+    )
+
+
+@pytest.mark.parametrize("name", ["notes.pdf", "deep/table.csv", "a.txt.bz2", "words"])
+def test_a_folder_is_read_as_a_whole_or_not_at_all(tmp_path: Path, name: str) -> None:
+    (tmp_path / "a.txt").write_text("one")
+    (tmp_path / "deep").mkdir()
+    (tmp_path / name).write_text("what is this?")
+    with pytest.raises(UsageError, match=f"cannot read {name}; expected .txt.* move them out"):
+        list(read_documents(str(tmp_path)))
+
+
+def test_data_named_like_documentation_are_data(tmp_path: Path) -> None:
+    (tmp_path / "authors.jsonl").write_text(as_json(["one"]))
+    (tmp_path / "notice.train").write_text("two")
+    assert list(read_documents(str(tmp_path))) == ["one", "two"]
+
+
+def test_a_link_to_a_folder_is_followed_once(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "a.txt").write_text("one")
+    (data / "loop").symlink_to(data)
+    (tmp_path / "seeds").mkdir()
+    (tmp_path / "seeds/linked").symlink_to(data)
+    assert list(read_documents(str(tmp_path / "seeds"))) == ["one"]
+
+
+NESTED = [{"body": {"en": text}, "n": n} for n, text in enumerate(DOCUMENTS)]
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet", "saved"])
+def test_another_column_or_a_nested_field(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / f"p.{kind}"
+    if kind == "jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in NESTED))
+    elif kind == "parquet":
+        pq.write_table(pa.Table.from_pylist(NESTED), path)
+    else:
+        datasets.Dataset.from_list(NESTED).save_to_disk(path)
+    assert list(read_documents(str(path), "body.en")) == DOCUMENTS
+    for column in ("text", "body.de", "n.en"):
+        with pytest.raises(UsageError, match=rf'no column `{column}`|object with "{column}"'):
+            list(read_documents(str(path), column))
+    with pytest.raises(UsageError, match='"n" to be a string, got int'):
+        list(read_documents(str(path), "n"))
+
+
+def test_a_column_whose_name_has_a_dot(tmp_path: Path) -> None:
+    (tmp_path / "p.jsonl").write_text('{"a.b": "whole", "a": {"b": "nested"}}\n')
+    assert list(read_documents(str(tmp_path / "p.jsonl"), "a.b")) == ["whole"]
+
+
+def test_a_corpus_of_cdgen_is_read_as_its_rows(tmp_path: Path) -> None:
+    folder = begin(tmp_path / "corpus", format="jsonl")
+    fill(folder)
+    finalize(folder.out)
+    texts = [row["text"] for row in corpus_rows(folder.out, ["text"])]
+    assert list(read_documents(str(folder.out))) == texts
+
+
+# ---- what divides documents --------------------------------------------------------------------
+
+STORIES = "Once.\n\nThe end.\n<|endoftext|>\n\n  Twice. \n<|endoftext|>\n<|endoftext|>\nThird"
+
+
+def test_lines_that_are_marks_divide_the_documents_of_a_text_file(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text(STORIES)
+    (tmp_path / "b.txt").write_text("a line with <|endoftext|> in it\n\nanother\n")
+    source = open_source(str(tmp_path))
+    found = [(part.name, row.number, row.text) for part, row in source.documents()]
+    assert found == [
+        ("a.txt", 1, "Once.\n\nThe end."),
+        ("a.txt", 6, "Twice."),
+        ("a.txt", 9, "Third"),
+        ("b.txt", 1, "a line with <|endoftext|> in it"),
+        ("b.txt", 3, "another"),
+    ]
+    assert source.notes == [
+        "3 lines <|endoftext|> separate the documents of a.txt",
+        "blank texts left out: 2",
+        "each line is a document",
+    ]
+
+
+@pytest.mark.parametrize("mark", ["</s>", "<eos>", "<|end_of_text|>"])
+def test_marks_of_other_tokenizers(tmp_path: Path, mark: str) -> None:
+    (tmp_path / "a.train").write_text(f"One.\nMore.\n{mark}\nTwo.\n")
+    assert list(read_documents(str(tmp_path / "a.train"))) == ["One.\nMore.", "Two."]
+
+
+def test_a_document_between_marks_that_is_too_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(text_files, "MAX_LINE_BYTES", 1 << 10)
+    (tmp_path / "a.txt").write_text("<|endoftext|>\n" + "a line\n" * 400)
+    with pytest.raises(UsageError, match=r"a\.txt, line 172: a document longer"):
+        list(read_documents(str(tmp_path / "a.txt")))
+
+
 def test_a_source_is_hashed_by_its_bytes(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_text("one\ntwo\n")
@@ -67,8 +221,6 @@ def test_a_source_is_hashed_by_its_bytes(tmp_path: Path) -> None:
 
 
 def test_a_datasets_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import datasets
-
     table = datasets.Dataset.from_dict({"text": DOCUMENTS, "n": [1, 2, 3, 4, 5]})
     calls = []
 
@@ -94,8 +246,6 @@ def test_a_datasets_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_a_dataset_that_cannot_be_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
-    import datasets
-
     def load_dataset(name: str, split: str) -> None:
         raise ConnectionError("Couldn't reach the Hub\nlong story")
 
@@ -104,6 +254,17 @@ def test_a_dataset_that_cannot_be_loaded(monkeypatch: pytest.MonkeyPatch) -> Non
         list(read_documents("no/such"))
     assert "no such file or folder here" in str(caught.value)
     assert str(caught.value).endswith("Couldn't reach the Hub")
+
+
+def test_memory_does_not_grow_with_an_array(tmp_path: Path) -> None:
+    """An array of 12 MB, on one line, is read in parts."""
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps([{"text": "w" * 12_000}] * 1000))
+    tracemalloc.start()
+    assert sum(len(text) for text in read_documents(str(path))) == 12_000_000
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 6_000_000
 
 
 # ---- bad sources -------------------------------------------------------------------------------
@@ -143,7 +304,7 @@ def test_an_empty_name_is_not_the_current_folder() -> None:
 
 
 def test_a_line_that_is_too_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(documents, "MAX_LINE_BYTES", 1 << 20)
+    monkeypatch.setattr(text_files, "MAX_LINE_BYTES", 1 << 20)
     path = tmp_path / "p.txt"
     path.write_bytes(b"short\n" + b"x" * (1 << 20))
     assert [len(text) for text in read_documents(str(path))] == [5, 1 << 20]

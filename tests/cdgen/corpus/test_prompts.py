@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import json
 import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from prompt_tokenizers import KINDS, TEXT, TOKENIZER, in_full
 from tokenizers import Tokenizer
@@ -88,6 +91,51 @@ def test_a_tokenizer_hashed_by_an_older_cdgen_is_refused_with_advice(tmp_path: P
         prepare(source, TOKENIZER, 1, 6, tmp_path)
 
 
+def test_origins_name_file_row_and_id(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    seeds = tmp_path / "seeds"
+    (seeds / "more").mkdir(parents=True)
+    (seeds / "a.txt").write_text("\nthe cat\n \nthe dog\n")
+    rows = [{"text": "the mat", "id": "x-7"}, {"text": " ", "id": 8}, {"text": "a bird", "id": 9}]
+    (seeds / "more/b.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    table = prepare(str(seeds), TOKENIZER, 1, 6, tmp_path)
+    lines = (tmp_path / "origins.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in lines] == [
+        {"prompt_id": 0, "file": "a.txt", "row": 2},
+        {"prompt_id": 1, "file": "a.txt", "row": 4},
+        {"prompt_id": 2, "file": "more/b.jsonl", "row": 1, "id": "x-7"},
+        {"prompt_id": 3, "file": "more/b.jsonl", "row": 3, "id": 9},
+    ]
+    assert [table[i] for i in range(4)] == [
+        in_full(TOKENIZER, text, 1, 6) for text in ("the cat", "the dog", "the mat", "a bird")
+    ]
+    assert capsys.readouterr().err == (
+        f"--prompts {seeds}: 4 prompts; blank texts left out: 3; each line is a document;"
+        " each row is a document\n"
+    )
+    (tmp_path / "origins.jsonl").write_text("")
+    with pytest.raises(StorageError, match=r"origins\.jsonl is damaged"):
+        open_table(tmp_path)
+
+
+def test_an_older_table_has_no_origins(tmp_path: Path) -> None:
+    source = source_file(tmp_path, TEXT)
+    first = prepare(source, TOKENIZER, 1, 6, tmp_path)
+    (tmp_path / "origins.jsonl").unlink()
+    record = read_record(tmp_path / "prompts.json")
+    for name in ("checksum", "origins_sha256", "text_column"):
+        record.pop(name, None)
+    write_record(tmp_path / "prompts.json", record)
+    assert prepare(source, TOKENIZER, 1, 6, tmp_path).plan == first.plan
+
+
+def test_another_column_is_another_table(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": "the cat", "body": "the dog"}\n')
+    origin = PromptSource(str(tmp_path / "a.jsonl"), TOKENIZER, "0" * 64, 1, 6)
+    prepare_prompts(origin, tmp_path)
+    with pytest.raises(PlanMismatch, match="text_column: was text, now body"):
+        prepare_prompts(replace(origin, text_column="body"), tmp_path)
+
+
 def test_a_damaged_table_is_named(tmp_path: Path) -> None:
     source = source_file(tmp_path, TEXT)
     prepare(source, TOKENIZER, 1, 6, tmp_path)
@@ -120,7 +168,11 @@ def test_memory_does_not_grow_with_the_prompts(tmp_path: Path) -> None:
 BAD_FILES = {
     "missing.txt": (None, "no such file or folder"),
     "p.md": (b"text", r"unknown kind of file; expected \.txt"),
-    "p.jsonl.zst": (b"text", "unknown kind of file"),
+    "p.jsonl.zst": (b"text", "cannot read"),
+    "cut.txt.zst": (pa.compress(b"text\n" * 999, "zstd", asbytes=True)[:-9], "cannot read"),
+    "p.bz2": (b"text", "unknown kind of file"),
+    "broken.json": (b'[{"text": "a"}, {"text"', "item 2: not JSON"),
+    "latin.json": ('["café"]'.encode("latin-1"), "not UTF-8"),
     "empty.txt": (b"", "no prompt in it"),
     "blank.txt": (b"\n \n\t\r\n", "no prompt in it"),
     "blank.jsonl": (b'{"text": " "}\n', "no prompt in it"),
