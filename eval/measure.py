@@ -17,9 +17,8 @@ from cdgen.errors import UsageError
 from cdgen.eval.corpus_measures import continuations_of, documents_of, measure
 from cdgen.eval.modes import MODES
 from cdgen.eval.scoring.scorer import Scorer
-from cdgen.eval.scoring.spans import SpanEncoder
 from cdgen.eval.tasks.perplexity import Perplexity
-from cdgen.eval.tasks.task_list import context_length, longest_text
+from cdgen.eval.tasks.tokenized import new_encoder
 
 JUDGED = 1000  # documents that the judge reads, evenly spaced over the corpus
 
@@ -65,9 +64,7 @@ def _perplexity(
     texts: list[str], folder: Path, config: dict[str, Any], device: str
 ) -> dict[str, Any]:
     mode = MODES["default"]
-    window = context_length(config)
-    encoder = SpanEncoder(folder, mode.always_prefix, longest_text(config, mode), window)
-    task, scorer = Perplexity.of(texts, encoder), Scorer(folder, device)
+    task, scorer = Perplexity.of(texts, new_encoder(folder, config, mode)), Scorer(folder, device)
     metrics = task.summary(task.predict(scorer.span_sums), mode).metrics
     return {name: asdict(estimate) for name, estimate in metrics.items()}
 

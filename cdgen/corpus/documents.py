@@ -70,6 +70,7 @@ class DocumentSource:
     parts: tuple[Part, ...]
     column: str = "text"
     notes: list[str] = field(default_factory=list)  # what a user may not expect
+    units: list[str] = field(default_factory=list)  # what a document is
     is_folder: bool = False
 
     def documents(self, others: Sequence[str] = ()) -> Iterator[tuple[Part, TextRow]]:
@@ -90,8 +91,7 @@ class DocumentSource:
                 else:
                     blank += 1
         self.notes.extend([f"blank texts left out: {blank:,}"] * (blank > 0))
-        if self.notes:
-            self.notes.extend(f"each {unit} is a document" for unit in sorted(units))
+        self.units.extend(f"each {unit} is a document" for unit in sorted(units))
 
     def texts(self) -> Iterator[str]:
         """Yield the text of every document that is not blank."""
@@ -100,7 +100,8 @@ class DocumentSource:
     def say(self, count: str) -> None:
         """Print the notes, if there are any, after the count of documents, to stderr."""
         if self.notes:
-            print(f"{self.label}: {'; '.join([count, *self.notes])}", file=sys.stderr, flush=True)
+            said = "; ".join([count, *self.notes, *self.units])
+            print(f"{self.label}: {said}", file=sys.stderr, flush=True)
 
     def sha256(self) -> str:
         """Return the sha256 of a file, of the hashes of a folder's files, or of a dataset's

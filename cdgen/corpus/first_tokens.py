@@ -20,13 +20,15 @@ def first_tokens(
 ) -> Iterator[list[int]]:
     """Yield the first `count` ids of [BOS] + each document: none for a document without any token.
 
-    The tokenizer's own special tokens, truncation and padding play no part.
+    The tokenizer's own template, truncation and padding play no part, and a special token that a
+    document spells out is text.
     """
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_str(tokenizer.to_str())  # a copy, which may be changed
     tokenizer.no_truncation()
     tokenizer.no_padding()
+    tokenizer.encode_special_tokens = True
     bos = [] if bos_token_id is None else [bos_token_id]
     needed = count - len(bos)
     heads_suffice = splits_at_spaces(tokenizer)

@@ -15,6 +15,7 @@ import numpy as np
 from cdgen.corpus.documents import DocumentSource, open_source
 from cdgen.corpus.first_tokens import first_tokens
 from cdgen.corpus.plan import PromptPlan
+from cdgen.corpus.special_marks import SpecialMarks
 from cdgen.errors import PlanMismatch, StorageError, UsageError
 from cdgen.storage import read_record, sha256_of, write_atomic, write_record
 
@@ -136,13 +137,15 @@ def _prompts(
     source: PromptSource, documents: DocumentSource
 ) -> Iterator[tuple[dict[str, Any], list[int]]]:
     """Yield where each prompt comes from, and its tokens."""
+    marks = SpecialMarks(source.tokenizer)
     rows, again = tee(documents.documents(others=("id",)))
-    texts = (row.text for _, row in rows)
+    texts = (marks.seen(row.text) for _, row in rows)
     prompts = first_tokens(texts, source.tokenizer, source.bos_token_id, source.prompt_tokens)
     for (part, row), ids in zip(again, prompts, strict=True):
         own = {name: _as_json(value) for name, value in row.others.items()}
         if ids:
             yield {"file": part.name, "row": row.number, **own}, ids
+    documents.notes.extend(marks.notes())
 
 
 def _as_json(value: Any) -> Any:

@@ -74,7 +74,9 @@ def encode(
     fields: dict[str, str], text: str, tokenizer: PreTrainedTokenizerBase, limit: int
 ) -> list[int]:
     """Return at most `limit` tokens; the longest field loses its end so that the last one stays."""
-    while len(tokens := tokenizer(text.format(**fields), verbose=False)["input_ids"]) > limit:
+    # Special tokens that a text spells out are text.
+    options = {"verbose": False, "split_special_tokens": True}
+    while len(tokens := tokenizer(text.format(**fields), **options)["input_ids"]) > limit:
         longest = max(fields, key=lambda name: len(fields[name]))
         if not fields[longest]:
             raise ModelError(f"a context of {limit} tokens is too short for {text!r}")

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from cdgen.corpus.documents import open_source
+from cdgen.corpus.special_marks import SpecialMarks
 from cdgen.errors import UsageError
 from cdgen.eval.modes import Mode
 from cdgen.eval.scoring.spans import SpanEncoder, Spans
@@ -38,9 +39,11 @@ class Perplexity:
     def load(cls, folder: Path, encoder: SpanEncoder) -> Perplexity:
         """Read the documents of a folder; raises UsageError if there are none."""
         source = open_source(str(folder))
-        texts = list(source.texts())
+        marks = SpecialMarks(encoder.tokenizer, encoder.tokenizer.encode_special_tokens)
+        texts = [marks.seen(text) for text in source.texts()]
         if not texts:
             raise UsageError(f"{folder}: expected documents, found blank lines or nothing")
+        source.notes.extend(marks.notes())
         source.say(f"{len(texts):,} documents")
         return cls.of(texts, encoder)
 

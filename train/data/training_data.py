@@ -13,9 +13,10 @@ import numpy as np
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
+from cdgen.corpus.special_marks import SpecialMarks
 from cdgen.storage import lock, remove_file, write_atomic
 from cdgen.train.budget import Text
-from cdgen.train.config import Recipe, Synthetic
+from cdgen.train.config import Recipe, Source, Synthetic
 from cdgen.train.data.documents import Document
 from cdgen.train.data.holdout import Parts, prompt_lines, split_sources
 from cdgen.train.data.mixture import Mixture, Share, shares_of
@@ -121,6 +122,7 @@ def _build_real(recipe: Recipe, data_dir: Path) -> Tokens:
     if left_out:
         print(f"{left_out:,} documents are left out: their text is held out under another source")
     tokenizer, names = _make_tokenizer(recipe, parts)
+    _report_marks(read, tokenizer)
     special, size = special_ids(tokenizer, names), recipe.block_size
     encoded = [
         (encode(tokenizer, special, parts[source.name].train), source.repeat)
@@ -144,6 +146,15 @@ def _build_real(recipe: Recipe, data_dir: Path) -> Tokens:
             "epoch_words": count_words(tokenizer, names, blocks),
         },
     )
+
+
+def _report_marks(read: Iterable[tuple[Source, Iterable[Document]]], tokenizer: Tokenizer) -> None:
+    for source, documents in read:
+        marks = SpecialMarks(tokenizer)
+        for document in documents:
+            marks.seen(document.text)
+        for note in marks.notes():
+            print(f"source {source.name}: {note}; `split: {source.split}` divides its documents")
 
 
 def _text_facts(documents: Iterable[Document], synthetic: bool) -> dict[str, Any]:

@@ -190,8 +190,8 @@ def test_lines_that_are_marks_divide_the_documents_of_a_text_file(tmp_path: Path
     assert source.notes == [
         "3 lines <|endoftext|> separate the documents of a.txt",
         "blank texts left out: 2",
-        "each line is a document",
     ]
+    assert source.units == ["each line is a document"]
 
 
 @pytest.mark.parametrize("mark", ["</s>", "<eos>", "<|end_of_text|>"])

@@ -98,3 +98,12 @@ def test_the_callers_tokenizer_is_left_alone_and_its_truncation_ignored() -> Non
     (ids,) = first_tokens([TEXT[0]], tokenizer, None, 9)
     assert ids == in_full(TOKENIZER, TEXT[0], None, 9)
     assert tokenizer.to_str() == before
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_special_token_that_is_spelled_out_is_text(kind: str) -> None:
+    tokenizer = Tokenizer.from_str(KINDS[kind].to_str())
+    assert tokenizer.encode("the</s>", add_special_tokens=False).ids[-1] == 2
+    (ids,) = first_tokens(["the</s>cat"], tokenizer, None, 20)
+    assert ids == in_full(KINDS[kind], "the</s>cat", None, 20)
+    assert not {0, 1, 2} & set(ids)

@@ -117,6 +117,24 @@ def test_origins_name_file_row_and_id(tmp_path: Path, capsys: pytest.CaptureFixt
         open_table(tmp_path)
 
 
+def test_marks_between_stories_are_no_prompts_and_marks_within_are_text(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "stories.txt"
+    path.write_text("the cat\n\nsat.\n<|endoftext|>\nthe</s> dog <|endoftext|>\n<|endoftext|>\n")
+    table = prepare(str(path), TOKENIZER, None, 40, tmp_path)
+    texts = ["the cat\n\nsat.", "the</s> dog <|endoftext|>"]
+    assert [table[i] for i in range(len(table))] == [
+        in_full(TOKENIZER, text, None, 40) for text in texts
+    ]
+    assert not {0, 1, 2} & set(table[1])
+    said = capsys.readouterr().err.removeprefix(f"--prompts {path}: ")
+    assert said == (
+        "2 prompts; 2 lines <|endoftext|> separate the documents of stories.txt; special tokens"
+        " spelled out in documents are read as text: 1 </s>, 1 <|endoftext|>\n"
+    )
+
+
 def test_an_older_table_has_no_origins(tmp_path: Path) -> None:
     source = source_file(tmp_path, TEXT)
     first = prepare(source, TOKENIZER, 1, 6, tmp_path)
