@@ -1,6 +1,6 @@
 """Diversity, repetition and novelty of a corpus, measured on its text alone, without a model.
 
-Words are separated by whitespace; case and punctuation are kept. No n-gram spans two documents.
+Words are those of `cdgen.words`, with case and punctuation. No n-gram spans two documents.
 N-grams are compared by 64-bit hashes: among a million distinct ones, two collide with probability
 3e-8; a novel n-gram passes for known with probability n / 2**64 if the reference has n distinct
 ones.
@@ -29,6 +29,7 @@ from cdgen.corpus.folder import CorpusFolder
 from cdgen.corpus.reader import rows_so_far
 from cdgen.corpus.rows import FINISH_REASONS
 from cdgen.errors import UsageError
+from cdgen.words import split_words
 
 NOVELTY_SIZES = (1, 2, 3, 5, 7)
 _BATCH_CHARACTERS = 1 << 20
@@ -166,7 +167,7 @@ def _batches(documents: Iterable[str], ids: defaultdict[str, int]) -> Iterator[_
     """Yield batches of whole documents; `ids` numbers the words and grows by the new ones."""
     lengths, words, size = array("q"), array("Q"), 0
     for text in documents:
-        found = text.split()
+        found = split_words(text)
         lengths.append(len(found))
         words.extend(map(ids.__getitem__, found))
         size += len(text)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from cdgen.corpus.cut_character import CutCharacter
 from cdgen.corpus.plan import FrozenModel, Plan
 from cdgen.finish_reason import FINISH_REASONS
+from cdgen.words import split_words
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -51,7 +52,7 @@ class Counts(FrozenModel):
     rows: int
     tokens: int  # prompts included
     new_tokens: int
-    words: int  # separated by whitespace
+    words: int  # as `cdgen.words` divides them
     text_bytes: int  # UTF-8
     finish_reasons: dict[str, int]
 
@@ -83,7 +84,7 @@ def count_rows(rows: Iterable[Mapping[str, Any]]) -> Counts:
         counts["rows"] += 1
         counts["tokens"] += len(row["tokens"])
         counts["new_tokens"] += row["new_tokens"]
-        counts["words"] += len(row["text"].split())
+        counts["words"] += len(split_words(row["text"]))
         counts["text_bytes"] += len(row["text"].encode())
         reasons[row["finish_reason"]] += 1
     return Counts(**counts, finish_reasons={reason: reasons[reason] for reason in FINISH_REASONS})

@@ -23,6 +23,7 @@ from cdgen.eval.scoring.spans import SpanEncoder, Spans
 from cdgen.eval.statistics.comparison import Scored
 from cdgen.eval.statistics.intervals import resampled
 from cdgen.eval.summary import Prediction, Summary
+from cdgen.words import split_words
 
 _UNITS = {"perplexity": "tokens", "word_perplexity": "words", "byte_perplexity": "bytes"}
 
@@ -64,7 +65,7 @@ class Perplexity:
                 "index": index,
                 "scores": [sums[index]],
                 "tokens": tokens[index],
-                "words": len(text.split()),
+                "words": len(split_words(text)),
                 "bytes": len(text.encode()),
             }
             for index, text in enumerate(self.texts)

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from tokenizers import (
+    Regex,
     Tokenizer,
     decoders,
     models,
@@ -20,6 +21,7 @@ from tokenizers import (
 from transformers import PreTrainedTokenizerFast
 
 from cdgen.checkpoints.checkpoint import read_json, reading
+from cdgen.corpus.first_tokens import BYTE_LEVEL_PIECES
 from cdgen.errors import UsageError
 from cdgen.storage import record_checksum, sha256_of
 
@@ -72,7 +74,12 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     The vocabulary stays smaller than `vocab_size` if the texts have too few pairs to merge.
     """
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(BYTE_LEVEL_PIECES), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
@@ -88,12 +95,13 @@ def train_sentencepiece(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     """Train a BPE in the style of SentencePiece: <unk> 0, <s> 1, </s> 2, <pad> 3, then the 256
     bytes, characters and merges.
 
-    Text is NFKC-normalised, so ligatures and full-width letters do not come back as they were. A
-    character without an entry is spelled in bytes, so <unk> never occurs.
+    Text comes back as NFC. (NFKC, as in SentencePiece's own default, would divide a vowel sign of
+    Thai into two that look otherwise.) A character without an entry is spelled in bytes, so <unk>
+    never occurs.
     """
     tokenizer = Tokenizer(models.BPE(unk_token=UNK, byte_fallback=True))
     # Add a space before the first word, so that it gets the same token as elsewhere.
-    tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Prepend(_SPACE)])
+    tokenizer.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Prepend(_SPACE)])
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Metaspace(prepend_scheme="never"), pre_tokenizers.Split("\n", "isolated")]
     )

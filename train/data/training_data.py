@@ -42,6 +42,7 @@ from cdgen.train.data.tokenizer import (
     train_tokenizer,
 )
 from cdgen.train.data.words import count_words
+from cdgen.words import split_words
 
 
 @dataclass(frozen=True)
@@ -163,7 +164,7 @@ def _text_facts(documents: Iterable[Document], synthetic: bool) -> dict[str, Any
     digests, words = [], 0
     for document in documents:
         digests.append(hashlib.sha256(document.text.encode(errors="surrogatepass")).digest())
-        words += len(document.text.split())
+        words += len(split_words(document.text))
     sha256 = hashlib.sha256(b"".join(sorted(digests))).hexdigest()
     return Text("", sha256, words, synthetic, traced=not synthetic).facts
 
@@ -207,7 +208,7 @@ def _synthetic_tokens(
 
     def build() -> Tokens:
         blocks = _corpus_blocks(recipe, corpus, tokenizer, special_ids(tokenizer, names))
-        words = sum(len(text.split()) for text, _ in corpus_texts(corpus.path))
+        words = sum(len(split_words(text)) for text, _ in corpus_texts(corpus.path))
         text = Text("", manifest, words, synthetic=True).facts
         epoch_words = count_words(tokenizer, names, blocks)
         return Tokens({"blocks": blocks}, {"text": text, "epoch_words": epoch_words})
