@@ -88,6 +88,13 @@ def generate(
         float | None,
         option("min_p", "Sample from tokens at least p times as likely as the best; 0 is off."),
     ] = None,
+    bos: Annotated[
+        str | None,
+        option(
+            "bos",
+            "BOS before every prompt: auto (as GOOD's tokenizer does), always or never.",
+        ),
+    ] = None,
     prompt_tokens: Annotated[
         int | None,
         option(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -23,9 +23,10 @@ _HEAD_CHARACTERS = 4096
 
 
 def first_tokens(
-    documents: Iterable[str], tokenizer: Tokenizer, bos_token_id: int | None, count: int
+    documents: Iterable[str], tokenizer: Tokenizer, prefix: Sequence[int], count: int
 ) -> Iterator[list[int]]:
-    """Yield the first `count` ids of [BOS] + each document: none for a document without any token.
+    """Yield the first `count` ids of `prefix` (usually BOS, or nothing) + each document: none for a
+    document without any token.
 
     The tokenizer's own template, truncation and padding play no part, and a special token that a
     document spells out is text.
@@ -36,8 +37,8 @@ def first_tokens(
     tokenizer.no_truncation()
     tokenizer.no_padding()
     tokenizer.encode_special_tokens = True
-    bos = [] if bos_token_id is None else [bos_token_id]
-    needed = count - len(bos)
+    prefix = list(prefix[:count])
+    needed = count - len(prefix)
     heads_suffice = splits_at_spaces(tokenizer)
     head_characters = max(_HEAD_CHARACTERS, 16 * count)
 
@@ -50,7 +51,7 @@ def first_tokens(
         for text, head, ids in zip(batch, heads, encode(heads), strict=True):
             if len(ids) < needed and head is not text:
                 ids = encode([text])[0]
-            yield [*bos, *ids]
+            yield [*prefix, *ids]
 
 
 def _head(text: str, length: int) -> str:

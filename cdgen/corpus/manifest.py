@@ -47,7 +47,8 @@ class Manifest(FrozenModel):
     @property
     def fields(self) -> dict[str, Any]:
         """The manifest in JSON types."""
-        return self.model_dump(mode="json", exclude=None if self.prompts else {"prompts"})
+        fields = self.model_dump(mode="json", exclude=None if self.prompts else {"prompts"})
+        return {**fields, "plan": self.plan.fields}
 
 
 def read_manifest(folder: CorpusFolder) -> Manifest:

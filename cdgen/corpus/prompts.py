@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 _RECORD, _TOKENS = "prompts.json", "tokens.bin"
 ORIGINS = "origins.jsonl"  # per prompt: file and row (or line), and the row's `id` if it has one
-_EARLIER = {"text_column": "text"}  # in the records of an older cdgen, which lack these fields
 _PADDING = -1
 
 
@@ -51,14 +50,15 @@ class PromptTable:
 
 @dataclass(frozen=True)
 class PromptSource:
-    """The origin of prompts: the first `prompt_tokens` tokens of [BOS] + each document."""
+    """The origin of prompts: the first `prompt_tokens` tokens of `prefix` + each document."""
 
     documents: str  # as --prompts names them
     tokenizer: Tokenizer
     tokenizer_sha256: str  # `checkpoints.pair.tokenizer_sha256`, as in the plan
-    bos_token_id: int | None
+    prefix: tuple[int, ...]  # usually BOS, or nothing
     prompt_tokens: int
     text_column: str = "text"
+    notes: tuple[str, ...] = ()  # to be said with those of the documents
 
     def open(self) -> DocumentSource:
         """Open the documents. Raises UsageError."""
@@ -71,7 +71,7 @@ class PromptSource:
             "source_sha256": source_sha256,
             "text_column": self.text_column,
             "tokenizer_sha256": self.tokenizer_sha256,
-            "bos_token_id": self.bos_token_id,
+            "prefix_token_ids": list(self.prefix),
             "prompt_tokens": self.prompt_tokens,
         }
 
@@ -140,12 +140,12 @@ def _prompts(
     marks = SpecialMarks(source.tokenizer)
     rows, again = tee(documents.documents(others=("id",)))
     texts = (marks.seen(row.text) for _, row in rows)
-    prompts = first_tokens(texts, source.tokenizer, source.bos_token_id, source.prompt_tokens)
+    prompts = first_tokens(texts, source.tokenizer, source.prefix, source.prompt_tokens)
     for (part, row), ids in zip(again, prompts, strict=True):
         own = {name: _as_json(value) for name, value in row.others.items()}
         if ids:
             yield {"file": part.name, "row": row.number, **own}, ids
-    documents.notes.extend(marks.notes())
+    documents.notes.extend([*marks.notes(), *source.notes])
 
 
 def _as_json(value: Any) -> Any:
@@ -155,8 +155,7 @@ def _as_json(value: Any) -> Any:
 
 def _require_origin(folder: Path, origin: dict[str, Any]) -> None:
     """Raise PlanMismatch, with every difference, if the table was made from something else."""
-    record = read_record(folder / _RECORD)
-    record = _EARLIER | record
+    record = _with_later_fields(read_record(folder / _RECORD))
     changed = [name for name, value in origin.items() if record[name] != value]
     if not changed:
         return
@@ -168,3 +167,9 @@ def _require_origin(folder: Path, origin: dict[str, Any]) -> None:
             " with that cdgen."
         )
     raise PlanMismatch(f"{folder} holds prompts of another origin: {values}.\n{advice}")
+
+
+def _with_later_fields(record: dict[str, Any]) -> dict[str, Any]:
+    """Return the record of an older cdgen with the fields that it lacks."""
+    bos = record.get("bos_token_id")
+    return {"text_column": "text", "prefix_token_ids": [] if bos is None else [bos]} | record

@@ -21,6 +21,7 @@ from tokenizers import (
 from transformers import PreTrainedTokenizerFast
 
 from cdgen.checkpoints.checkpoint import read_json, reading
+from cdgen.checkpoints.text_prefix import prefix_of
 from cdgen.corpus.first_tokens import BYTE_LEVEL_PIECES
 from cdgen.errors import UsageError
 from cdgen.storage import record_checksum, sha256_of
@@ -134,13 +135,18 @@ def _bytes_unspecial(tokenizer: Tokenizer) -> Tokenizer:
 
 
 def _with_bos(tokenizer: Tokenizer) -> Tokenizer:
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single=f"{BOS} $A",
-        pair=f"{BOS} $A {BOS} $B:1",
-        special_tokens=[(BOS, tokenizer.token_to_id(BOS))],
-    )
+    _put_first(BOS, tokenizer)
     tokenizer.encode_special_tokens = True  # a text that spells out "</s>" must not end there
     return tokenizer
+
+
+def _put_first(bos: str, tokenizer: Tokenizer) -> None:
+    """Let the template of the tokenizer put `bos` before every text."""
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{bos} $A",
+        pair=f"{bos} $A {bos} $B:1",
+        special_tokens=[(bos, tokenizer.token_to_id(bos))],
+    )
 
 
 def tokenizer_from_json(text: str) -> Tokenizer:
@@ -198,7 +204,13 @@ def tokenizer_file(folder: Path) -> Path:
 def for_transformers(
     tokenizer: Tokenizer, max_length: int, names: SpecialNames = MADE
 ) -> PreTrainedTokenizerFast:
-    """Return the tokenizer in the form that `save_pretrained` writes and AutoTokenizer loads."""
+    """Return the tokenizer in the form that `save_pretrained` writes and AutoTokenizer loads.
+
+    It puts BOS before a text, as training does, whatever an existing tokenizer did before.
+    """
+    tokenizer = tokenizer_from_json(tokenizer.to_str())  # a copy, which may be changed
+    if names.bos and not prefix_of(tokenizer):
+        _put_first(names.bos, tokenizer)
     unknown = {} if tokenizer.token_to_id(UNK) is None else {"unk_token": UNK}
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,

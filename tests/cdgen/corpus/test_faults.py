@@ -107,7 +107,7 @@ def generate(
     """Do what a worker does from start to end."""
     worker = Shard.parse(shard)
     with CorpusFolder(out).set_up():
-        origin = PromptSource(str(source), make_tokenizer(), "0" * 64, 1, 3)
+        origin = PromptSource(str(source), make_tokenizer(), "0" * 64, (1,), 3)
         table = prepare_prompts(origin, CorpusFolder(out).prompts)
         plan = make_plan(table.plan, rows_per_file, format)
         CorpusFolder(out).open_plan(plan)

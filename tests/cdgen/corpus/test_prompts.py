@@ -25,7 +25,8 @@ from cdgen.storage import read_record, write_record
 def prepare(
     source: str, tokenizer: Tokenizer, bos: int | None, prompt_tokens: int, folder: Path
 ) -> PromptTable:
-    origin = PromptSource(source, tokenizer, tokenizer_sha256(tokenizer), bos, prompt_tokens)
+    prefix = () if bos is None else (bos,)
+    origin = PromptSource(source, tokenizer, tokenizer_sha256(tokenizer), prefix, prompt_tokens)
     return prepare_prompts(origin, folder)
 
 
@@ -70,7 +71,7 @@ def test_a_table_of_something_else_is_refused(tmp_path: Path) -> None:
     prepare(source, TOKENIZER, 1, 6, tmp_path)
     with pytest.raises(PlanMismatch, match="prompt_tokens: was 6, now 7"):
         prepare(source, TOKENIZER, 1, 7, tmp_path)
-    with pytest.raises(PlanMismatch, match="bos_token_id: was 1, now None"):
+    with pytest.raises(PlanMismatch, match=r"prefix_token_ids: was \[1\], now \[\]"):
         prepare(source, TOKENIZER, None, 6, tmp_path)
     with pytest.raises(PlanMismatch, match="tokenizer_sha256"):
         prepare(source, KINDS["llama"], 1, 6, tmp_path)
@@ -140,15 +141,17 @@ def test_an_older_table_has_no_origins(tmp_path: Path) -> None:
     first = prepare(source, TOKENIZER, 1, 6, tmp_path)
     (tmp_path / "origins.jsonl").unlink()
     record = read_record(tmp_path / "prompts.json")
-    for name in ("checksum", "origins_sha256", "text_column"):
-        record.pop(name, None)
-    write_record(tmp_path / "prompts.json", record)
+    for name in ("origins_sha256", "text_column", "prefix_token_ids"):
+        del record[name]
+    write_record(tmp_path / "prompts.json", {**record, "bos_token_id": 1})
     assert prepare(source, TOKENIZER, 1, 6, tmp_path).plan == first.plan
+    with pytest.raises(PlanMismatch, match=r"prefix_token_ids: was \[1\], now \[\]"):
+        prepare(source, TOKENIZER, None, 6, tmp_path)
 
 
 def test_another_column_is_another_table(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"text": "the cat", "body": "the dog"}\n')
-    origin = PromptSource(str(tmp_path / "a.jsonl"), TOKENIZER, "0" * 64, 1, 6)
+    origin = PromptSource(str(tmp_path / "a.jsonl"), TOKENIZER, "0" * 64, (1,), 6)
     prepare_prompts(origin, tmp_path)
     with pytest.raises(PlanMismatch, match="text_column: was text, now body"):
         prepare_prompts(replace(origin, text_column="body"), tmp_path)

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 from tokenizers.normalizers import NFC
+from tokenizers.processors import ByteLevel
 from transformers import AutoTokenizer
 
 from cdgen.corpus.first_tokens import splits_at_spaces
@@ -19,6 +20,7 @@ from cdgen.train.data.tokenizer import (
     MADE,
     PAD_ID,
     SpecialIds,
+    SpecialNames,
     for_transformers,
     load_tokenizer,
     special_ids,
@@ -140,6 +142,18 @@ def test_sentencepiece_survives_saving_and_loading(tmp_path: Path) -> None:
     assert names == MADE
     for spelled in (text, "a</s>b"):
         assert again.encode(spelled).ids == PIECES.encode(spelled).ids
+
+
+def test_an_existing_tokenizer_without_a_template_is_saved_with_one(tmp_path: Path) -> None:
+    """Training puts BOS before every text, so the tokenizer of the trained model does."""
+    bare = Tokenizer.from_str(TOKENIZER.to_str())
+    bare.post_processor = ByteLevel()
+    before = bare.to_str()
+    for_transformers(bare, 64).save_pretrained(tmp_path)
+    assert AutoTokenizer.from_pretrained(tmp_path)("a cat").input_ids[0] == BOS_ID
+    assert bare.to_str() == before
+    for_transformers(bare, 64, SpecialNames(None, None, "</s>")).save_pretrained(tmp_path / "none")
+    assert AutoTokenizer.from_pretrained(tmp_path / "none")("a cat").input_ids[0] != BOS_ID
 
 
 def test_a_tokenizer_without_the_special_tokens_is_refused(tmp_path: Path) -> None:
