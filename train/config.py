@@ -18,7 +18,7 @@ from pydantic import (
 )
 
 from cdgen.errors import UsageError
-from cdgen.settings import read_yaml
+from cdgen.settings import problems, read_yaml
 
 
 class _Section(BaseModel):
@@ -209,8 +209,4 @@ def load_recipe(path: Path) -> Recipe:
     try:
         return Recipe.model_validate(read_yaml(path))
     except ValidationError as error:
-        first = error.errors()[0]
-        names = (str(part) for part in first["loc"])
-        field = ".".join(n for n in names if not n.startswith("<")) or "the whole file"
-        more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-        raise UsageError(f"{path}: {field}: {first['msg']}{more}; correct the recipe") from error
+        raise UsageError(f"{path}: {'; '.join(problems(error))}; correct the recipe") from error
