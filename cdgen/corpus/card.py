@@ -51,7 +51,7 @@ The licences of both models and of the prompts apply: add yours to this card bef
 _ORIGINS = """
 
 `prompts.jsonl` says for every `prompt_id` which document it is the beginning of: the file and the
-row (in a text file, the line), and the row's own `id` if it has one."""
+row from 1 (in text and JSON lines, the line), and the row's own `id` if it has one."""
 _LOGPROB = " `good_logprob` is GOOD's log-probability of the new tokens, in nats."
 
 

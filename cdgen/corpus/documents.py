@@ -34,7 +34,8 @@ if TYPE_CHECKING:
 # Marks that raw text files of the field have between documents: GPT-2's and NeoX's, Llama's, Llama
 # 3's, Gemma's.
 DOCUMENT_ENDS = ("<|endoftext|>", "</s>", "<|end_of_text|>", "<eos>")
-_SAVED = ("state.json", "dataset_dict.json")  # what `save_to_disk` leaves in a folder
+# What `save_to_disk` leaves in a folder: of a dataset, or of several splits.
+_SAVED = (("dataset_info.json", "state.json"), ("dataset_dict.json",))
 
 
 @dataclass(frozen=True)
@@ -75,8 +76,8 @@ class DocumentSource:
 
     def documents(self, others: Sequence[str] = ()) -> Iterator[tuple[Part, TextRow]]:
         """Yield every document with visible text and the part that it is in; note what divides them
-        and how many are blank. Raises UsageError with file and line."""
-        blank, units = 0, set()
+        and how many are left out. Raises UsageError with file and line."""
+        left_out, units = Counter[str](), set()
         for part in self.parts:
             rows = part.rows(self.column, others)
             if marks := part.end_marks():
@@ -86,11 +87,11 @@ class DocumentSource:
             else:
                 units.add("line" if part.is_text else "row")
             for row in rows:
-                if row.text.strip():
-                    yield part, row
+                if reason := _no_text(row.text):
+                    left_out[reason] += 1
                 else:
-                    blank += 1
-        self.notes.extend([f"blank texts left out: {blank:,}"] * (blank > 0))
+                    yield part, row
+        self.notes.extend(f"{reason} left out: {count:,}" for reason, count in left_out.items())
         self.units.extend(f"each {unit} is a document" for unit in sorted(units))
 
     def texts(self) -> Iterator[str]:
@@ -140,7 +141,7 @@ def open_source(name: str, column: str = "text", label: str | None = None) -> Do
 
 
 def _open_folder(folder: Path, column: str, label: str) -> DocumentSource:
-    if any((folder / name).is_file() for name in _SAVED):
+    if any(all((folder / name).is_file() for name in names) for names in _SAVED):
         part, notes = _saved_dataset(folder, label)
         return DocumentSource(label, (part,), column, notes)
     if CorpusFolder(folder).is_finalized:
@@ -220,6 +221,14 @@ def _between_marks(lines: Iterable[TextRow], label: str) -> Iterator[TextRow]:
             )
     if first:
         yield TextRow("\n".join(held).strip(), first)
+
+
+def _no_text(text: str) -> str | None:
+    """Return what a document without text is, or None if it has text."""
+    visible = text.strip()
+    return (
+        "lone end-of-text marks" if visible in DOCUMENT_ENDS else None if visible else "blank texts"
+    )
 
 
 def _hash_of_parts(parts: Iterable[bytes]) -> str:

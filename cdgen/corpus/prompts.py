@@ -4,7 +4,7 @@ each document came from."""
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import tee
 from pathlib import Path
@@ -121,7 +121,7 @@ def _write_table(
             row = np.full(source.prompt_tokens, _PADDING, dtype="<i4")
             row[: len(ids)] = ids
             tokens.write(row.tobytes())
-            line = json.dumps({"prompt_id": count, **place}, ensure_ascii=False)
+            line = json.dumps({"prompt_id": count, **place}, default=str)
             origins.write(f"{line}\n".encode())
             count += 1
         if not count:
@@ -141,16 +141,22 @@ def _prompts(
     rows, again = tee(documents.documents(others=("id",)))
     texts = (marks.seen(row.text) for _, row in rows)
     prompts = first_tokens(texts, source.tokenizer, source.prefix, source.prompt_tokens)
+    without_token = 0
     for (part, row), ids in zip(again, prompts, strict=True):
-        own = {name: _as_json(value) for name, value in row.others.items()}
         if ids:
-            yield {"file": part.name, "row": row.number, **own}, ids
+            yield {"file": part.name, "row": row.number, **_own(row.others)}, ids
+        else:
+            without_token += 1
+    documents.notes.extend(
+        [f"texts without a token left out: {without_token:,}"] * (without_token > 0)
+    )
     documents.notes.extend([*marks.notes(), *source.notes])
 
 
-def _as_json(value: Any) -> Any:
-    """Return an `id` as it is if JSON has its kind, or else as text."""
-    return value if isinstance(value, str | int | float | dict | list) else str(value)
+def _own(others: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the row's own `id` in a type of JSON, which has no NaN."""
+    finite = (int, str, dict, list)
+    return {name: v if isinstance(v, finite) else str(v) for name, v in others.items()}
 
 
 def _require_origin(folder: Path, origin: dict[str, Any]) -> None:

@@ -158,6 +158,8 @@ def test_another_column_or_a_nested_field(tmp_path: Path, kind: str) -> None:
 
 
 def test_a_column_whose_name_has_a_dot(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"a.b": ["whole"], "a": [{"b": "nested"}]}), tmp_path / "p.parquet")
+    assert list(read_documents(str(tmp_path / "p.parquet"), "a.b")) == ["whole"]
     (tmp_path / "p.jsonl").write_text('{"a.b": "whole", "a": {"b": "nested"}}\n')
     assert list(read_documents(str(tmp_path / "p.jsonl"), "a.b")) == ["whole"]
 
@@ -192,6 +194,18 @@ def test_lines_that_are_marks_divide_the_documents_of_a_text_file(tmp_path: Path
         "blank texts left out: 2",
     ]
     assert source.units == ["each line is a document"]
+
+
+def test_a_row_that_is_only_a_mark_is_no_document(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text(as_json(["one", "<|endoftext|>", " </s>\n", "a </s>"]))
+    source = open_source(str(tmp_path / "a.jsonl"))
+    assert list(source.texts()) == ["one", "a </s>"]
+    assert source.notes == ["lone end-of-text marks left out: 2"]
+
+
+def test_a_file_called_state_makes_no_saved_dataset(tmp_path: Path) -> None:
+    (tmp_path / "state.json").write_text('{"text": "Texas"}')
+    assert list(read_documents(str(tmp_path))) == ["Texas"]
 
 
 @pytest.mark.parametrize("mark", ["</s>", "<eos>", "<|end_of_text|>"])

@@ -7,12 +7,14 @@ import hashlib
 import json
 import tracemalloc
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from prompt_tokenizers import KINDS, TEXT, TOKENIZER, in_full
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, normalizers
 
 from cdgen.checkpoints.pair import tokenizer_sha256
 from cdgen.corpus import prompts
@@ -134,6 +136,30 @@ def test_marks_between_stories_are_no_prompts_and_marks_within_are_text(
         "2 prompts; 2 lines <|endoftext|> separate the documents of stories.txt; special tokens"
         " spelled out in documents are read as text: 1 </s>, 1 <|endoftext|>\n"
     )
+
+
+def test_any_id_and_any_file_name_can_be_recorded(tmp_path: Path) -> None:
+    when = datetime(2026, 11, 27)
+    folder = tmp_path / "seeds"
+    folder.mkdir()
+    pq.write_table(pa.table({"text": ["the cat"], "id": [when]}), folder / "a.parquet")
+    (folder / "b.jsonl").write_text(
+        '{"text": "the", "id": "\\ud83d"}\n{"text": "a", "id": [1, NaN]}\n'
+    )
+    (folder / "caf\udce9.txt").write_text("the mat\n")
+    prepare(str(folder), TOKENIZER, 1, 6, tmp_path)
+    lines = [json.loads(line) for line in (tmp_path / "origins.jsonl").open()]
+    assert [line["id"] for line in lines[:2]] == ["2026-11-27 00:00:00", "\ud83d"]
+    assert lines[3]["file"] == "caf\udce9.txt"
+
+
+def test_texts_without_a_token_are_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tokenizer = Tokenizer.from_str(TOKENIZER.to_str())
+    tokenizer.normalizer = normalizers.Replace("x", "")
+    table = prepare(source_file(tmp_path, ["the", "xxx", "x"]), tokenizer, None, 6, tmp_path)
+    assert len(table) == 1 and "texts without a token left out: 2" in capsys.readouterr().err
 
 
 def test_an_older_table_has_no_origins(tmp_path: Path) -> None:
