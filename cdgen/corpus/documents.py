@@ -9,7 +9,6 @@ stands between them.
 from __future__ import annotations
 
 import hashlib
-import re
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -21,11 +20,11 @@ from typing import TYPE_CHECKING
 from cdgen.corpus import text_files
 from cdgen.corpus.folder import CorpusFolder
 from cdgen.corpus.manifest import read_manifest
+from cdgen.corpus.saved_datasets import is_saved, may_be_dataset, named_dataset, saved_dataset
 from cdgen.corpus.source_files import files_in, shortened
 from cdgen.corpus.text_files import EXPECTED, kind_of, numbered_lines
 from cdgen.corpus.text_rows import TextRow, dataset_rows, file_rows
 from cdgen.errors import UsageError
-from cdgen.packages import require_package
 from cdgen.storage import sha256_of
 
 if TYPE_CHECKING:
@@ -34,8 +33,6 @@ if TYPE_CHECKING:
 # Marks that raw text files of the field have between documents: GPT-2's and NeoX's, Llama's, Llama
 # 3's, Gemma's.
 DOCUMENT_ENDS = ("<|endoftext|>", "</s>", "<|end_of_text|>", "<eos>")
-# What `save_to_disk` leaves in a folder: of a dataset, or of several splits.
-_SAVED = (("dataset_info.json", "state.json"), ("dataset_dict.json",))
 
 
 @dataclass(frozen=True)
@@ -77,12 +74,14 @@ class DocumentSource:
     def documents(self, others: Sequence[str] = ()) -> Iterator[tuple[Part, TextRow]]:
         """Yield every document with visible text and the part that it is in; note what divides them
         and how many are left out. Raises UsageError with file and line."""
-        left_out, units = Counter[str](), set()
+        left_out, separators = Counter[str](), Counter[str]()
+        marked: list[str] = []
+        units = set()
         for part in self.parts:
             rows = part.rows(self.column, others)
             if marks := part.end_marks():
-                shown = ", ".join(f"{count:,} lines {mark}" for mark, count in marks.items())
-                self.notes.append(f"{shown} separate the documents of {part.name}")
+                separators += marks
+                marked.append(part.name)
                 rows = _between_marks(rows, f"{self.label}, {part.name}")
             else:
                 units.add("line" if part.is_text else "row")
@@ -91,6 +90,9 @@ class DocumentSource:
                     left_out[reason] += 1
                 else:
                     yield part, row
+        if marked:
+            shown = ", ".join(f"{count:,} lines {mark}" for mark, count in separators.items())
+            self.notes.append(f"{shown} separate the documents of {shortened(marked)}")
         self.notes.extend(f"{reason} left out: {count:,}" for reason, count in left_out.items())
         self.units.extend(f"each {unit} is a document" for unit in sorted(units))
 
@@ -141,9 +143,9 @@ def open_source(name: str, column: str = "text", label: str | None = None) -> Do
 
 
 def _open_folder(folder: Path, column: str, label: str) -> DocumentSource:
-    if any(all((folder / name).is_file() for name in names) for names in _SAVED):
-        part, notes = _saved_dataset(folder, label)
-        return DocumentSource(label, (part,), column, notes)
+    if is_saved(folder):
+        name, dataset, notes = saved_dataset(folder, label)
+        return DocumentSource(label, (Part(name, dataset),), column, notes)
     if CorpusFolder(folder).is_finalized:
         files = [folder / entry.path for entry in read_manifest(CorpusFolder(folder)).files]
         about: list[str] = []
@@ -162,45 +164,6 @@ def read_documents(name: str, column: str = "text") -> Iterator[str]:
 def hash_source(name: str) -> str:
     """Return `DocumentSource.sha256` of the source of that name."""
     return open_source(name).sha256()
-
-
-def may_be_dataset(name: str) -> bool:
-    """Return whether `name` could be a dataset (NAME or OWNER/NAME), not a missing file."""
-    return kind_of(name) is None and bool(re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", name))
-
-
-def named_dataset(name: str) -> Dataset:
-    """Load the split `train` of a dataset of the Hub. Raises UsageError."""
-    require_package("datasets", f", or give a file: {name} is none here")
-    import datasets
-
-    try:
-        return datasets.load_dataset(name, split="train")
-    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-        raise UsageError(
-            f"{name}: no such file or folder here, and `datasets` cannot load a dataset "
-            f"of that name: {str(error).splitlines()[0]}"
-        ) from error
-
-
-def _saved_dataset(folder: Path, label: str) -> tuple[Part, list[str]]:
-    """Open what `save_to_disk` wrote: a dataset, or the split `train` of several."""
-    require_package("datasets", f" to read {folder}")
-    import datasets
-
-    try:
-        found = datasets.load_from_disk(str(folder))
-    except (OSError, ValueError, KeyError, datasets.exceptions.DatasetsError) as error:
-        raise UsageError(f"{label}: `datasets` cannot load it: {str(error)[:200]}") from error
-    if not isinstance(found, dict):
-        return Part(folder.name, found), []
-    splits = list(found)
-    wanted = "train" if "train" in splits or len(splits) != 1 else splits[0]
-    if wanted not in splits:
-        raise UsageError(f"{label}: no split `train`, only {splits}; give the folder of one split.")
-    left = [name for name in splits if name != wanted]
-    notes = [f"split {wanted} is read, not {shortened(left)}"] if left else []
-    return Part(wanted, found[wanted]), notes
 
 
 def _between_marks(lines: Iterable[TextRow], label: str) -> Iterator[TextRow]:
@@ -226,9 +189,9 @@ def _between_marks(lines: Iterable[TextRow], label: str) -> Iterator[TextRow]:
 def _no_text(text: str) -> str | None:
     """Return what a document without text is, or None if it has text."""
     visible = text.strip()
-    return (
-        "lone end-of-text marks" if visible in DOCUMENT_ENDS else None if visible else "blank texts"
-    )
+    if visible in DOCUMENT_ENDS:
+        return "lone end-of-text marks"
+    return None if visible else "blank texts"
 
 
 def _hash_of_parts(parts: Iterable[bytes]) -> str:

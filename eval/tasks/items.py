@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cdgen.corpus.json_values import json_values
 from cdgen.corpus.text_files import is_json_document, kind_of, stem_of
-from cdgen.corpus.text_rows import json_values
 from cdgen.errors import UsageError
 
 Line = dict[str, Any]  # the JSON object on one line of a data file

@@ -6,9 +6,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from cdgen.corpus.documents import DocumentSource, Part, may_be_dataset, open_source
+from cdgen.corpus.documents import DocumentSource, Part, open_source
 from cdgen.corpus.folder import CorpusFolder
 from cdgen.corpus.reader import corpus_rows
+from cdgen.corpus.saved_datasets import may_be_dataset
 from cdgen.corpus.text_rows import TextRow
 from cdgen.errors import UsageError
 from cdgen.storage import sha256_of
