@@ -60,51 +60,56 @@ class Part:
         return Counter(line for line in lines if line in DOCUMENT_ENDS)
 
 
-@dataclass(frozen=True)
+@dataclass
 class DocumentSource:
-    """The parts of a source, and what is to be said about it."""
+    """The parts of a source; once its documents are read, also what is to be said about them."""
 
     label: str  # for messages
     parts: tuple[Part, ...]
     column: str = "text"
     notes: list[str] = field(default_factory=list)  # what a user may not expect
-    units: list[str] = field(default_factory=list)  # what a document is
     is_folder: bool = False
+    marked: dict[str, Counter[str]] = field(default_factory=dict)  # end marks by name of the file
+    left_out: Counter[str] = field(default_factory=Counter)  # documents without text, by kind
 
     def documents(self, others: Sequence[str] = ()) -> Iterator[tuple[Part, TextRow]]:
-        """Yield every document with visible text and the part that it is in; note what divides them
-        and how many are left out. Raises UsageError with file and line."""
-        left_out, separators = Counter[str](), Counter[str]()
-        marked: list[str] = []
-        units = set()
+        """Yield every document with visible text and the part that it is in. Raises UsageError with
+        file and line."""
+        self.left_out.clear()
         for part in self.parts:
-            rows = part.rows(self.column, others)
-            if marks := part.end_marks():
-                separators += marks
-                marked.append(part.name)
-                rows = _between_marks(rows, f"{self.label}, {part.name}")
-            else:
-                units.add("line" if part.is_text else "row")
-            for row in rows:
-                if reason := _no_text(row.text):
-                    left_out[reason] += 1
+            for row in self._rows(part, others):
+                if kind := _no_text(row.text):
+                    self.left_out[kind] += 1
                 else:
                     yield part, row
-        if marked:
-            shown = ", ".join(f"{count:,} lines {mark}" for mark, count in separators.items())
-            self.notes.append(f"{shown} separate the documents of {shortened(marked)}")
-        self.notes.extend(f"{reason} left out: {count:,}" for reason, count in left_out.items())
-        self.units.extend(f"each {unit} is a document" for unit in sorted(units))
+
+    def _rows(self, part: Part, others: Sequence[str]) -> Iterator[TextRow]:
+        rows = part.rows(self.column, others)
+        if not (marks := part.end_marks()):
+            return rows
+        self.marked[part.name] = marks
+        return _between_marks(rows, f"{self.label}, {part.name}")
 
     def texts(self) -> Iterator[str]:
-        """Yield the text of every document that is not blank."""
+        """Yield the text of every document."""
         return (row.text for _, row in self.documents())
 
-    def say(self, count: str) -> None:
-        """Print the notes, if there are any, after the count of documents, to stderr."""
-        if self.notes:
-            said = "; ".join([count, *self.notes, *self.units])
-            print(f"{self.label}: {said}", file=sys.stderr, flush=True)
+    def say(self, count: str, *more: str) -> None:
+        """Print to stderr, after the count of documents, what a user may not expect, if
+        anything."""
+        if notes := [*self.notes, *self._divisions(), *self._omissions(), *more]:
+            unmarked = (part for part in self.parts if part.name not in self.marked)
+            units = sorted({"line" if part.is_text else "row" for part in unmarked})
+            said = [count, *notes, *(f"each {unit} is a document" for unit in units)]
+            print(f"{self.label}: {'; '.join(said)}", file=sys.stderr, flush=True)
+
+    def _divisions(self) -> list[str]:
+        marks = sum(self.marked.values(), Counter[str]())
+        shown = ", ".join(f"{count:,} lines {mark}" for mark, count in marks.items())
+        return [f"{shown} separate the documents of {shortened([*self.marked])}"] if shown else []
+
+    def _omissions(self) -> list[str]:
+        return [f"{kind} left out: {count:,}" for kind, count in self.left_out.items()]
 
     def sha256(self) -> str:
         """Return the sha256 of a file, of the hashes of a folder's files, or of a dataset's

@@ -109,6 +109,7 @@ def _write_table(
 ) -> None:
     """Write tokens and origins side by side, then the record; say what was read."""
     count, origins_sha256 = 0, ""
+    marks = SpecialMarks(source.tokenizer)
 
     def write_tokens(tokens: BinaryIO) -> None:
         nonlocal origins_sha256
@@ -117,7 +118,7 @@ def _write_table(
 
     def write_both(tokens: BinaryIO, origins: BinaryIO) -> None:
         nonlocal count
-        for place, ids in _prompts(source, documents):
+        for place, ids in _prompts(source, documents, marks):
             row = np.full(source.prompt_tokens, _PADDING, dtype="<i4")
             row[: len(ids)] = ids
             tokens.write(row.tobytes())
@@ -130,27 +131,21 @@ def _write_table(
     tokens_sha256 = write_atomic(folder / _TOKENS, write_tokens).sha256
     made = {"tokens_sha256": tokens_sha256, "origins_sha256": origins_sha256, "count": count}
     write_record(folder / _RECORD, {**origin, **made})
-    documents.say(f"{count:,} prompts")
+    documents.say(f"{count:,} prompts", *marks.notes(), *source.notes)
 
 
 def _prompts(
-    source: PromptSource, documents: DocumentSource
+    source: PromptSource, documents: DocumentSource, marks: SpecialMarks
 ) -> Iterator[tuple[dict[str, Any], list[int]]]:
     """Yield where each prompt comes from, and its tokens."""
-    marks = SpecialMarks(source.tokenizer)
     rows, again = tee(documents.documents(others=("id",)))
     texts = (marks.seen(row.text) for _, row in rows)
     prompts = first_tokens(texts, source.tokenizer, source.prefix, source.prompt_tokens)
-    without_token = 0
     for (part, row), ids in zip(again, prompts, strict=True):
         if ids:
             yield {"file": part.name, "row": row.number, **_own(row.others)}, ids
         else:
-            without_token += 1
-    documents.notes.extend(
-        [f"texts without a token left out: {without_token:,}"] * (without_token > 0)
-    )
-    documents.notes.extend([*marks.notes(), *source.notes])
+            documents.left_out["texts without a token"] += 1
 
 
 def _own(others: Mapping[str, Any]) -> dict[str, Any]:

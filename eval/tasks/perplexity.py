@@ -44,8 +44,7 @@ class Perplexity:
         texts = [marks.seen(text) for text in source.texts()]
         if not texts:
             raise UsageError(f"{folder}: expected documents, found blank lines or nothing")
-        source.notes.extend(marks.notes())
-        source.say(f"{len(texts):,} documents")
+        source.say(f"{len(texts):,} documents", *marks.notes())
         return cls.of(texts, encoder)
 
     @classmethod

@@ -177,7 +177,9 @@ def test_a_corpus_of_cdgen_is_read_as_its_rows(tmp_path: Path) -> None:
 STORIES = "Once.\n\nThe end.\n<|endoftext|>\n\n  Twice. \n<|endoftext|>\n<|endoftext|>\nThird"
 
 
-def test_lines_that_are_marks_divide_the_documents_of_a_text_file(tmp_path: Path) -> None:
+def test_lines_that_are_marks_divide_the_documents_of_a_text_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "a.txt").write_text(STORIES)
     (tmp_path / "b.txt").write_text("a line with <|endoftext|> in it\n\nanother\n")
     source = open_source(str(tmp_path))
@@ -189,18 +191,18 @@ def test_lines_that_are_marks_divide_the_documents_of_a_text_file(tmp_path: Path
         ("b.txt", 1, "a line with <|endoftext|> in it"),
         ("b.txt", 3, "another"),
     ]
-    assert source.notes == [
-        "3 lines <|endoftext|> separate the documents of a.txt",
-        "blank texts left out: 2",
-    ]
-    assert source.units == ["each line is a document"]
+    source.say("5 documents")
+    assert capsys.readouterr().err == (
+        f"{tmp_path}: 5 documents; 3 lines <|endoftext|> separate the documents of a.txt;"
+        " blank texts left out: 2; each line is a document\n"
+    )
 
 
 def test_a_row_that_is_only_a_mark_is_no_document(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text(as_json(["one", "<|endoftext|>", " </s>\n", "a </s>"]))
     source = open_source(str(tmp_path / "a.jsonl"))
     assert list(source.texts()) == ["one", "a </s>"]
-    assert source.notes == ["lone end-of-text marks left out: 2"]
+    assert source.left_out == {"lone end-of-text marks": 2}
 
 
 def test_a_file_called_state_makes_no_saved_dataset(tmp_path: Path) -> None:
