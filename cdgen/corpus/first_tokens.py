@@ -7,6 +7,8 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from cdgen.corpus.special_marks import text_encoder
+
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
@@ -31,12 +33,9 @@ def first_tokens(
     The tokenizer's own template, truncation and padding play no part, and a special token that a
     document spells out is text.
     """
-    from tokenizers import Tokenizer
-
-    tokenizer = Tokenizer.from_str(tokenizer.to_str())  # a copy, which may be changed
+    tokenizer = text_encoder(tokenizer)
     tokenizer.no_truncation()
     tokenizer.no_padding()
-    tokenizer.encode_special_tokens = True
     prefix = list(prefix[:count])
     needed = count - len(prefix)
     heads_suffice = splits_at_spaces(tokenizer)

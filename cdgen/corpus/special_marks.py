@@ -2,14 +2,57 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cdgen.corpus.documents import DOCUMENT_ENDS
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
+
+_BYTES = {f"<0x{byte:02X}>" for byte in range(256)}  # a model with byte fallback needs their names
+_NO_TEXT = "\uffff"  # Unicode promises that no text holds this character
+
+
+def text_encoder(tokenizer: Tokenizer) -> Tokenizer:
+    """Return a copy, only for encoding, that takes a special token within a text for text.
+
+    `encode_special_tokens` does that for tokens that stand beside the model. Those in the model's
+    own vocabulary, which Unigram prefers to all others, get a name that no text has. Ids stay.
+    """
+    from tokenizers import Tokenizer
+
+    spec = json.loads(tokenizer.to_str())
+    model, added = spec["model"], spec["added_tokens"]
+    special = {token["content"] for token in added if token["special"]}
+    renamed = special & _names(model["vocab"]) - _merged(model) - _BYTES
+    model["vocab"] = _with_names(model["vocab"], {name: _NO_TEXT + name for name in renamed})
+    if model.get("unk_token") in renamed:
+        model["unk_token"] = _NO_TEXT + model["unk_token"]
+    # They are unknown to the model now and would get new ids: behind the others, which keep theirs.
+    spec["added_tokens"] = sorted(added, key=lambda token: token["content"] in renamed)
+    copy = Tokenizer.from_str(json.dumps(spec))
+    copy.encode_special_tokens = True
+    return copy
+
+
+def _names(vocab: Any) -> set[str]:
+    return set(vocab) if isinstance(vocab, dict) else {name for name, _ in vocab}
+
+
+def _with_names(vocab: Any, new: dict[str, str]) -> Any:
+    """Return a vocabulary, ids by name or a list of names and scores, with other names."""
+    if isinstance(vocab, dict):
+        return {new.get(name, name): token for name, token in vocab.items()}
+    return [[new.get(name, name), score] for name, score in vocab]
+
+
+def _merged(model: dict[str, Any]) -> set[str]:
+    """Return the tokens that a BPE model merges from others; it needs their names."""
+    pairs = (m.split(" ") if isinstance(m, str) else m for m in model.get("merges") or ())
+    return {"".join(pair) for pair in pairs}
 
 
 class SpecialMarks:

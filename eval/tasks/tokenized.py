@@ -8,6 +8,7 @@ from typing import Any
 
 from transformers import AutoConfig
 
+from cdgen.corpus.special_marks import text_encoder
 from cdgen.errors import ModelError, UsageError, one_line
 from cdgen.eval.modes import Mode
 from cdgen.eval.scoring.spans import SpanEncoder
@@ -63,5 +64,6 @@ def new_encoder(folder: Path, config: dict[str, Any], mode: Mode) -> SpanEncoder
     """Return the encoder of a checkpoint with this config.json, by the rules of a mode."""
     longest, window = longest_text(config, mode), context_length(config)
     encoder = SpanEncoder(folder, mode.always_prefix, longest, window)
-    encoder.tokenizer.encode_special_tokens = mode.text_is_text
+    if mode.text_is_text:
+        encoder.tokenizer = text_encoder(encoder.tokenizer)
     return encoder
