@@ -7,7 +7,6 @@ import hashlib
 import io
 import json
 import lzma
-import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -93,75 +92,6 @@ def test_a_folder_is_its_files_in_order_of_name(tmp_path: Path) -> None:
     (tmp_path / "notes.md").write_text("not a prompt")
     (tmp_path / "sub.txt").mkdir()
     assert list(read_documents(str(tmp_path))) == ["one", "two", "three", "four"]
-
-
-def test_a_download_of_the_hub_is_read_below_its_folder(tmp_path: Path) -> None:
-    (tmp_path / "data").mkdir()
-    for number, texts in enumerate((DOCUMENTS[:2], DOCUMENTS[2:])):
-        path = tmp_path / f"data/train-{number:05}-of-00002.parquet"
-        path.write_bytes(as_parquet(texts))
-    for name in ("README.md", ".gitattributes", "LICENSE.txt", "dataset_infos.json"):
-        (tmp_path / name).write_text("about the data")
-    (tmp_path / ".cache/huggingface").mkdir(parents=True)
-    (tmp_path / ".cache/huggingface/notes.txt").write_text("not a document")
-    source = open_source(str(tmp_path))
-    assert list(source.texts()) == DOCUMENTS
-    assert source.notes[0] == (
-        "2 files; not read, as documentation: .cache/, .gitattributes, LICENSE.txt, README.md,"
-        " dataset_infos.json"
-    )
-
-
-@pytest.mark.parametrize("name", ["notes.pdf", "deep/table.csv", "a.txt.bz2", "words"])
-def test_a_folder_is_read_as_a_whole_or_not_at_all(tmp_path: Path, name: str) -> None:
-    (tmp_path / "a.txt").write_text("one")
-    (tmp_path / "deep").mkdir()
-    (tmp_path / name).write_text("what is this?")
-    with pytest.raises(UsageError, match=f"cannot read {name}; expected .txt.* move them out"):
-        list(read_documents(str(tmp_path)))
-
-
-def test_data_named_like_documentation_are_data(tmp_path: Path) -> None:
-    (tmp_path / "authors.jsonl").write_text(as_json(["one"]))
-    (tmp_path / "notice.train").write_text("two")
-    assert list(read_documents(str(tmp_path))) == ["one", "two"]
-
-
-def test_a_link_to_a_folder_is_followed_once(tmp_path: Path) -> None:
-    data = tmp_path / "data"
-    data.mkdir()
-    (data / "a.txt").write_text("one")
-    (data / "loop").symlink_to(data)
-    (tmp_path / "seeds").mkdir()
-    (tmp_path / "seeds/linked").symlink_to(data)
-    assert list(read_documents(str(tmp_path / "seeds"))) == ["one"]
-
-
-NESTED = [{"body": {"en": text}, "n": n} for n, text in enumerate(DOCUMENTS)]
-
-
-@pytest.mark.parametrize("kind", ["jsonl", "parquet", "saved"])
-def test_another_column_or_a_nested_field(tmp_path: Path, kind: str) -> None:
-    path = tmp_path / f"p.{kind}"
-    if kind == "jsonl":
-        path.write_text("".join(json.dumps(row) + "\n" for row in NESTED))
-    elif kind == "parquet":
-        pq.write_table(pa.Table.from_pylist(NESTED), path)
-    else:
-        datasets.Dataset.from_list(NESTED).save_to_disk(path)
-    assert list(read_documents(str(path), "body.en")) == DOCUMENTS
-    for column in ("text", "body.de", "n.en"):
-        with pytest.raises(UsageError, match=rf'no column `{column}`|object with "{column}"'):
-            list(read_documents(str(path), column))
-    with pytest.raises(UsageError, match='"n" to be a string, got int'):
-        list(read_documents(str(path), "n"))
-
-
-def test_a_column_whose_name_has_a_dot(tmp_path: Path) -> None:
-    pq.write_table(pa.table({"a.b": ["whole"], "a": [{"b": "nested"}]}), tmp_path / "p.parquet")
-    assert list(read_documents(str(tmp_path / "p.parquet"), "a.b")) == ["whole"]
-    (tmp_path / "p.jsonl").write_text('{"a.b": "whole", "a": {"b": "nested"}}\n')
-    assert list(read_documents(str(tmp_path / "p.jsonl"), "a.b")) == ["whole"]
 
 
 def test_a_corpus_of_cdgen_is_read_as_its_rows(tmp_path: Path) -> None:
@@ -272,34 +202,7 @@ def test_a_dataset_that_cannot_be_loaded(monkeypatch: pytest.MonkeyPatch) -> Non
     assert str(caught.value).endswith("Couldn't reach the Hub")
 
 
-def test_memory_does_not_grow_with_an_array(tmp_path: Path) -> None:
-    """An array of 12 MB, on one line, is read in parts."""
-    path = tmp_path / "a.json"
-    path.write_text(json.dumps([{"text": "w" * 12_000}] * 1000))
-    tracemalloc.start()
-    assert sum(len(text) for text in read_documents(str(path))) == 12_000_000
-    _, most = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    assert most < 6_000_000
-
-
 # ---- bad sources -------------------------------------------------------------------------------
-
-
-def bad_parquet(path: Path, array: pa.Array, column: str = "text") -> str:
-    pq.write_table(pa.table({column: array}), path)
-    with pytest.raises(UsageError) as caught:
-        list(read_documents(str(path)))
-    return str(caught.value)
-
-
-def test_bad_parquet(tmp_path: Path) -> None:
-    path = tmp_path / "p.parquet"
-    assert "no column `text`, only ['body']" in bad_parquet(path, pa.array(["a"]), "body")
-    assert "p.parquet, row 2: expected" in bad_parquet(path, pa.array(["a", None]))
-    assert "row 1: expected" in bad_parquet(path, pa.array([7]))
-    not_utf8 = pa.array([b"ok", b"caf\xe9"]).view(pa.string())
-    assert "after row 1" in bad_parquet(path, not_utf8) or "row 2" in bad_parquet(path, not_utf8)
 
 
 def test_a_folder_without_prompts(tmp_path: Path) -> None:
