@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import BinaryIO
 
 from cdgen.corpus.card import render_card
 from cdgen.corpus.folder import CorpusFolder
@@ -75,8 +76,12 @@ def _publish_prompt_origins(folder: CorpusFolder) -> WrittenFile | None:
     source, path = folder.prompts / ORIGINS, folder.prompt_origins
     if not source.exists():
         return None
-    with source.open("rb") as file:
-        written = write_atomic(path, lambda copy: shutil.copyfileobj(file, copy))
+
+    def copy(target: BinaryIO) -> None:
+        with source.open("rb") as file:
+            shutil.copyfileobj(file, target)
+
+    written = write_atomic(path, copy)
     return WrittenFile(path=path.name, bytes=written.bytes, sha256=written.sha256)
 
 
