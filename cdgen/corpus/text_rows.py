@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 _BATCH_ROWS = 256
+# Otherwise a whole row group, which may be the whole file, is read into memory at once.
+_PAGE_BY_PAGE: dict[str, Any] = {"buffer_size": 1 << 20, "pre_buffer": False}
 
 
 class TextRow(NamedTuple):
@@ -89,7 +91,7 @@ def _parquet_rows(path: Path, column: str, others: Sequence[str]) -> Iterator[Te
 
     number = 0
     try:
-        with _seekable(path) as content, pq.ParquetFile(content) as file:
+        with _seekable(path) as content, pq.ParquetFile(content, **_PAGE_BY_PAGE) as file:
             _require_column(file.schema_arrow, column, str(path))
             for batch in file.iter_batches(
                 _BATCH_ROWS, columns=[column, *others], use_threads=False

@@ -53,6 +53,17 @@ def test_memory_does_not_grow_with_an_array(tmp_path: Path) -> None:
     assert most < 6_000_000
 
 
+def test_memory_does_not_grow_with_a_row_group(tmp_path: Path) -> None:
+    """A file of 32 MB is one row group, as some writers make them."""
+    texts = [f"{n:08}" * 1000 for n in range(4000)]
+    pq.write_table(
+        pa.table({"text": texts}), tmp_path / "p.parquet", compression="none", use_dictionary=False
+    )
+    before = pa.total_allocated_bytes()
+    peaks = [pa.total_allocated_bytes() for _ in read_documents(str(tmp_path / "p.parquet"))]
+    assert len(peaks) == 4000 and max(peaks) - before < 16_000_000
+
+
 def bad_parquet(path: Path, array: pa.Array, column: str = "text") -> str:
     pq.write_table(pa.table({column: array}), path)
     with pytest.raises(UsageError) as caught:
