@@ -18,8 +18,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cdgen.corpus import text_files
-from cdgen.corpus.folder import CorpusFolder
-from cdgen.corpus.manifest import read_manifest
 from cdgen.corpus.saved_datasets import is_saved, may_be_dataset, named_dataset, saved_dataset
 from cdgen.corpus.source_files import files_in, shortened
 from cdgen.corpus.text_files import EXPECTED, kind_of, numbered_lines
@@ -151,14 +149,23 @@ def _open_folder(folder: Path, column: str, label: str) -> DocumentSource:
     if is_saved(folder):
         name, dataset, notes = saved_dataset(folder, label)
         return DocumentSource(label, (Part(name, dataset),), column, notes)
-    if CorpusFolder(folder).is_finalized:
-        files = [folder / entry.path for entry in read_manifest(CorpusFolder(folder)).files]
-        about: list[str] = []
-    else:
-        files, about = files_in(folder, label)
+    files, about = (_corpus_files(folder), []) if _is_corpus(folder) else files_in(folder, label)
     parts = tuple(Part(str(path.relative_to(folder)), path) for path in files)
     read = f"{len(parts):,} files; not read, as documentation: {shortened(about)}"
     return DocumentSource(label, parts, column, [read] if about else [], is_folder=True)
+
+
+def _is_corpus(folder: Path) -> bool:
+    """Return whether the folder is a finished corpus of cdgen; others may hold a manifest too."""
+    manifest = folder / "manifest.json"
+    return manifest.is_file() and b'"plan_sha256"' in manifest.read_bytes()
+
+
+def _corpus_files(folder: Path) -> list[Path]:
+    from cdgen.corpus.folder import CorpusFolder  # these two need pydantic
+    from cdgen.corpus.manifest import read_manifest
+
+    return [folder / entry.path for entry in read_manifest(CorpusFolder(folder)).files]
 
 
 def read_documents(name: str, column: str = "text") -> Iterator[str]:
