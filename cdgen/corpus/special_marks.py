@@ -50,9 +50,10 @@ def _with_names(vocab: Any, new: dict[str, str]) -> Any:
 
 
 def _merged(model: dict[str, Any]) -> set[str]:
-    """Return the tokens that a BPE model merges from others; it needs their names."""
-    pairs = (m.split(" ") if isinstance(m, str) else m for m in model.get("merges") or ())
-    return {"".join(pair) for pair in pairs}
+    """Return the tokens in the merges of a BPE model, which needs their names."""
+    merges = model.get("merges") or ()
+    pairs = [tuple(m.split(" ")) if isinstance(m, str) else tuple(m) for m in merges]
+    return {name for pair in pairs for name in (*pair, "".join(pair))}
 
 
 class SpecialMarks:

@@ -66,6 +66,14 @@ def test_other_text_and_added_tokens_keep_their_ids(kind: str) -> None:
     assert tool not in text_encoder(tokenizer).encode("the <tool> DOG").ids
 
 
+def test_a_merge_may_name_a_special_token() -> None:
+    spec = json.loads(KINDS["byte-level"].to_str())
+    spec["model"]["vocab"]["<s>t"] = len(spec["model"]["vocab"])
+    spec["model"]["merges"].append(["<s>", "t"])
+    tokenizer = Tokenizer.from_str(json.dumps(spec))
+    assert text_encoder(tokenizer).encode("the cat").ids == tokenizer.encode("the cat").ids
+
+
 @pytest.mark.parametrize("kind", TOKENIZERS)
 def test_marks_are_counted(kind: str) -> None:
     for tokenizer in (TOKENIZERS[kind], text_encoder(TOKENIZERS[kind])):
