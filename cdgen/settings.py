@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from datetime import date
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from cdgen.errors import UsageError, one_line
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -29,17 +34,56 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def validated(model: type[Model], values: Mapping[str, Any]) -> Model:
-    """Build a `model` from `values`. Raises UsageError about the first field that is not valid."""
+    """Build a `model` from `values`. Raises UsageError about every field that is not valid."""
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        first = error.errors()[0]
-        if first["type"] == "value_error" and not first["loc"]:
-            raise UsageError(str(first["ctx"]["error"])) from error
-        flag = "--" + str(first["loc"][0]).replace("_", "-")
-        if first["type"] == "missing":
-            raise UsageError(f"{flag} is missing: give the flag or put it into --config") from error
-        if first["type"] == "extra_forbidden":
-            raise UsageError(f"{flag[2:]} in --config is not an option of this command") from error
-        message = first["msg"][0].lower() + first["msg"][1:]
-        raise UsageError(f"{flag}: {message}, got {first['input']!r}") from error
+        found = field_errors(error).items()
+        raise UsageError("; ".join(_of_flag(name, detail) for name, detail in found)) from error
+
+
+def field_errors(error: ValidationError) -> dict[str, ErrorDetails]:
+    """Return the error of every wrong field by its dotted name; "" is the whole.
+
+    The first error counts of a field that may have several types, and those of single fields count
+    instead of one about the list or section around them.
+    """
+    found: dict[str, ErrorDetails] = {}
+    for detail in error.errors():
+        # Parts with a bracket name no field but one of the types that it may have.
+        names = (str(part) for part in detail["loc"])
+        found.setdefault(".".join(n for n in names if not re.search(r"[<\[]", n)), detail)
+    return {
+        name: e for name, e in found.items() if not any(o.startswith(f"{name}.") for o in found)
+    }
+
+
+def problems(error: ValidationError) -> list[str]:
+    """Return one text for each wrong field of a YAML file: its name, and what is wrong with it."""
+    return [
+        f"{name or 'the whole file'}: {detail['msg']}{_unquoted(detail)}"
+        for name, detail in field_errors(error).items()
+    ]
+
+
+def _unquoted(detail: ErrorDetails) -> str:
+    """Return advice for a text that YAML takes for something else, such as `no` for False."""
+    value = detail["input"]
+    if detail["type"] not in ("string_type", "path_type") or not isinstance(
+        value, bool | int | float | date
+    ):
+        return ""
+    words = " (YAML takes yes, no, on and off for that)" if isinstance(value, bool) else ""
+    return f", got {value!s}{words}: quote it if it is text"
+
+
+def _of_flag(name: str, detail: ErrorDetails) -> str:
+    if detail["type"] == "value_error" and not name:
+        return str(detail["ctx"]["error"])
+    flag = "--" + name.partition(".")[0].replace("_", "-")
+    if detail["type"] == "missing":
+        return f"{flag} is missing: give the flag or put it into --config"
+    if detail["type"] == "extra_forbidden":
+        return f"{flag[2:]} in --config is not an option of this command"
+    message = detail["msg"][0].lower() + detail["msg"][1:]
+    return f"{flag}: {message}" + (_unquoted(detail) or f", got {detail['input']!r}")

@@ -1,6 +1,6 @@
 """Diversity, repetition and novelty of a corpus, measured on its text alone, without a model.
 
-Words are separated by whitespace; case and punctuation are kept. No n-gram spans two documents.
+Words are those of `cdgen.words`, with case and punctuation. No n-gram spans two documents.
 N-grams are compared by 64-bit hashes: among a million distinct ones, two collide with probability
 3e-8; a novel n-gram passes for known with probability n / 2**64 if the reference has n distinct
 ones.
@@ -24,11 +24,12 @@ from pathlib import Path
 
 import numpy as np
 
-from cdgen.corpus.documents import read_documents
+from cdgen.corpus.documents import DocumentSource, open_source
 from cdgen.corpus.folder import CorpusFolder
 from cdgen.corpus.reader import rows_so_far
 from cdgen.corpus.rows import FINISH_REASONS
 from cdgen.errors import UsageError
+from cdgen.words import split_words
 
 NOVELTY_SIZES = (1, 2, 3, 5, 7)
 _BATCH_CHARACTERS = 1 << 20
@@ -107,17 +108,25 @@ def measure(
     )
 
 
-def documents_of(source: Path) -> Iterator[str]:
-    """Yield the texts of a cdgen corpus, finished or not, with their prompts; or of other text.
+def documents_of(source: Path, text_column: str = "text") -> Iterator[str]:
+    """Yield the texts of a cdgen corpus, finished or not, with their prompts; or of other text:
+    what `cdgen.corpus.documents` reads, without blank documents; say what that was.
 
-    Other text is a file or folder that `cdgen.corpus.documents` reads; each line of a .txt is a
-    document, and blank documents are left out. Raises UsageError, StorageError.
+    Raises UsageError, StorageError.
     """
     if CorpusFolder(source).has_plan:
         return (row["text"] for row in rows_so_far(source, ["text"]))
-    if not source.exists():  # `read_documents` would look for a dataset of that name on the Hub
+    if not source.exists():  # `open_source` would look for a dataset of that name on the Hub
         raise UsageError(f"{source}: no such file or folder")
-    return read_documents(str(source))
+    return _said(open_source(str(source), text_column))
+
+
+def _said(source: DocumentSource) -> Iterator[str]:
+    count = 0
+    for text in source.texts():
+        count += 1
+        yield text
+    source.say(f"{count:,} documents")
 
 
 def continuations_of(out: Path) -> tuple[Lengths, dict[str, int]]:
@@ -158,7 +167,7 @@ def _batches(documents: Iterable[str], ids: defaultdict[str, int]) -> Iterator[_
     """Yield batches of whole documents; `ids` numbers the words and grows by the new ones."""
     lengths, words, size = array("q"), array("Q"), 0
     for text in documents:
-        found = text.split()
+        found = split_words(text)
         lengths.append(len(found))
         words.extend(map(ids.__getitem__, found))
         size += len(text)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -16,15 +17,18 @@ from cdgen.errors import UsageError
 from cdgen.eval.corpus_measures import continuations_of, documents_of, measure
 from cdgen.eval.modes import MODES
 from cdgen.eval.scoring.scorer import Scorer
-from cdgen.eval.scoring.spans import SpanEncoder
 from cdgen.eval.tasks.perplexity import Perplexity
-from cdgen.eval.tasks.task_list import context_length, longest_text
+from cdgen.eval.tasks.tokenized import new_encoder
 
 JUDGED = 1000  # documents that the judge reads, evenly spaced over the corpus
 
 
 def measure_corpus(
-    corpus: Path, training: Sequence[Path], judge: Path | None, device: str
+    corpus: Path,
+    training: Sequence[Path],
+    judge: Path | None,
+    device: str,
+    text_column: str = "text",
 ) -> dict[str, Any]:
     """Return all measures of the text, ready for JSON.
 
@@ -32,36 +36,35 @@ def measure_corpus(
     corpus. Raises UsageError, ModelError, StorageError.
     """
     checkpoint = open_checkpoint(judge) if judge else None  # fails before the long part
-    reference = chain.from_iterable(map(documents_of, training)) if training else None
-    found = asdict(measure(documents_of(corpus), reference))
+    texts = partial(documents_of, text_column=text_column)
+    reference = chain.from_iterable(map(texts, training)) if training else None
+    found = asdict(measure(texts(corpus), reference))
     if CorpusFolder(corpus).has_plan:
         lengths, reasons = continuations_of(corpus)
         found |= {"new_tokens": asdict(lengths), "finish_reasons": reasons}
     if checkpoint:
         if found["documents"] < 2:
             raise UsageError(f"--judge: expected two or more documents in {corpus}, found one")
-        texts = _evenly_spaced(corpus, found["documents"])
+        judged = _evenly_spaced(texts(corpus), found["documents"])
         found["judge"] = {
             "model_sha256": checkpoint.sha256,
-            "documents": len(texts),
-            **_perplexity(texts, checkpoint.folder, checkpoint.config, device),
+            "documents": len(judged),
+            **_perplexity(judged, checkpoint.folder, checkpoint.config, device),
         }
     return found
 
 
-def _evenly_spaced(corpus: Path, count: int) -> list[str]:
-    """Return JUDGED documents from the whole corpus: the first ones continue only few prompts."""
+def _evenly_spaced(texts: Iterable[str], count: int) -> list[str]:
+    """Return JUDGED of `count` documents: the first ones continue only few prompts."""
     wanted = set(np.linspace(0, count - 1, min(count, JUDGED)).round().astype(int).tolist())
-    return [text for index, text in enumerate(documents_of(corpus)) if index in wanted]
+    return [text for index, text in enumerate(texts) if index in wanted]
 
 
 def _perplexity(
     texts: list[str], folder: Path, config: dict[str, Any], device: str
 ) -> dict[str, Any]:
     mode = MODES["default"]
-    window = context_length(config)
-    encoder = SpanEncoder(folder, mode.always_prefix, longest_text(config, mode), window)
-    task, scorer = Perplexity.of(texts, encoder), Scorer(folder, device)
+    task, scorer = Perplexity.of(texts, new_encoder(folder, config, mode)), Scorer(folder, device)
     metrics = task.summary(task.predict(scorer.span_sums), mode).metrics
     return {name: asdict(estimate) for name, estimate in metrics.items()}
 

@@ -21,6 +21,7 @@ class Mode:
     name: str
     ties_are_right: bool = False  # otherwise a tie earns what a guess among the tied would
     always_prefix: bool = True  # put BOS or EOS before a text if the tokenizer puts nothing there
+    text_is_text: bool = True  # otherwise a special token that a text spells out is one
     rotary_runs_on: bool = False  # do not cut a text to the context unless positions are learned
     pipeline_reading: bool = False  # score the tokens that the pipeline takes for a word's own
     best_glue_epoch: bool = False  # report GLUE's best epoch on the valid file, not its last
@@ -32,6 +33,7 @@ _BABYLM2025 = Mode(
     "babylm2025",
     ties_are_right=True,
     always_prefix=False,
+    text_is_text=False,
     rotary_runs_on=True,
     pipeline_reading=True,
     best_glue_epoch=True,

@@ -25,7 +25,13 @@ from cdgen.eval.report.results import ResultFolder, make_room
 from cdgen.eval.report.tables import write_tables
 from cdgen.eval.scoring.scorer import InvalidModel, Scorer
 from cdgen.eval.summary import TaskResult
-from cdgen.eval.tasks.task_list import data_sha256, is_fine_tuned, require_known, tasks_in
+from cdgen.eval.tasks.task_list import (
+    data_sha256,
+    is_fine_tuned,
+    require_known,
+    tasks_in,
+    where_tasks_are,
+)
 from cdgen.eval.tasks.tokenized import TaskCache, TokenizedTasks
 from cdgen.storage import lock, make_folder
 
@@ -48,7 +54,8 @@ class Outcome:
     """The result folders of a run, in the order of its checkpoints, and what was not scored."""
 
     folders: list[Path]
-    skipped: dict[str, str] = field(default_factory=dict)  # tasks without data
+    # Tasks without data, and folders without a task.
+    skipped: dict[str, str] = field(default_factory=dict)
     failed: dict[str, CdgenError] = field(default_factory=dict)  # tasks or checkpoints
 
 
@@ -85,7 +92,9 @@ def _folder(out: Path, named: NamedCheckpoint, checkpoints: list[NamedCheckpoint
 
 def _tasks(config: EvalConfig, outcome: Outcome) -> dict[str, str]:
     """Return the hash of the data of every task that has any; note the others as skipped."""
-    names = config.tasks or tasks_in(config.data)
+    names = config.tasks
+    if not names:
+        names, outcome.skipped = tasks_in(config.data)
     for name in names:
         require_known(name)
     for name in names:
@@ -94,7 +103,7 @@ def _tasks(config: EvalConfig, outcome: Outcome) -> dict[str, str]:
     found = {n: data_sha256(config.data / n) for n in names if n not in outcome.skipped}
     if not found:
         wanted = f"none of {', '.join(names)}" if names else "no folder of a known task"
-        raise UsageError(f"--data {config.data}: {wanted}; expected the BabyLM layout")
+        raise UsageError(f"--data {config.data}: {wanted}; {where_tasks_are(config.data)}")
     return found
 
 

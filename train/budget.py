@@ -15,13 +15,14 @@ from cdgen.storage import canonical_json, make_folder, write_atomic
 RULES = {"strict": 100_000_000, "strict-small": 10_000_000}  # words
 MAX_EPOCHS = 10
 COUNTED = """\
-Words are what whitespace separates, each document once. A text that was read in part counts in
-whole, and texts that are not known to be the same count apart, so the union is an upper bound.
-Synthetic text is training text of the student, but brings no source words of its own: those of its
-models' training text and of its prompts (at most one word per token) are in the union; not so of a
-corpus of cdgen generate that a recipe names as a source, whose models are not looked up. Epochs are
-counted for each model and text, copies of a text within an epoch included; making a tokenizer is
-no epoch, and prompts are read as part of the synthetic text."""
+Words are what whitespace separates; scripts without spaces are divided as in Unicode's annex 29.
+Each document counts once. A text that was read in part counts in whole, and texts that are not
+known to be the same count apart, so the union is an upper bound. Synthetic text is training text of
+the student, but brings no source words of its own: those of its models' training text and of its
+prompts (at most one word per token) are in the union; not so of a corpus of cdgen generate that a
+recipe names as a source, whose models are not looked up. Epochs are counted for each model and
+text, copies of a text within an epoch included; making a tokenizer is no epoch, and prompts are
+read as part of the synthetic text."""
 
 Role = Literal["tokenizer", "GOOD", "BAD", "prompts", "student"]
 _MODELS = ("GOOD", "BAD", "student")

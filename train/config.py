@@ -18,7 +18,7 @@ from pydantic import (
 )
 
 from cdgen.errors import UsageError
-from cdgen.settings import read_yaml
+from cdgen.settings import problems, read_yaml
 
 
 class _Section(BaseModel):
@@ -30,13 +30,14 @@ class Source(_Section):
 
     `split` says what one document is. `rows`: a line of a text file, or a row of any other.
     `blank_lines`: the text between blank lines. `titles`: the text after a line `= = = Title`.
-    `endoftext`: the text between <|endoftext|> marks. `chapters`: a chapter of the books in JSON
-    lines with author, title and text. `length`: a piece of about `words` words, cut at sentence
-    ends, for text without such marks.
+    `endoftext`: the text between <|endoftext|> marks. `chapters`: a chapter of the books in rows
+    with author, title and text. `length`: a piece of about `words` words, cut at sentence ends, for
+    text without such marks.
     """
 
     name: str
-    path: Path  # a .txt, .jsonl (either as .gz, .xz) or .parquet, a folder of them, a corpus
+    path: Path  # text, JSON lines or Parquet, plain or compressed; a folder of them; a corpus
+    text_column: str = "text"  # of JSON and Parquet; a dotted name means a nested field
     licence: str  # goes into the model card
     split: Literal["rows", "blank_lines", "titles", "endoftext", "chapters", "length"]
     words: int = Field(default=0, ge=0)  # `length` only
@@ -208,8 +209,4 @@ def load_recipe(path: Path) -> Recipe:
     try:
         return Recipe.model_validate(read_yaml(path))
     except ValidationError as error:
-        first = error.errors()[0]
-        names = (str(part) for part in first["loc"])
-        field = ".".join(n for n in names if not n.startswith("<")) or "the whole file"
-        more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-        raise UsageError(f"{path}: {field}: {first['msg']}{more}; correct the recipe") from error
+        raise UsageError(f"{path}: {'; '.join(problems(error))}; correct the recipe") from error

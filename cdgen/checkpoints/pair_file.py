@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from cdgen.checkpoints.bad_source import BadSource, parse_bad
 from cdgen.errors import ModelError, UsageError
-from cdgen.settings import read_yaml
+from cdgen.settings import problems, read_yaml
 
 Kind = Literal["early", "small", "dropout"]  # how a BAD is worse than its GOOD
 
@@ -44,12 +44,10 @@ def read_pair_file(path: Path) -> PairFile:
     try:
         return PairFile.model_validate(read_yaml(path))
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(map(str, first["loc"]))
         raise UsageError(
-            f"{path}: expected a pair file (good, bad, alternatives), found {key}:"
-            f" {first['msg'][0].lower()}{first['msg'][1:]}; correct it, or write it again with"
-            " cdgen train --select-pair"
+            f"{path}: expected a pair file (good, bad, alternatives), found"
+            f" {'; '.join(problems(error))};"
+            " correct it, or write it again with cdgen train --select-pair"
         ) from error
 
 

@@ -36,9 +36,13 @@ def generate(
         str | None,
         option(
             "prompts",
-            "Documents to continue: a .txt, .jsonl or .parquet file, a folder of them, or the name"
-            " of a dataset.",
+            "Documents to continue: a file of text, JSON lines or Parquet, compressed or not, a"
+            " folder of them, or a saved or named dataset.",
         ),
+    ] = None,
+    text_column: Annotated[
+        str | None,
+        option("text_column", "Column that holds the documents' text; a.b is a nested field."),
     ] = None,
     out: Annotated[
         Path | None,
@@ -83,6 +87,13 @@ def generate(
     min_p: Annotated[
         float | None,
         option("min_p", "Sample from tokens at least p times as likely as the best; 0 is off."),
+    ] = None,
+    bos: Annotated[
+        str | None,
+        option(
+            "bos",
+            "BOS before every prompt: auto (as GOOD's tokenizer does), always or never.",
+        ),
     ] = None,
     prompt_tokens: Annotated[
         int | None,

@@ -102,7 +102,9 @@ def compare(
 
 
 def measure(
-    corpus: Annotated[Path, typer.Argument(help="Corpus of cdgen generate, or text files.")],
+    corpus: Annotated[
+        Path, typer.Argument(help="Corpus of cdgen generate, or other text as for --prompts.")
+    ],
     training: Annotated[
         list[Path] | None, typer.Option(help="Training text; n-grams that it lacks count as novel.")
     ] = None,
@@ -110,6 +112,10 @@ def measure(
         Path | None,
         typer.Option(help="Checkpoint that measures perplexity; choose one outside the pair."),
     ] = None,
+    text_column: Annotated[
+        str,
+        typer.Option(help="Column that holds the text of other JSON and Parquet files, or a.b."),
+    ] = "text",
     device: Annotated[str, typer.Option(help="Device of the judge: cpu, cuda or auto.")] = "auto",
     out: Annotated[Path | None, typer.Option(help="File to write the numbers to, as JSON.")] = None,
 ) -> None:
@@ -118,7 +124,7 @@ def measure(
     from cdgen.eval.measure import measure_corpus, summary_lines
     from cdgen.storage import canonical_json, make_folder, write_atomic
 
-    found = measure_corpus(corpus, training or [], judge, choose_device(device))
+    found = measure_corpus(corpus, training or [], judge, choose_device(device), text_column)
     typer.echo("\n".join(summary_lines(found)))
     if out:
         make_folder(out.parent)

@@ -43,11 +43,15 @@ corpus = load_dataset("path/to/this/folder", split="train")
 `text` and `tokens` begin with the prompt: the first `prompt_tokens` tokens, taken from a real
 document. `finish_reason` is `eos`, `length` (cut at the limit) or `quarantined` (the models' logits
 could not be sampled; leave these rows out of training). `mean_plausible` is the mean size of the
-plausible set over the new tokens.{logprob}
+plausible set over the new tokens.{logprob}{origins}
 
 `manifest.json` has the plan, the hash of every file and all counts; `cdgen verify` checks them.
 The licences of both models and of the prompts apply: add yours to this card before you publish it.
 """
+_ORIGINS = """
+
+`prompts.jsonl` says for every `prompt_id` which document it is the beginning of: the file and the
+row from 1 (in text and JSON lines, the line), and the row's own `id` if it has one."""
 _LOGPROB = " `good_logprob` is GOOD's log-probability of the new tokens, in nats."
 
 
@@ -62,6 +66,7 @@ def render_card(manifest: Manifest) -> str:
         contrast=_CONTRAST[plan.strategy],
         facts="\n".join(f"| {name} | {value} |" for name, value in _facts(manifest).items()),
         logprob=_LOGPROB if plan.logprobs else "",
+        origins=_ORIGINS if manifest.prompts else "",
     )
     return f"---\n{header}---\n{body}"
 

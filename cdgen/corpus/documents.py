@@ -1,180 +1,213 @@
-"""Reading documents one at a time from text, JSONL and Parquet files, or from a named dataset."""
+"""Documents, from wherever they come: files of text, JSON or Parquet, folders of them, saved and
+named datasets. Prompts, training sources, evaluation data and `cdgen measure` are all read here.
+
+A row of a JSON or Parquet file or of a dataset is a document, and so is a line of a text file. But
+if a text file has lines that are an end-of-text mark and nothing else, its documents are what
+stands between them.
+"""
 
 from __future__ import annotations
 
-import gzip
 import hashlib
-import json
-import lzma
-import re
-import zlib
-from collections.abc import Callable, Iterator
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
+from cdgen.corpus import text_files
+from cdgen.corpus.saved_datasets import is_saved, may_be_dataset, named_dataset, saved_dataset
+from cdgen.corpus.source_files import files_in, shortened
+from cdgen.corpus.text_files import EXPECTED, kind_of, numbered_lines
+from cdgen.corpus.text_rows import TextRow, dataset_rows, file_rows
 from cdgen.errors import UsageError
-from cdgen.packages import require_package
 from cdgen.storage import sha256_of
 
-SUFFIXES = (".txt", ".jsonl", ".txt.gz", ".jsonl.gz", ".txt.xz", ".jsonl.xz", ".parquet")
-MAX_LINE_BYTES = 64 << 20
-_BATCH_ROWS = 256
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+# Marks that raw text files of the field have between documents: GPT-2's and NeoX's, Llama's, Llama
+# 3's, Gemma's.
+DOCUMENT_ENDS = ("<|endoftext|>", "</s>", "<|end_of_text|>", "<eos>")
 
 
-def read_documents(source: str) -> Iterator[str]:
-    """Yield every document with visible text, in order. Raises UsageError with file and line."""
-    files = _find_files(source)
-    texts = hub_texts(source) if files is None else (t for f in files for t in file_texts(f))
-    return (text for text in texts if text.strip())
+@dataclass(frozen=True)
+class Part:
+    """A file, or a dataset, of a source."""
+
+    name: str  # within the source
+    content: Path | Dataset
+
+    @property
+    def is_text(self) -> bool:
+        return isinstance(self.content, Path) and kind_of(self.content.name) == "text"
+
+    def rows(self, column: str, others: Sequence[str] = ()) -> Iterator[TextRow]:
+        """Yield the lines or rows; see `text_rows`."""
+        if isinstance(self.content, Path):
+            return file_rows(self.content, column, others)
+        return dataset_rows(self.content, self.name, column, others)
+
+    def end_marks(self) -> Counter[str]:
+        """Count the lines of a text file that are an end-of-text mark."""
+        if not isinstance(self.content, Path) or not self.is_text:
+            return Counter()
+        lines = (line.strip() for _, line in numbered_lines(self.content))
+        return Counter(line for line in lines if line in DOCUMENT_ENDS)
 
 
-def hash_source(source: str) -> str:
-    """Return the sha256 of a file, of the hashes of a folder's files, or of a dataset's texts."""
-    try:
-        files = _find_files(source)
-        if files is not None and Path(source).is_file():
-            return sha256_of(files[0])
-        parts = (
-            (text.encode() for text in hub_texts(source))
-            if files is None
-            else (sha256_of(file).encode() for file in files)
-        )
-        digest = hashlib.sha256()
-        for part in parts:
-            digest.update(b"%d:%s" % (len(part), part))
-        return digest.hexdigest()
-    except OSError as error:
-        raise UsageError(f"cannot read {error.filename}: {error.strerror}.") from error
+@dataclass
+class DocumentSource:
+    """The parts of a source; once its documents are read, also what is to be said about them."""
+
+    label: str  # for messages
+    parts: tuple[Part, ...]
+    column: str = "text"
+    notes: list[str] = field(default_factory=list)  # what a user may not expect
+    is_folder: bool = False
+    marked: dict[str, Counter[str]] = field(default_factory=dict)  # end marks by name of the file
+    left_out: Counter[str] = field(default_factory=Counter)  # documents without text, by kind
+
+    def documents(self, others: Sequence[str] = ()) -> Iterator[tuple[Part, TextRow]]:
+        """Yield every document with visible text and the part that it is in. Raises UsageError with
+        file and line."""
+        self.left_out.clear()
+        for part in self.parts:
+            for row in self._rows(part, others):
+                if kind := _no_text(row.text):
+                    self.left_out[kind] += 1
+                else:
+                    yield part, row
+
+    def _rows(self, part: Part, others: Sequence[str]) -> Iterator[TextRow]:
+        rows = part.rows(self.column, others)
+        if not (marks := part.end_marks()):
+            return rows
+        self.marked[part.name] = marks
+        return _between_marks(rows, f"{self.label}, {part.name}")
+
+    def texts(self) -> Iterator[str]:
+        """Yield the text of every document."""
+        return (row.text for _, row in self.documents())
+
+    def say(self, count: str, *more: str) -> None:
+        """Print to stderr, after the count of documents, what a user may not expect, if
+        anything."""
+        if notes := [*self.notes, *self._divisions(), *self._omissions(), *more]:
+            unmarked = (part for part in self.parts if part.name not in self.marked)
+            units = sorted({"line" if part.is_text else "row" for part in unmarked})
+            said = [count, *notes, *(f"each {unit} is a document" for unit in units)]
+            print(f"{self.label}: {'; '.join(said)}", file=sys.stderr, flush=True)
+
+    def _divisions(self) -> list[str]:
+        marks = sum(self.marked.values(), Counter[str]())
+        shown = ", ".join(f"{count:,} lines {mark}" for mark, count in marks.items())
+        return [f"{shown} separate the documents of {shortened([*self.marked])}"] if shown else []
+
+    def _omissions(self) -> list[str]:
+        return [f"{kind} left out: {count:,}" for kind, count in self.left_out.items()]
+
+    def sha256(self) -> str:
+        """Return the sha256 of a file, of the hashes of a folder's files, or of a dataset's
+        texts."""
+        paths = [part.content for part in self.parts if isinstance(part.content, Path)]
+        try:
+            if paths and not self.is_folder:
+                return sha256_of(paths[0])
+            hashes = (sha256_of(path).encode() for path in paths)
+            return _hash_of_parts(hashes if paths else (t.encode() for t in self._dataset_texts()))
+        except OSError as error:
+            raise UsageError(f"cannot read {error.filename}: {error.strerror}.") from error
+
+    def _dataset_texts(self) -> Iterator[str]:
+        return (row.text for part in self.parts for row in part.rows(self.column))
 
 
-def _find_files(source: str) -> list[Path] | None:
-    """Return the files that `source` means, or None if it can only be a dataset's name."""
-    path = Path(source)
-    expected = f"expected {', '.join(SUFFIXES)}, or a folder of them"
-    if not source:  # an unset shell variable; Path("") would be the current folder
-        raise UsageError(f"--prompts: got an empty name; {expected}, or a `datasets` name.")
+def open_source(name: str, column: str = "text", label: str | None = None) -> DocumentSource:
+    """Return the source that `name` means: a file, a folder, or else a `datasets` name.
+
+    `label` stands for it in messages. Raises UsageError if there is nothing of that name to read.
+    """
+    path, label = Path(name), name if label is None else label
+    make = partial(DocumentSource, label, column=column)
+    if not name:  # an unset shell variable; Path("") would be the current folder
+        raise UsageError(f"{label}: got an empty name; {EXPECTED}, a folder, or a `datasets` name.")
+    if not path.exists():
+        if not may_be_dataset(name):
+            raise UsageError(f"{label}: no such file or folder.")
+        return make((Part(name, named_dataset(name)),))
     if path.is_dir():
-        files = usable_files(path)
-        if not files:
-            raise UsageError(f"{source}: no usable file in this folder; {expected}.")
-        return files
-    if path.exists():
-        if not source.endswith(SUFFIXES):
-            raise UsageError(f"{source}: unknown kind of file; {expected}.")
-        return [path]
-    if not may_be_dataset(source):
-        raise UsageError(f"{source}: no such file or folder.")
-    return None
+        return _open_folder(path, column, label)
+    if kind_of(path.name) is None:
+        raise UsageError(f"{label}: unknown kind of file; {EXPECTED}.")
+    return make((Part(path.name, path),))
 
 
-def usable_files(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.iterdir() if p.name.endswith(SUFFIXES) and p.is_file())
+def _open_folder(folder: Path, column: str, label: str) -> DocumentSource:
+    if is_saved(folder):
+        name, dataset, notes = saved_dataset(folder, label)
+        return DocumentSource(label, (Part(name, dataset),), column, notes)
+    files, about = (_corpus_files(folder), []) if _is_corpus(folder) else files_in(folder, label)
+    parts = tuple(Part(str(path.relative_to(folder)), path) for path in files)
+    read = f"{len(parts):,} files; not read, as documentation: {shortened(about)}"
+    return DocumentSource(label, parts, column, [read] if about else [], is_folder=True)
 
 
-def may_be_dataset(name: str) -> bool:
-    """Return whether `name` could be a dataset (NAME or OWNER/NAME), not a missing file."""
-    return not name.endswith(SUFFIXES) and bool(re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", name))
+def _is_corpus(folder: Path) -> bool:
+    """Return whether the folder is a finished corpus of cdgen; others may hold a manifest too."""
+    manifest = folder / "manifest.json"
+    return manifest.is_file() and b'"plan_sha256"' in manifest.read_bytes()
 
 
-def file_texts(path: Path) -> Iterator[str]:
-    if path.name.endswith(".parquet"):
-        return _parquet_texts(path)
-    if path.name.endswith((".jsonl", ".jsonl.gz", ".jsonl.xz")):
-        return (
-            _json_text(line, f"{path}, line {n}")
-            for n, line in numbered_lines(path)
-            if line.strip()
-        )
-    return (line for _, line in numbered_lines(path))
+def _corpus_files(folder: Path) -> list[Path]:
+    from cdgen.corpus.folder import CorpusFolder  # these two need pydantic
+    from cdgen.corpus.manifest import read_manifest
+
+    return [folder / entry.path for entry in read_manifest(CorpusFolder(folder)).files]
 
 
-def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Yield the numbered lines without their ends, holding at most MAX_LINE_BYTES of one."""
-    openers: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".xz": lzma.open}
-    offset = 0
-    try:
-        with openers.get(path.suffix, open)(path, "rb") as file:
-            number = 0
-            while line := file.readline(MAX_LINE_BYTES + 1):
-                number += 1
-                if len(line) > MAX_LINE_BYTES:
-                    raise UsageError(
-                        f"{path}, line {number}: longer than {MAX_LINE_BYTES >> 20} MB. "
-                        "Split it into documents, one per line."
-                    )
-                yield number, _decode(line, path, number, offset)
-                offset += len(line)
-    except (OSError, EOFError, lzma.LZMAError, zlib.error) as error:
-        raise UsageError(f"cannot read {path}: {error}.") from error
+def read_documents(name: str, column: str = "text") -> Iterator[str]:
+    """Yield every document with visible text, in order. Raises UsageError with file and line."""
+    return open_source(name, column).texts()
 
 
-def _decode(line: bytes, path: Path, number: int, offset: int) -> str:
-    try:
-        text = line.decode()
-    except UnicodeDecodeError as error:
-        raise UsageError(
-            f"{path}, line {number}: not UTF-8 at byte {offset + error.start} of the file "
-            f"({error.reason}). Convert the file to UTF-8."
-        ) from error
-    return text.removeprefix("\ufeff" if offset == 0 else "").rstrip("\r\n")
+def hash_source(name: str) -> str:
+    """Return `DocumentSource.sha256` of the source of that name."""
+    return open_source(name).sha256()
 
 
-def _json_text(line: str, place: str) -> str:
-    return str(json_row(line, place)["text"])
+def _between_marks(lines: Iterable[TextRow], label: str) -> Iterator[TextRow]:
+    """Yield the texts between lines that are an end-of-text mark, numbered by their first line."""
+    held: list[str] = []
+    first = size = 0
+    for text, number, _ in lines:
+        if text.strip() in DOCUMENT_ENDS:
+            yield TextRow("\n".join(held).strip(), first or number)
+            held, first, size = [], 0, 0
+            continue
+        held.append(text)
+        first = first or (number if text.strip() else 0)
+        size += len(text)
+        if size > text_files.MAX_LINE_BYTES:
+            raise UsageError(
+                f"{label}, line {number}: a document longer than {size >> 20} MB; divide it."
+            )
+    if first:
+        yield TextRow("\n".join(held).strip(), first)
 
 
-def json_row(line: str, place: str) -> dict[str, Any]:
-    """Return the object in a line, which must have a string under "text". Raises UsageError."""
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise UsageError(f"{place}: not JSON ({error}).") from error
-    if not isinstance(row, dict) or "text" not in row:
-        raise UsageError(f'{place}: expected an object with "text", got {line.strip()[:60]}')
-    _checked_text(row["text"], place)
-    return row
+def _no_text(text: str) -> str | None:
+    """Return what a document without text is, or None if it has text."""
+    visible = text.strip()
+    if visible in DOCUMENT_ENDS:
+        return "lone end-of-text marks"
+    return None if visible else "blank texts"
 
 
-def _checked_text(text: object, place: str) -> str:
-    if not isinstance(text, str):
-        raise UsageError(f'{place}: expected "text" to be a string, got {type(text).__name__}.')
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise UsageError(f'{place}: "text" holds half of a surrogate pair.') from error
-    return text
-
-
-def _parquet_texts(path: Path) -> Iterator[str]:
-    require_package("pyarrow", f" to read {path}")
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    row = 0
-    try:
-        with pq.ParquetFile(path) as file:
-            if "text" not in file.schema_arrow.names:
-                raise UsageError(f"{path}: no column `text`, only {file.schema_arrow.names[:10]}.")
-            for batch in file.iter_batches(_BATCH_ROWS, columns=["text"], use_threads=False):
-                for text in batch.column(0):
-                    row += 1
-                    yield _checked_text(text.as_py(), f"{path}, row {row}")
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"cannot read {path} after row {row}: {error}.") from error
-
-
-def hub_texts(name: str) -> Iterator[str]:
-    require_package("datasets", f", or give a file: {name} is none here")
-    import datasets
-
-    try:
-        rows = datasets.load_dataset(name, split="train")
-    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-        raise UsageError(
-            f"{name}: no such file or folder here, and `datasets` cannot load a dataset "
-            f"of that name: {str(error).splitlines()[0]}"
-        ) from error
-    if "text" not in rows.column_names:
-        raise UsageError(f"{name}: no column `text`, only {rows.column_names[:10]}.")
-    for number, row in enumerate(rows.select_columns("text"), start=1):
-        yield _checked_text(row["text"], f"{name}, row {number}")
+def _hash_of_parts(parts: Iterable[bytes]) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(b"%d:%s" % (len(part), part))
+    return digest.hexdigest()

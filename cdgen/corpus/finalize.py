@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
+from typing import BinaryIO
 
 from cdgen.corpus.card import render_card
 from cdgen.corpus.folder import CorpusFolder
-from cdgen.corpus.manifest import FileEntry, Manifest, RangeEntry, damage, foreign, read_manifest
+from cdgen.corpus.manifest import (
+    FileEntry,
+    Manifest,
+    RangeEntry,
+    WrittenFile,
+    damage,
+    foreign,
+    read_manifest,
+)
 from cdgen.corpus.plan import library_versions
+from cdgen.corpus.prompts import ORIGINS
 from cdgen.corpus.ranges import read_range
 from cdgen.corpus.row_files import merge_files
 from cdgen.corpus.rows import NOTHING
@@ -52,9 +63,26 @@ def _write_dataset(folder: CorpusFolder) -> None:
     remove_temporaries(folder.out)
     files = tuple(_merge(folder, index) for index in range(plan.num_files))
     totals = sum((file.counts for file in files), NOTHING)
-    manifest = Manifest(plan=plan, plan_sha256=plan.sha256, files=files, totals=totals)
+    prompts = _publish_prompt_origins(folder)
+    manifest = Manifest(
+        plan=plan, plan_sha256=plan.sha256, files=files, totals=totals, prompts=prompts
+    )
     write_atomic(folder.card, render_card(manifest).encode())
-    write_record(folder.manifest_file, manifest.model_dump(mode="json"))
+    write_record(folder.manifest_file, manifest.fields)
+
+
+def _publish_prompt_origins(folder: CorpusFolder) -> WrittenFile | None:
+    """Copy the origins of the prompts beside the data; an older cdgen did not record them."""
+    source, path = folder.prompts / ORIGINS, folder.prompt_origins
+    if not source.exists():
+        return None
+
+    def copy(target: BinaryIO) -> None:
+        with source.open("rb") as file:
+            shutil.copyfileobj(file, target)
+
+    written = write_atomic(path, copy)
+    return WrittenFile(path=path.name, bytes=written.bytes, sha256=written.sha256)
 
 
 def _require_pyarrow(folder: CorpusFolder, wanted: str) -> None:

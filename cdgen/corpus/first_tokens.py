@@ -4,31 +4,40 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
+
+from cdgen.corpus.special_marks import text_encoder
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
+# The pieces in which a byte-level tokenizer of `cdgen train` merges bytes. They are GPT-2's, but a
+# mark (\p{M}, as the vowel signs of Hindi) or a joiner within a word belongs to the word, and a
+# mark after a symbol to the symbol.
+BYTE_LEVEL_PIECES = (
+    r"'s|'t|'re|'ve|'m|'ll|'d| ?[\p{L}\p{M}][\p{L}\p{M}\x{200C}\x{200D}]*| ?\p{N}+"
+    r"| ?[^\s\p{L}\p{M}\p{N}][^\s\p{L}\p{N}]*|\s+(?!\S)|\s+"
+)
 _BATCH_DOCUMENTS = 256
 _BATCH_CHARACTERS = 1 << 20
 _HEAD_CHARACTERS = 4096
 
 
 def first_tokens(
-    documents: Iterable[str], tokenizer: Tokenizer, bos_token_id: int | None, count: int
+    documents: Iterable[str], tokenizer: Tokenizer, prefix: Sequence[int], count: int
 ) -> Iterator[list[int]]:
-    """Yield the first `count` ids of [BOS] + each document; skip documents without any token.
+    """Yield the first `count` ids of `prefix` (usually BOS, or nothing) + each document: none for a
+    document without any token.
 
-    The tokenizer's own special tokens, truncation and padding play no part.
+    The tokenizer's own template, truncation and padding play no part, and a special token that a
+    document spells out is text.
     """
-    from tokenizers import Tokenizer
-
-    tokenizer = Tokenizer.from_str(tokenizer.to_str())  # a copy, which may be changed
+    tokenizer = text_encoder(tokenizer)
     tokenizer.no_truncation()
     tokenizer.no_padding()
-    bos = [] if bos_token_id is None else [bos_token_id]
-    needed = count - len(bos)
+    prefix = list(prefix[:count])
+    needed = count - len(prefix)
     heads_suffice = splits_at_spaces(tokenizer)
     head_characters = max(_HEAD_CHARACTERS, 16 * count)
 
@@ -41,8 +50,7 @@ def first_tokens(
         for text, head, ids in zip(batch, heads, encode(heads), strict=True):
             if len(ids) < needed and head is not text:
                 ids = encode([text])[0]
-            if ids or bos:
-                yield [*bos, *ids]
+            yield [*prefix, *ids]
 
 
 def _head(text: str, length: int) -> str:
@@ -55,8 +63,8 @@ def splits_at_spaces(tokenizer: Tokenizer) -> bool:
     """Return whether a text cut at a space between two words has the first ids of the whole text.
 
     If so, only the first page of a book is tokenized. This is proven for two kinds of tokenizer:
-    GPT-2's regular expression begins a new piece there whatever follows, and SentencePiece-like BPE
-    has no token that reaches across the space. Return False for all others.
+    GPT-2's regular expression, and ours, begin a new piece there whatever follows, and
+    SentencePiece-like BPE has no token that reaches across the space. Return False for all others.
     """
     spec = json.loads(tokenizer.to_str())
     steps = _steps(spec["normalizer"], "normalizers")
@@ -64,9 +72,11 @@ def splits_at_spaces(tokenizer: Tokenizer) -> bool:
     added = spec["added_tokens"]
     if any(t["lstrip"] or t["rstrip"] or t["single_word"] or " " in t["content"] for t in added):
         return False
-    if pieces and pieces[-1]["type"] == "ByteLevel" and pieces[-1]["use_regex"]:
+    if pieces and pieces[-1]["type"] == "ByteLevel":
         local = all(step["type"] == "NFC" for step in steps)
-        return local and all(piece["type"] == "Digits" for piece in pieces[:-1])
+        if pieces[-1]["use_regex"]:
+            return local and all(piece["type"] == "Digits" for piece in pieces[:-1])
+        return local and pieces[:-1] == [_OUR_SPLIT]
     mark = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
     if pieces or mark not in steps or any(s["type"] != "Prepend" for s in steps if s != mark):
         return False
@@ -75,6 +85,14 @@ def splits_at_spaces(tokenizer: Tokenizer) -> bool:
     if model["type"] != "BPE" or model["dropout"] or any(affixes):
         return False
     return "▁" in model["vocab"] and not any("▁" in t.lstrip("▁") for t in model["vocab"])
+
+
+_OUR_SPLIT = {
+    "type": "Split",
+    "pattern": {"Regex": BYTE_LEVEL_PIECES},
+    "behavior": "Isolated",
+    "invert": False,
+}
 
 
 def _steps(spec: dict[str, Any] | None, key: str) -> list[dict[str, Any]]:

@@ -5,6 +5,7 @@ OUT/.cdgen/prompts/                        the prompt table
 OUT/.cdgen/ranges/range-0000007.parquet    or .jsonl; committed once range-0000007.json exists too
 OUT/.cdgen/heartbeats/, OUT/.cdgen/locks/  the workers of this moment
 OUT/data/, README.md, manifest.json        the finished corpus; the manifest is written last
+OUT/prompts.jsonl                          where each of its prompts came from
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ class CorpusFolder:
         self.plan_file = self.state / "plan.json"
         self.data = out / "data"
         self.card = out / "README.md"
+        self.prompt_origins = out / "prompts.jsonl"
         self.manifest_file = out / "manifest.json"
 
     def __str__(self) -> str:

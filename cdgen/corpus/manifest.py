@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from pydantic import ValidationError
 
 from cdgen.corpus.folder import CorpusFolder
@@ -11,12 +13,16 @@ from cdgen.errors import StorageError
 from cdgen.storage import read_record, sha256_of
 
 
-class FileEntry(Counts):
-    """A file of rows: its place, its bytes, and the totals over its rows."""
+class WrittenFile(FrozenModel):
+    """A file of the corpus: its place and its bytes."""
 
     path: str  # relative to OUT
     bytes: int
     sha256: str
+
+
+class FileEntry(Counts, WrittenFile):
+    """A file of rows, and the totals over its rows."""
 
     @property
     def counts(self) -> Counts:
@@ -36,6 +42,13 @@ class Manifest(FrozenModel):
     plan_sha256: str
     files: tuple[FileEntry, ...]
     totals: Counts
+    prompts: WrittenFile | None = None  # where each prompt came from; older corpora lack it
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """The manifest in JSON types."""
+        fields = self.model_dump(mode="json", exclude=None if self.prompts else {"prompts"})
+        return {**fields, "plan": self.plan.fields}
 
 
 def read_manifest(folder: CorpusFolder) -> Manifest:
@@ -51,7 +64,7 @@ def read_manifest(folder: CorpusFolder) -> Manifest:
         raise StorageError(f"{path} is not a manifest of this cdgen: {error}.") from error
 
 
-def damage(folder: CorpusFolder, entry: FileEntry) -> str | None:
+def damage(folder: CorpusFolder, entry: WrittenFile) -> str | None:
     """Return why a file does not have the bytes of its entry, or None if it does."""
     path = folder.out / entry.path
     try:

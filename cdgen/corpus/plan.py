@@ -64,6 +64,9 @@ class Plan(FrozenModel):
     libraries: dict[str, str] = Field(default_factory=lambda plan: library_versions(plan["format"]))
     prompts: PromptPlan
     good_sha256: str
+    # The tokens before every document, usually BOS or none. None: an older cdgen did not record
+    # them.
+    prefix_token_ids: tuple[int, ...] | None = None
     tokenizer_sha256: str = ""  # `pair.tokenizer_sha256`; "" in the oldest corpora
     bad: str  # sha256 of BAD, "dropout:P" or "none"
     sampling: SamplingPlan
@@ -103,7 +106,8 @@ class Plan(FrozenModel):
     @property
     def fields(self) -> dict[str, Any]:
         """The plan in JSON types."""
-        return self.model_dump(mode="json")
+        unrecorded = {"prefix_token_ids"} if self.prefix_token_ids is None else None
+        return self.model_dump(mode="json", exclude=unrecorded)
 
     @property
     def device_type(self) -> str:
@@ -158,6 +162,8 @@ def parse_plan(fields: Mapping[str, Any], origin: str) -> Plan:
 
 def require_same(old: Plan, new: Plan, out: object) -> None:
     """Raise PlanMismatch with every difference between two plans."""
+    if old.prefix_token_ids is None:  # the record of the prompts holds them too, and is compared
+        new = new.model_copy(update={"prefix_token_ids": None})
     changed = differences(old.fields, new.fields)
     if changed:
         raise PlanMismatch(

@@ -1,17 +1,21 @@
-"""The prompt table: the first tokens of each document, in a memory-mapped file."""
+"""The prompt table: the first tokens of each document, in a memory-mapped file, and beside it where
+each document came from."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import json
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import tee
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 import numpy as np
 
-from cdgen.corpus.documents import hash_source, read_documents
+from cdgen.corpus.documents import DocumentSource, open_source
 from cdgen.corpus.first_tokens import first_tokens
 from cdgen.corpus.plan import PromptPlan
+from cdgen.corpus.special_marks import SpecialMarks
 from cdgen.errors import PlanMismatch, StorageError, UsageError
 from cdgen.storage import read_record, sha256_of, write_atomic, write_record
 
@@ -19,6 +23,7 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 _RECORD, _TOKENS = "prompts.json", "tokens.bin"
+ORIGINS = "origins.jsonl"  # per prompt: file and row (or line), and the row's `id` if it has one
 _PADDING = -1
 
 
@@ -45,20 +50,28 @@ class PromptTable:
 
 @dataclass(frozen=True)
 class PromptSource:
-    """The origin of prompts: the first `prompt_tokens` tokens of [BOS] + each document."""
+    """The origin of prompts: the first `prompt_tokens` tokens of `prefix` + each document."""
 
     documents: str  # as --prompts names them
     tokenizer: Tokenizer
     tokenizer_sha256: str  # `checkpoints.pair.tokenizer_sha256`, as in the plan
-    bos_token_id: int | None
+    prefix: tuple[int, ...]  # usually BOS, or nothing
     prompt_tokens: int
+    text_column: str = "text"
+    notes: tuple[str, ...] = ()  # to be said with those of the documents
 
-    def record(self) -> dict[str, Any]:
-        """Return the fields that decide the table. Raises UsageError for unusable documents."""
+    def open(self) -> DocumentSource:
+        """Open the documents. Raises UsageError."""
+        label = f"--prompts {self.documents}".rstrip()
+        return open_source(self.documents, self.text_column, label)
+
+    def record(self, source_sha256: str) -> dict[str, Any]:
+        """Return the fields that decide the table."""
         return {
-            "source_sha256": hash_source(self.documents),
+            "source_sha256": source_sha256,
+            "text_column": self.text_column,
             "tokenizer_sha256": self.tokenizer_sha256,
-            "bos_token_id": self.bos_token_id,
+            "prefix_token_ids": list(self.prefix),
             "prompt_tokens": self.prompt_tokens,
         }
 
@@ -71,9 +84,10 @@ def prepare_prompts(source: PromptSource, folder: Path) -> PromptTable:
     """
     if source.prompt_tokens < 1:
         raise UsageError(f"--prompt-tokens: expected 1 or more, got {source.prompt_tokens}")
-    origin = source.record()
+    documents = source.open()
+    origin = source.record(documents.sha256())
     if not (folder / _RECORD).exists():
-        _write_table(source, origin, folder)
+        _write_table(source, documents, origin, folder)
     _require_origin(folder, origin)
     return open_table(folder)
 
@@ -82,43 +96,67 @@ def open_table(folder: Path) -> PromptTable:
     """Open the table that `prepare_prompts` made. Raises StorageError if it is damaged."""
     record = read_record(folder / _RECORD)
     plan = PromptPlan.model_validate({name: record[name] for name in PromptPlan.model_fields})
-    path = folder / _TOKENS
-    if not path.is_file() or sha256_of(path) != plan.tokens_sha256:
-        raise StorageError(f"{path} is damaged: its sha256 is not the one in {_RECORD}.")
-    return PromptTable(path, plan)
+    files = {_TOKENS: plan.tokens_sha256, ORIGINS: record.get("origins_sha256")}
+    for name, sha256 in files.items():
+        path = folder / name
+        if sha256 and not (path.is_file() and sha256_of(path) == sha256):
+            raise StorageError(f"{path} is damaged: its sha256 is not the one in {_RECORD}.")
+    return PromptTable(folder / _TOKENS, plan)
 
 
-def _write_table(source: PromptSource, origin: dict[str, Any], folder: Path) -> None:
-    documents = read_documents(source.documents)
-    prompts = first_tokens(documents, source.tokenizer, source.bos_token_id, source.prompt_tokens)
-    count = 0
+def _write_table(
+    source: PromptSource, documents: DocumentSource, origin: dict[str, Any], folder: Path
+) -> None:
+    """Write tokens and origins side by side, then the record; say what was read."""
+    count, origins_sha256 = 0, ""
+    marks = SpecialMarks(source.tokenizer)
 
-    def write(file: BinaryIO) -> None:
+    def write_tokens(tokens: BinaryIO) -> None:
+        nonlocal origins_sha256
+        written = write_atomic(folder / ORIGINS, lambda origins: write_both(tokens, origins))
+        origins_sha256 = written.sha256
+
+    def write_both(tokens: BinaryIO, origins: BinaryIO) -> None:
         nonlocal count
-        count = _write_prompts(file, prompts, source.prompt_tokens)
+        for place, ids in _prompts(source, documents, marks):
+            row = np.full(source.prompt_tokens, _PADDING, dtype="<i4")
+            row[: len(ids)] = ids
+            tokens.write(row.tobytes())
+            line = json.dumps({"prompt_id": count, **place}, default=str)
+            origins.write(f"{line}\n".encode())
+            count += 1
         if not count:
-            raise UsageError(
-                f"--prompts {source.documents}: no prompt in it, only blank lines or nothing."
-            )
+            raise UsageError(f"{documents.label}: no prompt in it, only blank lines or nothing.")
 
-    written = write_atomic(folder / _TOKENS, write)
-    write_record(folder / _RECORD, {**origin, "tokens_sha256": written.sha256, "count": count})
+    tokens_sha256 = write_atomic(folder / _TOKENS, write_tokens).sha256
+    made = {"tokens_sha256": tokens_sha256, "origins_sha256": origins_sha256, "count": count}
+    write_record(folder / _RECORD, {**origin, **made})
+    documents.say(f"{count:,} prompts", *marks.notes(), *source.notes)
 
 
-def _write_prompts(file: BinaryIO, prompts: Iterable[list[int]], width: int) -> int:
-    """Write the rows of the table; return their number."""
-    count = 0
-    for prompt in prompts:
-        row = np.full(width, _PADDING, dtype="<i4")
-        row[: len(prompt)] = prompt
-        file.write(row.tobytes())
-        count += 1
-    return count
+def _prompts(
+    source: PromptSource, documents: DocumentSource, marks: SpecialMarks
+) -> Iterator[tuple[dict[str, Any], list[int]]]:
+    """Yield where each prompt comes from, and its tokens."""
+    rows, again = tee(documents.documents(others=("id",)))
+    texts = (marks.seen(row.text) for _, row in rows)
+    prompts = first_tokens(texts, source.tokenizer, source.prefix, source.prompt_tokens)
+    for (part, row), ids in zip(again, prompts, strict=True):
+        if ids:
+            yield {"file": part.name, "row": row.number, **_own(row.others)}, ids
+        else:
+            documents.left_out["texts without a token"] += 1
+
+
+def _own(others: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the row's own `id` in a type of JSON, which has no NaN."""
+    finite = (int, str, dict, list)
+    return {name: v if isinstance(v, finite) else str(v) for name, v in others.items()}
 
 
 def _require_origin(folder: Path, origin: dict[str, Any]) -> None:
     """Raise PlanMismatch, with every difference, if the table was made from something else."""
-    record = read_record(folder / _RECORD)
+    record = _with_later_fields(read_record(folder / _RECORD))
     changed = [name for name, value in origin.items() if record[name] != value]
     if not changed:
         return
@@ -130,3 +168,9 @@ def _require_origin(folder: Path, origin: dict[str, Any]) -> None:
             " with that cdgen."
         )
     raise PlanMismatch(f"{folder} holds prompts of another origin: {values}.\n{advice}")
+
+
+def _with_later_fields(record: dict[str, Any]) -> dict[str, Any]:
+    """Return the record of an older cdgen with the fields that it lacks."""
+    bos = record.get("bos_token_id")
+    return {"text_column": "text", "prefix_token_ids": [] if bos is None else [bos]} | record

@@ -7,8 +7,10 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from cdgen.corpus.cut_character import CutCharacter
 from cdgen.corpus.plan import FrozenModel, Plan
 from cdgen.finish_reason import FINISH_REASONS
+from cdgen.words import split_words
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -50,7 +52,7 @@ class Counts(FrozenModel):
     rows: int
     tokens: int  # prompts included
     new_tokens: int
-    words: int  # separated by whitespace
+    words: int  # as `cdgen.words` divides them
     text_bytes: int  # UTF-8
     finish_reasons: dict[str, int]
 
@@ -82,20 +84,38 @@ def count_rows(rows: Iterable[Mapping[str, Any]]) -> Counts:
         counts["rows"] += 1
         counts["tokens"] += len(row["tokens"])
         counts["new_tokens"] += row["new_tokens"]
-        counts["words"] += len(row["text"].split())
+        counts["words"] += len(split_words(row["text"]))
         counts["text_bytes"] += len(row["text"].encode())
         reasons[row["finish_reason"]] += 1
     return Counts(**counts, finish_reasons={reason: reasons[reason] for reason in FINISH_REASONS})
 
 
-def render_text(tokenizer: Tokenizer, tokens: Sequence[int], boundaries: Collection[int]) -> str:
-    """Return the text of `tokens`. BOS and EOS, the `boundaries`, separate documents; documents are
-    joined by a blank line."""
-    documents: list[list[int]] = [[]]
-    for token in tokens:
-        if token in boundaries:
-            documents.append([])
-        else:
-            documents[-1].append(token)
-    texts = (tokenizer.decode(document, skip_special_tokens=True) for document in documents)
-    return "\n\n".join(text for text in texts if text)
+class TextRenderer:
+    """The text of token sequences. BOS and EOS, the `boundaries`, separate documents."""
+
+    def __init__(self, tokenizer: Tokenizer, boundaries: Collection[int]) -> None:
+        self._tokenizer, self._boundaries = tokenizer, boundaries
+        self._tail = CutCharacter(tokenizer)
+
+    def text(self, tokens: Sequence[int], is_cut: bool = False) -> str:
+        """Return the documents in `tokens`, joined by a blank line. If the sequence was cut at a
+        limit, which may fall within a character, it ends with the last whole one."""
+        documents: list[list[int]] = [[]]
+        for token in tokens:
+            if token in self._boundaries:
+                documents.append([])
+            else:
+                documents[-1].append(token)
+        last = documents.pop()
+        texts = [
+            *map(self._decode, documents),
+            self._decode_cut(last) if is_cut else self._decode(last),
+        ]
+        return "\n\n".join(text for text in texts if text)
+
+    def _decode(self, tokens: Sequence[int]) -> str:
+        return str(self._tokenizer.decode(tokens, skip_special_tokens=True))
+
+    def _decode_cut(self, tokens: Sequence[int]) -> str:
+        whole, ends_cut = self._tail.without(tokens)
+        return self._decode(whole).removesuffix("\ufffd" if ends_cut else "")

@@ -61,6 +61,8 @@ def _verify_dataset(folder: CorpusFolder, manifest: Manifest) -> Iterator[str]:
         ids = range(plan.sequence_ids(ranges[0]).start, plan.sequence_ids(ranges[-1]).stop)
         if problem := damage(folder, entry) or _contradiction(folder, entry, ids):
             yield problem
+    if manifest.prompts and (problem := damage(folder, manifest.prompts)):
+        yield problem
     for path in sorted(set(folder.data.glob("*")) - set(planned)):
         yield f"data/{path.name}: not in the manifest. Remove it."
     card = folder.card

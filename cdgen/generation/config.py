@@ -21,6 +21,7 @@ class GenerateConfig(BaseModel):
     good: Path
     bad: str = "none"
     prompts: str
+    text_column: str = "text"
     out: Path
     format: Literal["parquet", "jsonl"] = "parquet"
     strategy: Literal["cd", "vanilla", "plausible"] = "cd"
@@ -30,6 +31,7 @@ class GenerateConfig(BaseModel):
     top_k: int = Field(default=0, ge=0, lt=2**31)
     top_p: float = Field(default=1.0, gt=0, le=1)
     min_p: float = Field(default=0.0, ge=0, le=1)
+    bos: Literal["auto", "always", "never"] = "auto"
     prompt_tokens: int = Field(default=20, ge=1)
     num_sequences: int = Field(default=8, ge=1)
     max_new_tokens: int = Field(default=400, ge=1)

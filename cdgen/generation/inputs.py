@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from cdgen.checkpoints.bad_source import BadSource, parse_bad
+from cdgen.checkpoints.checkpoint import read_json
 from cdgen.checkpoints.pair import Pair, open_pair, tokenizer_sha256
+from cdgen.checkpoints.text_prefix import prefix_of
 from cdgen.corpus.prompts import PromptSource, PromptTable
 from cdgen.errors import UsageError
 from cdgen.generation.config import GenerateConfig
@@ -22,13 +24,41 @@ def open_models(config: GenerateConfig) -> Pair:
 
 
 def prompt_source(config: GenerateConfig, pair: Pair) -> PromptSource:
+    """Return what the prompts are made of. Raises UsageError if --bos cannot be followed."""
     return PromptSource(
         config.prompts,
         pair.tokenizer,
         tokenizer_sha256(pair.tokenizer),
-        pair.bos_token_id,
+        prompt_prefix(config, pair),
         config.prompt_tokens,
+        config.text_column,
+        add_bos_note(pair) if config.bos == "auto" else (),
     )
+
+
+def prompt_prefix(config: GenerateConfig, pair: Pair) -> tuple[int, ...]:
+    """Return the tokens before every document: what GOOD's tokenizer puts there, unless --bos says
+    otherwise. Raises UsageError if --bos always finds no BOS."""
+    own = tuple(prefix_of(pair.tokenizer))
+    if config.bos == "auto":
+        return own
+    if config.bos == "never":
+        return ()
+    if pair.bos_token_id is None:
+        raise UsageError("--bos always: GOOD names no bos_token; choose auto or never")
+    return own if pair.bos_token_id in own else (pair.bos_token_id, *own)
+
+
+def add_bos_note(pair: Pair) -> tuple[str, ...]:
+    """Return a line if `add_bos_token` in GOOD's tokenizer_config.json is not what its
+    tokenizer.json does; as in transformers, the latter counts."""
+    path = pair.good.folder / "tokenizer_config.json"
+    asked = read_json(path).get("add_bos_token") if path.is_file() else None
+    puts = pair.bos_token_id in prefix_of(pair.tokenizer)
+    if not isinstance(asked, bool) or asked == puts or pair.bos_token_id is None:
+        return ()
+    does = "puts BOS" if puts else "puts no BOS"
+    return (f"add_bos_token is {str(asked).lower()}, but tokenizer.json {does} first: see --bos",)
 
 
 def require_known_tokens(table: PromptTable, pair: Pair) -> None:

@@ -14,7 +14,12 @@ from cdgen.corpus.row_files import require_writer
 from cdgen.device import backend_name, choose_device, choose_dtypes, device_kind
 from cdgen.errors import UsageError
 from cdgen.generation.config import GenerateConfig
-from cdgen.generation.inputs import open_models, prompt_source, require_known_tokens
+from cdgen.generation.inputs import (
+    open_models,
+    prompt_prefix,
+    prompt_source,
+    require_known_tokens,
+)
 
 # Sequences per slot in a default range: about a minute of work. Slots stand empty at its end.
 RANGE_SLOTS = {"cpu": 8, "cuda": 32}
@@ -43,6 +48,7 @@ def make_plan(config: GenerateConfig, pair: Pair, table: PromptTable) -> Plan:
         format=config.format,
         prompts=table.plan,
         good_sha256=pair.good.sha256,
+        prefix_token_ids=prompt_prefix(config, pair),
         tokenizer_sha256=tokenizer_sha256(pair.tokenizer),
         bad=pair.bad_source.plan_text(pair.bad.sha256 if pair.bad else None),
         sampling=_sampling(config),

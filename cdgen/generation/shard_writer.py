@@ -11,7 +11,7 @@ from cdgen.checkpoints.pair import Pair
 from cdgen.corpus.folder import CorpusFolder
 from cdgen.corpus.prompts import PromptTable
 from cdgen.corpus.ranges import check_space, commit_range, pending_ranges
-from cdgen.corpus.rows import Row, render_text
+from cdgen.corpus.rows import Row, TextRenderer
 from cdgen.corpus.shard import Shard
 from cdgen.corpus.status import beat
 from cdgen.device import device_faults
@@ -44,7 +44,7 @@ class ShardWriter:
         total = sum(len(self.plan.sequence_ids(index)) for index in self.pending)
         self.progress = Progress(total, self._beat, shows_progress)
         bos = [] if pair.bos_token_id is None else [pair.bos_token_id]
-        self.boundaries = {*pair.eos_token_ids, *bos}
+        self.renderer = TextRenderer(pair.tokenizer, {*pair.eos_token_ids, *bos})
 
     def write(self, engine: SlotEngine | WaveEngine) -> None:
         """Generate and commit every pending range. Raises Interrupted, StorageError."""
@@ -70,7 +70,7 @@ class ShardWriter:
         return Row(
             sequence_id=sequence.sequence_id,
             prompt_id=self.plan.prompt_id(sequence.sequence_id),
-            text=render_text(self.pair.tokenizer, sequence.tokens, self.boundaries),
+            text=self.renderer.text(sequence.tokens, sequence.finish_reason == "length"),
             tokens=sequence.tokens,
             prompt_tokens=sequence.prompt_tokens,
             new_tokens=sequence.new_tokens,

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from tokenizers import Tokenizer
 
+from cdgen.checkpoints.text_prefix import prefix_of
 from cdgen.errors import ModelError, one_line
 from cdgen.eval.scoring.trie import Trie, build_trie
 
@@ -86,21 +87,12 @@ class SpanEncoder:
             raise ModelError(f"{folder} has no usable fast tokenizer: {reason}") from error
         self.tokenizer.no_truncation()
         self.tokenizer.no_padding()
-        self.prefix = self._prefix()
+        self.prefix = prefix_of(self.tokenizer)
         if not self.prefix and always_prefix:
             fallback = (wrapped.bos_token_id, wrapped.eos_token_id)
             self.prefix = [token for token in fallback if token is not None][:1]
         self.longest = longest
         self.window = window or longest or _WINDOW
-
-    def _prefix(self) -> list[int]:
-        encoding = self.tokenizer.encode("a")
-        special = encoding.special_tokens_mask
-        bare = self.tokenizer.encode("a", add_special_tokens=False).ids
-        # A tokenizer without a token for "a" shows no text inside its template: take the template's
-        # first token to be the prefix.
-        text = special.index(0) if bare and 0 in special else min(1, len(special))
-        return encoding.ids[:text]
 
     def token_ids(self, text: str) -> list[int]:
         """Return the tokens of the text alone, without special tokens."""

@@ -3,6 +3,7 @@ tokens that count and never divided by their number."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
@@ -11,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from cdgen.corpus.special_marks import SpecialMarks
 from cdgen.eval.modes import Mode
 from cdgen.eval.scoring.spans import SpanEncoder, Spans
 from cdgen.eval.statistics.comparison import Scored
@@ -32,7 +34,10 @@ class Choices:
     @classmethod
     def load(cls, name: str, folder: Path, task: ChoiceTask, encoder: SpanEncoder) -> Choices:
         items = read_items(folder, task)
-        texts = [text for item in items for text in item.candidates]
+        marks = SpecialMarks(encoder.tokenizer, encoder.tokenizer.encode_special_tokens)
+        texts = [marks.seen(text) for item in items for text in item.candidates]
+        for note in marks.notes():
+            print(f"{name}: {note}", file=sys.stderr)
         starts = [start for item in items for start in item.starts]
         spans = encoder.endings(texts, starts) if any(starts) else encoder.whole(texts)
         return cls(name, task, items, spans)

@@ -13,6 +13,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from cdgen.corpus.text_files import numbered_lines
 from cdgen.errors import ModelError, UsageError
 
 Example = dict[str, Any]  # "input_ids": list of tokens, "labels": one label
@@ -45,20 +46,16 @@ def read_examples(
 ) -> list[Example]:
     """Return the examples of a file, one per line. Raises UsageError naming file and line."""
     examples = []
-    try:
-        with path.open("rb") as file:
-            for number, line in enumerate(file, 1):
-                fields, label = parse(line, task, f"{path}:{number}")
-                tokens = encode(fields, task.text, tokenizer, limit)
-                examples.append({"input_ids": tokens, "labels": label})
-    except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror}") from error
+    for number, line in numbered_lines(path):
+        fields, label = parse(line, task, f"{path}:{number}")
+        tokens = encode(fields, task.text, tokenizer, limit)
+        examples.append({"input_ids": tokens, "labels": label})
     if not examples:
         raise UsageError(f"{path} is empty: expected one JSON object per line")
     return examples
 
 
-def parse(line: bytes, task: GlueTask, place: str) -> tuple[dict[str, str], int]:
+def parse(line: str, task: GlueTask, place: str) -> tuple[dict[str, str], int]:
     """Return the fields that the task's text names, and the label."""
     names = [name for _, name, _, _ in Formatter().parse(task.text) if name]
     try:
@@ -77,7 +74,9 @@ def encode(
     fields: dict[str, str], text: str, tokenizer: PreTrainedTokenizerBase, limit: int
 ) -> list[int]:
     """Return at most `limit` tokens; the longest field loses its end so that the last one stays."""
-    while len(tokens := tokenizer(text.format(**fields), verbose=False)["input_ids"]) > limit:
+    # Special tokens that a text spells out are text.
+    options = {"verbose": False, "split_special_tokens": True}
+    while len(tokens := tokenizer(text.format(**fields), **options)["input_ids"]) > limit:
         longest = max(fields, key=lambda name: len(fields[name]))
         if not fields[longest]:
             raise ModelError(f"a context of {limit} tokens is too short for {text!r}")

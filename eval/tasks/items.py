@@ -6,13 +6,14 @@ To add a choice task, write a function from a line to an `Item` and add a row to
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cdgen.corpus.json_values import json_values
+from cdgen.corpus.text_files import is_json_document, kind_of, stem_of
 from cdgen.errors import UsageError
 
 Line = dict[str, Any]  # the JSON object on one line of a data file
@@ -132,15 +133,15 @@ def choice_task(name: str) -> ChoiceTask | None:
 
 
 def read_items(folder: Path, task: ChoiceTask) -> list[Item]:
-    """Return the items of all .jsonl files, in the order of the files' names.
+    """Return the items of all .jsonl files, compressed or not, in the order of the files' names.
 
     Raises UsageError naming file and line.
     """
     items = []
-    for path in sorted(folder.glob("[!.]*.jsonl")):
+    for path in sorted(path for path in folder.iterdir() if _is_lines_file(path)):
         for number, line in json_lines(path):
             try:
-                item = task.read(line, path.stem)
+                item = task.read(line, stem_of(path.name))
             except KeyError as error:
                 raise UsageError(f"{path}, line {number}: no field {error}") from error
             except (TypeError, ValueError, OverflowError) as error:
@@ -151,22 +152,20 @@ def read_items(folder: Path, task: ChoiceTask) -> list[Item]:
     return items
 
 
+def _is_lines_file(path: Path) -> bool:
+    return (
+        kind_of(path.name) == "json"
+        and not is_json_document(path.name)
+        and not path.name.startswith(".")
+    )
+
+
 def json_lines(path: Path) -> Iterator[tuple[int, Line]]:
     """Yield the JSON objects of a file with their line numbers; blank lines are skipped.
 
     Raises UsageError naming file and line.
     """
-    try:
-        lines = path.read_bytes().split(b"\n")
-    except OSError as error:
-        raise UsageError(f"{path} cannot be read: {error.strerror}") from error
-    for number, content in enumerate(lines, 1):
-        if not content.strip():
-            continue
-        try:
-            line = json.loads(content.decode())
-        except (ValueError, RecursionError) as error:
-            raise UsageError(f"{path}, line {number}: not JSON in UTF-8 ({error})") from error
+    for place, number, line in json_values(path):
         if not isinstance(line, dict):
-            raise UsageError(f"{path}, line {number}: expected an object, got {line!r:.40}")
+            raise UsageError(f"{place}: expected an object, got {line!r:.40}")
         yield number, line

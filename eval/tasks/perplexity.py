@@ -15,13 +15,15 @@ from typing import Any
 
 import numpy as np
 
-from cdgen.corpus.documents import read_documents
+from cdgen.corpus.documents import open_source
+from cdgen.corpus.special_marks import SpecialMarks
 from cdgen.errors import UsageError
 from cdgen.eval.modes import Mode
 from cdgen.eval.scoring.spans import SpanEncoder, Spans
 from cdgen.eval.statistics.comparison import Scored
 from cdgen.eval.statistics.intervals import resampled
 from cdgen.eval.summary import Prediction, Summary
+from cdgen.words import split_words
 
 _UNITS = {"perplexity": "tokens", "word_perplexity": "words", "byte_perplexity": "bytes"}
 
@@ -37,9 +39,12 @@ class Perplexity:
     @classmethod
     def load(cls, folder: Path, encoder: SpanEncoder) -> Perplexity:
         """Read the documents of a folder; raises UsageError if there are none."""
-        texts = list(read_documents(str(folder)))
+        source = open_source(str(folder))
+        marks = SpecialMarks(encoder.tokenizer, encoder.tokenizer.encode_special_tokens)
+        texts = [marks.seen(text) for text in source.texts()]
         if not texts:
             raise UsageError(f"{folder}: expected documents, found blank lines or nothing")
+        source.say(f"{len(texts):,} documents", *marks.notes())
         return cls.of(texts, encoder)
 
     @classmethod
@@ -59,7 +64,7 @@ class Perplexity:
                 "index": index,
                 "scores": [sums[index]],
                 "tokens": tokens[index],
-                "words": len(text.split()),
+                "words": len(split_words(text)),
                 "bytes": len(text.encode()),
             }
             for index, text in enumerate(self.texts)

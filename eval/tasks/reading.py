@@ -36,7 +36,7 @@ def read_words(path: Path) -> list[Word]:
     words = []
     try:
         # surrogateescape lets invalid UTF-8 through, so that its line can be named.
-        with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
+        with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
             reader = csv.DictReader(file)
             for line in reader:
                 words.append(_word(line, f"{path}, line {reader.line_num}"))

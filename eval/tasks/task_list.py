@@ -60,13 +60,34 @@ def require_known(name: str) -> None:
         raise UsageError(f"--tasks {name}: unknown; a task has its data folder's name: {known}")
 
 
-def tasks_in(data: Path) -> list[str]:
-    """Return the names of the zero-shot tasks that have a folder in `data`."""
+def tasks_in(data: Path) -> tuple[list[str], dict[str, str]]:
+    """Return the names of the zero-shot tasks that have a folder in `data`, and why each other
+    folder is passed over."""
     try:
-        folders = sorted(path.name for path in data.iterdir() if path.is_dir())
+        folders = sorted(
+            path.name for path in data.iterdir() if path.is_dir() and not path.name.startswith(".")
+        )
     except OSError as error:
         raise UsageError(f"--data {data} cannot be read: {error.strerror}") from error
-    return [name for name in folders if is_zero_shot(name)]
+    names = [name for name in folders if is_zero_shot(name)]
+    reasons = ("no task has a folder of this name", "fine-tuned only if --tasks names it")
+    return names, {n: reasons[is_fine_tuned(n)] for n in folders if n not in names}
+
+
+def where_tasks_are(data: Path) -> str:
+    """Return advice if `data` is a level above or below the folders of tasks, or else what is
+    expected."""
+    below = sorted(
+        path
+        for pattern in ("*", "*/*")
+        for path in data.glob(pattern)
+        if path.is_dir() and any(is_zero_shot(p.name) for p in path.iterdir() if p.is_dir())
+    )
+    if is_zero_shot(data.resolve().name):
+        below = [data.resolve().parent]
+    if not below:
+        return "expected the BabyLM layout"
+    return f"did you mean --data {' or --data '.join(map(str, below))}?"
 
 
 def load_task(name: str, data: Path, encoder: SpanEncoder, mode: Mode) -> ZeroShotTask:

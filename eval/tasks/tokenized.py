@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from transformers import AutoConfig
 
+from cdgen.corpus.special_marks import text_encoder
 from cdgen.errors import ModelError, UsageError, one_line
 from cdgen.eval.modes import Mode
 from cdgen.eval.scoring.spans import SpanEncoder
@@ -51,9 +53,17 @@ class TaskCache:
             config = AutoConfig.from_pretrained(folder).to_dict()
         except (ValueError, OSError, KeyError) as error:
             raise ModelError(f"{folder}/config.json: {one_line(error, 200)}") from error
-        longest, window = longest_text(config, self.mode), context_length(config)
-        key = (tokenizer, longest, window)
+        key = (tokenizer, longest_text(config, self.mode), context_length(config))
         if key not in self._tokenized:
-            encoder = SpanEncoder(folder, self.mode.always_prefix, longest, window)
+            encoder = new_encoder(folder, config, self.mode)
             self._tokenized[key] = TokenizedTasks(self.data, self.mode, encoder)
         return self._tokenized[key]
+
+
+def new_encoder(folder: Path, config: dict[str, Any], mode: Mode) -> SpanEncoder:
+    """Return the encoder of a checkpoint with this config.json, by the rules of a mode."""
+    longest, window = longest_text(config, mode), context_length(config)
+    encoder = SpanEncoder(folder, mode.always_prefix, longest, window)
+    if mode.text_is_text:
+        encoder.tokenizer = text_encoder(encoder.tokenizer)
+    return encoder

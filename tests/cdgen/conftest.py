@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 
 # The ops that choose a backend.
 OPS = (
@@ -34,11 +34,15 @@ class PairFolders:
 
 
 def save_tokenizer(folder: Path, words: list[str]) -> None:
-    """Save a tokenizer of whole words in `folder`: id n is the n-th of `words`."""
+    """Save a tokenizer of whole words in `folder`: id n is the n-th of `words`. It puts BOS
+    first."""
     tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, "w2"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer.decoder = decoders.Fuse()
     tokenizer.add_special_tokens(["<s>", "</s>"])
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", words.index("<s>"))]
+    )
     tokenizer.save(str(folder / "tokenizer.json"))
 
 

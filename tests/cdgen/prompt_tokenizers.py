@@ -38,7 +38,9 @@ def llama_like() -> Tokenizer:
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
     tokenizer = train(tokenizer, [f"<0x{byte:02X}>" for byte in range(256)])
     spec = json.loads(tokenizer.to_str())
-    return Tokenizer.from_str(json.dumps({**spec, "pre_tokenizer": None}))
+    tokenizer = Tokenizer.from_str(json.dumps({**spec, "pre_tokenizer": None}))
+    tokenizer.encode_special_tokens = True
+    return tokenizer
 
 
 def train(tokenizer: Tokenizer, extra: list[str] | None = None) -> Tokenizer:
@@ -51,6 +53,7 @@ def train(tokenizer: Tokenizer, extra: list[str] | None = None) -> Tokenizer:
         show_progress=False,
     )
     tokenizer.train_from_iterator(TEXT * 20, trainer)
+    tokenizer.encode_special_tokens = True  # for `in_full`: no copy has it
     return tokenizer
 
 

@@ -91,7 +91,7 @@ def begin(out: Path, **changes: Any) -> CorpusFolder:
     documents.write_text("one two three\n" * 10)
     folder = CorpusFolder(out)
     with folder.set_up():
-        source = PromptSource(str(documents), make_tokenizer(), "0" * 64, 1, 2)
+        source = PromptSource(str(documents), make_tokenizer(), "0" * 64, (1,), 2)
         plan = make_plan(prepare_prompts(source, folder.prompts).plan, **changes)
         folder.open_plan(plan)
     assert folder.plan == plan

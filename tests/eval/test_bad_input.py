@@ -108,6 +108,35 @@ def test_a_task_without_data_or_that_nobody_knows(
     assert len(curve(out)) == 2
 
 
+def test_folders_that_are_passed_over_are_named(
+    run: Run, llama: Path, out: Path, tmp_path: Path, small_data: Path
+) -> None:
+    data = tmp_path / "mine"
+    shutil.copytree(small_data / "ewok_fast", data / "ewok_fast")
+    for name in ("blim_fast", "glue_filtered", ".cache"):
+        (data / name).mkdir()
+    ended = run(llama, data=data, tasks=None)
+    assert ended.code == 0
+    assert [line for line in ended.out.splitlines() if line.startswith("skipped")] == [
+        "skipped blim_fast: no task has a folder of this name",
+        "skipped glue_filtered: fine-tuned only if --tasks names it",
+    ]
+
+
+@pytest.mark.parametrize("tasks", [None, "blimp_fast"])
+def test_a_folder_on_the_wrong_level(
+    run: Run, llama: Path, out: Path, tmp_path: Path, tasks: str | None
+) -> None:
+    data = tmp_path / "evaluation_data"
+    for name in ("full_eval/blimp_filtered", "fast_eval/blimp_fast", "other/pictures"):
+        (data / name).mkdir(parents=True)
+    ended = run(llama, data=data, tasks=tasks)
+    wanted = f"did you mean --data {data}/fast_eval or --data {data}/full_eval?"
+    assert ended.code == 2 and wanted in ended.err
+    ended = run(llama, data=data / "full_eval/blimp_filtered", tasks=None)
+    assert ended.code == 2 and f"did you mean --data {data}/full_eval?" in ended.err
+
+
 def test_nothing_to_score_at_all(run: Run, llama: Path, out: Path, tmp_path: Path) -> None:
     (tmp_path / "empty/pictures").mkdir(parents=True)
     for flags in (

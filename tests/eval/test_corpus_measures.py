@@ -97,7 +97,7 @@ def test_distinct_looks_at_the_first_words_alone() -> None:
 
 def test_words_are_what_whitespace_separates() -> None:
     assert measure(["The the  the.\n\nthe\tthe"]).distinct[1] == 3 / 5
-    assert measure(["naïve мама 猫が 🙂"]).words == 4
+    assert measure(["naïve мама cat, 🙂"]).words == 4
 
 
 def test_compression_is_that_of_all_texts_together() -> None:
@@ -114,6 +114,12 @@ def test_documents_without_words() -> None:
     assert set(found.distinct.values()) == {None}
     assert found.diversity is None and found.repetition is None
     assert found.novelty == dict.fromkeys(NOVELTY_SIZES)
+
+
+def test_words_of_a_script_without_spaces() -> None:
+    found = measure(["我们去了北京。", "我们去了上海。"])
+    assert (found.words, found.document_words.mean) == (12, 6.0)
+    assert found.distinct[1] == 8 / 12
 
 
 def test_measures_become_json() -> None:

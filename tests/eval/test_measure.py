@@ -79,6 +79,16 @@ def word_perplexity(texts: list[str], folder: Path) -> float:
 # ---- text --------------------------------------------------------------------------------------
 
 
+def test_text_in_another_column_with_a_blank_row(measure: Measure, tmp_path: Path) -> None:
+    rows = [{"meta": {"body": line}} for line in (*LINES, " ")]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found, ended = measure(path, **{"text-column": "meta.body"})
+    assert (found["documents"], found["words"]) == (4, 19)
+    said = f"{path}: 4 documents; blank texts left out: 1; each row is a document\n"
+    assert ended.code == 0 and ended.err == said
+
+
 def test_text_without_a_judge(measure: Measure, text: Path) -> None:
     found, ended = measure(text)
     assert ended.code == 0 and ended.err == ""

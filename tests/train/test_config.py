@@ -57,6 +57,53 @@ def test_a_wrong_field_is_named(
     assert "\n" not in str(caught.value)
 
 
+def refusal(folder: Path, content: str) -> str:
+    (folder / "recipe.yaml").write_text(content)
+    with pytest.raises(UsageError) as caught:
+        load_recipe(folder / "recipe.yaml")
+    return str(caught.value).removeprefix(f"{folder / 'recipe.yaml'}: ")
+
+
+def test_every_wrong_field_is_named(tmp_path: Path) -> None:
+    recipe = yaml.safe_load((RECIPES / "demo.yaml").read_text())
+    recipe["sed"] = 1
+    recipe["sources"][1]["repeat"] = 0
+    recipe["training"]["steps"] = "soon"
+    recipe["tokenizer"] = 5
+    del recipe["vocab_size"]
+    parts = refusal(tmp_path, yaml.safe_dump(recipe)).split("; ")
+    assert parts == [
+        "tokenizer: Input should be 'byte-level' or 'sentencepiece'",
+        "vocab_size: Field required",
+        "sources.1.repeat: Input should be greater than or equal to 1",
+        "training.steps: Input should be a valid integer, unable to parse string as an integer",
+        "sed: Extra inputs are not permitted",
+        "correct the recipe",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [
+        ("no", "got False (YAML takes yes, no, on and off for that): quote it if it is text"),
+        ("On", "got True (YAML takes yes, no, on and off for that): quote it if it is text"),
+        ("2024", "got 2024: quote it if it is text"),
+        ("1e3", None),
+        ("1.5", "got 1.5: quote it if it is text"),
+        ("2024-01-31", "got 2024-01-31: quote it if it is text"),
+        ("'no'", None),
+    ],
+)
+def test_what_yaml_takes_for_something_else(tmp_path: Path, written: str, said: str | None) -> None:
+    text = (RECIPES / "demo.yaml").read_text().replace("name: demo\n", f"name: {written}\n")
+    if said is None:
+        (tmp_path / "recipe.yaml").write_text(text)
+        assert load_recipe(tmp_path / "recipe.yaml").name == written.strip("'")
+    else:
+        expected = f"name: Input should be a valid string, {said}; correct the recipe"
+        assert refusal(tmp_path, text) == expected
+
+
 def test_two_sources_of_one_name_are_refused(tmp_path: Path) -> None:
     recipe = yaml.safe_load((RECIPES / "demo.yaml").read_text())
     recipe["sources"][1]["name"] = recipe["sources"][0]["name"]

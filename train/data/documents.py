@@ -6,17 +6,24 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
+from cdgen.words import (
+    ends_sentence,
+    join_unspaced,
+    split_sentences,
+    split_spaced_words,
+    split_words,
+)
+
 TEXT_END = "<|endoftext|>"
 _TITLE = re.compile(r"= = = (?!=)(.*?)(?: = = =)?\s*")  # more marks: a heading inside an article
-_CLOSING = "\"')]\u201d\u2019"  # characters between a full stop and the next sentence
-_SENTENCE = re.compile(rf".*?[.!?][{re.escape(_CLOSING)}]*\s+|.+", re.DOTALL)
 _HEADING = re.compile(r"^#+ .*$", re.MULTILINE)
 _ASIDE = re.compile(r"\[(?:Illustration|Footnote)[^\]]*\]")
-# Turn quotation marks, dashes and the ellipsis into ASCII; drop invisible spaces and emphasis.
+# Turn quotation marks, dashes and the ellipsis into ASCII; drop invisible spaces and emphasis. The
+# marks of a pair, whichever a language opens or closes with, become one.
 _PLAIN = str.maketrans(
     {
-        **dict.fromkeys("\u201c\u201d", '"'),
-        **dict.fromkeys("\u2018\u2019", "'"),
+        **dict.fromkeys("\u201c\u201d\u201e\u201f", '"'),
+        **dict.fromkeys("\u2018\u2019\u201a\u201b", "'"),
         **dict.fromkeys("\u200b\u2060_", ""),
         "\u2013": "-",
         "\u2014": "--",
@@ -143,23 +150,19 @@ def _fragments(lines: Lines, words: int) -> Iterator[tuple[str, int, bool]]:
     """Yield sentences, or parts of at most `words` words: text, words, and whether a sentence ends
     there."""
     for line in lines:
-        for sentence in _SENTENCE.findall(f"{line}\n"):
-            tokens = re.findall(r"\s*\S+\s*|\s+", sentence)
+        for sentence in split_sentences(f"{line}\n"):
+            tokens = split_spaced_words(sentence)
             for start in range(0, len(tokens), words):
                 part = tokens[start : start + words]
                 is_last = start + words >= len(tokens)
                 size = len(part) if sentence.strip() else 0
-                yield "".join(part), size, is_last and _ends_sentence(sentence)
-
-
-def _ends_sentence(text: str) -> bool:
-    return text.rstrip().rstrip(_CLOSING)[-1:] in (".", "!", "?")
+                yield "".join(part), size, is_last and ends_sentence(sentence)
 
 
 def split_long_text(text: str, words: int) -> list[str]:
     """Return `text` whole if it has fewer than `words` words, else the pieces that `length` makes
     of it."""
-    if len(text.split()) < words:
+    if len(split_words(text)) < words:
         return [text]
     return [piece for piece, _ in split_lines("length", text.split("\n"), True, words)]
 
@@ -169,5 +172,5 @@ def clean_text(text: str, unit: str) -> str:
     such as rules and rows of stars."""
     text = _ASIDE.sub("", text.translate(_PLAIN))
     parts = re.split("\n" if unit == "lines" else r"\n\s*\n", text)
-    joined = (" ".join(part.split()) for part in parts)
+    joined = (" ".join(join_unspaced(part).split()) for part in parts)
     return "\n".join(line for line in joined if any(c.isalnum() for c in line))

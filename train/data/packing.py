@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from tokenizers import Tokenizer
 
+from cdgen.corpus.special_marks import text_encoder
 from cdgen.train.data.documents import Document
 from cdgen.train.data.tokenizer import SpecialIds
 
@@ -23,6 +24,7 @@ def encode(
     tokenizer: Tokenizer, special: SpecialIds, documents: Sequence[Document]
 ) -> list[np.ndarray]:
     """Encode documents with all threads: BOS, the text, and EOS unless the document was cut off."""
+    tokenizer = text_encoder(tokenizer)
     sequences, begin = [], [] if special.bos is None else [special.bos]
     for start in range(0, len(documents), _ENCODED_AT_ONCE):
         batch = documents[start : start + _ENCODED_AT_ONCE]

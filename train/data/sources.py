@@ -1,31 +1,22 @@
-"""Reading the documents of a source: text, JSONL and Parquet files, datasets, finalized corpora."""
+"""Reading the documents of a source: text, JSON and Parquet files, datasets, finalized corpora."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from cdgen.corpus.documents import (
-    SUFFIXES,
-    file_texts,
-    hash_source,
-    hub_texts,
-    json_row,
-    may_be_dataset,
-    numbered_lines,
-    usable_files,
-)
+from cdgen.corpus.documents import DocumentSource, Part, open_source
 from cdgen.corpus.folder import CorpusFolder
 from cdgen.corpus.reader import corpus_rows
+from cdgen.corpus.saved_datasets import may_be_dataset
+from cdgen.corpus.text_rows import TextRow
 from cdgen.errors import UsageError
 from cdgen.storage import sha256_of
 from cdgen.train.config import Source
 from cdgen.train.data.documents import Document, clean_text, split_lines
 
-_EXPECTED = f"{', '.join(SUFFIXES)}, a folder of them, a finalized corpus or a `datasets` name"
+_BOOK_FIELDS = ("author", "title")
 
 
 @dataclass(frozen=True)
@@ -41,7 +32,7 @@ def read_documents(source: Source, data_dir: Path) -> list[Document]:
     """Read a source. Raises UsageError if it is missing, damaged or empty, or lacks a title that it
     names."""
     documents = []
-    for text in _texts(source, _find(source, data_dir)):
+    for text in _texts(source, data_dir):
         for part, complete in split_lines(source.split, text.lines, text.ended, source.words):
             cleaned = clean_text(part, source.clean) if source.clean else part
             if cleaned:
@@ -55,13 +46,9 @@ def read_documents(source: Source, data_dir: Path) -> list[Document]:
 
 def source_sha256(source: Source, data_dir: Path) -> str:
     """Return the hash of a source's files, or of a dataset's texts."""
-    place = _find(source, data_dir)
-    if isinstance(place, Path):
-        return sha256_of(place / "manifest.json") if _is_corpus(place) else hash_source(str(place))
-    digest = hashlib.sha256()
-    for text in hub_texts(place):
-        digest.update(b"%d:%s" % (len(text), text.encode()))
-    return digest.hexdigest()
+    if is_synthetic(source, data_dir):
+        return sha256_of(data_dir / source.path / "manifest.json")
+    return _open(source, data_dir).sha256()
 
 
 def corpus_texts(out: Path) -> Iterator[tuple[str, bool]]:
@@ -75,80 +62,73 @@ def corpus_texts(out: Path) -> Iterator[tuple[str, bool]]:
             yield row["text"], row["finish_reason"] == "eos"
 
 
-def _find(source: Source, data_dir: Path) -> Path | str:
-    """Return a file or folder below the data folder, or else the name of a dataset."""
+def is_synthetic(source: Source, data_dir: Path) -> bool:
+    """Return whether a source is a corpus of `cdgen generate`."""
+    place = data_dir / source.path
+    return place.is_dir() and CorpusFolder(place).is_finalized
+
+
+def _open(source: Source, data_dir: Path) -> DocumentSource:
+    """Open a file or folder below the data folder, or else the dataset of that name."""
     place, name = data_dir / source.path, str(source.path)
-    if place.is_dir() and not _is_corpus(place) and not usable_files(place):
-        raise UsageError(f"source {source.name}: {place} holds no file of {_EXPECTED}")
-    if place.is_file() and not name.endswith(SUFFIXES):
-        raise UsageError(f"source {source.name}: {place} is of an unknown kind, not {_EXPECTED}")
     if place.exists():
-        return place
+        return open_source(str(place), source.text_column, f"source {source.name}: {place}")
     if Path(name).exists():  # `datasets` could read it
         raise UsageError(
             f"source {source.name}: {name} lies in the current folder, but not in --data"
             f" {data_dir}; move it, or give another --data"
         )
     if may_be_dataset(name):
-        return name
+        return open_source(name, source.text_column, f"source {source.name}: {name}")
     raise UsageError(f"source {source.name}: cannot read {place}: no such file; is --data right?")
 
 
-def is_synthetic(source: Source, data_dir: Path) -> bool:
-    """Return whether a source is a corpus of `cdgen generate`."""
-    return _is_corpus(data_dir / source.path)
+def _texts(source: Source, data_dir: Path) -> Iterator[_Text]:
+    if is_synthetic(source, data_dir):
+        texts = corpus_texts(data_dir / source.path)
+        yield from (_Text(text.split("\n"), ended) for text, ended in texts)
+        return
+    opened = _open(source, data_dir)
+    if opened.notes:
+        print(f"{opened.label}: {'; '.join(opened.notes)}")
+    if source.split == "chapters":
+        yield from _books(source, opened)
+        return
+    for part in opened.parts:
+        yield from _part(part, source)
 
 
-def _is_corpus(place: Path) -> bool:
-    return place.is_dir() and CorpusFolder(place).is_finalized
-
-
-def _texts(source: Source, place: Path | str) -> Iterator[_Text]:
-    if isinstance(place, str):
-        if source.split == "chapters":
-            raise UsageError(f"source {source.name}: `chapters` reads JSON lines, not `datasets`")
-        yield from (_Text(text.split("\n"), True) for text in hub_texts(place))
-    elif _is_corpus(place):
-        yield from (_Text(text.split("\n"), ended) for text, ended in corpus_texts(place))
-    elif source.split == "chapters":
-        yield from _books(source, usable_files(place) if place.is_dir() else [place])
-    else:
-        for file in usable_files(place) if place.is_dir() else [place]:
-            yield from _file(file, source.split)
-
-
-def _file(path: Path, split: str) -> Iterator[_Text]:
-    if not path.name.endswith((".txt", ".txt.gz", ".txt.xz")):
-        yield from (_Text(text.split("\n"), True) for text in file_texts(path))
-    elif split == "rows":
-        yield from (_Text([line], True) for line in file_texts(path))
+def _part(part: Part, source: Source) -> Iterator[_Text]:
+    rows = part.rows(source.text_column)
+    if not part.is_text:
+        yield from (_Text(row.text.split("\n"), True) for row in rows)
+    elif source.split == "rows":
+        yield from (_Text([row.text], True) for row in rows)
     else:  # the last document may be cut off: samples end anywhere
-        yield _Text(file_texts(path), False)
+        yield _Text((row.text for row in rows), False)
 
 
-def _books(source: Source, files: Iterable[Path]) -> Iterator[_Text]:
+def _books(source: Source, opened: DocumentSource) -> Iterator[_Text]:
     seen = set()
-    for path in files:
-        if not path.name.endswith((".jsonl", ".jsonl.gz", ".jsonl.xz")):
-            raise UsageError(f"source {source.name}: `chapters` reads JSON lines, got {path}")
-        for number, line in numbered_lines(path):
-            if not line.strip():
-                continue
-            book = json_row(line, f"{path}, line {number}")
-            author, title = (_field(book, name, path, number) for name in ("author", "title"))
+    for part in opened.parts:
+        place = f"source {source.name}: {part.name}"
+        if part.is_text:
+            raise UsageError(f"{place}: `chapters` reads rows with author, title and text")
+        for row in part.rows(source.text_column, _BOOK_FIELDS):
+            author, title = (_field(row, name, place) for name in _BOOK_FIELDS)
             seen.add(title)
             if not source.titles or title in source.titles:
-                yield _Text(book["text"].split("\n"), True, f"{author}: {title}")
+                yield _Text(row.text.split("\n"), True, f"{author}: {title}")
     if missing := set(source.titles) - seen:
         raise UsageError(
             f"source {source.name}: no book is called {sorted(missing)}; correct the titles"
         )
 
 
-def _field(book: dict[str, Any], name: str, path: Path, number: int) -> str:
-    value = book.get(name)
+def _field(row: TextRow, name: str, place: str) -> str:
+    value = row.others.get(name)
     if not isinstance(value, str):
         raise UsageError(
-            f'{path}, line {number}: `chapters` needs a string under "{name}", got {value!r}'
+            f'{place}, row {row.number}: `chapters` needs a string under "{name}", got {value!r}'
         )
     return value

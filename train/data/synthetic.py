@@ -21,7 +21,7 @@ from cdgen.train.data.packing import encode
 from cdgen.train.data.tokenizer import SpecialIds
 
 _COLUMNS = ("tokens", "text", "finish_reason")
-_BETWEEN = "\n\n"  # `render_text` puts it between the documents of a row
+_BETWEEN = "\n\n"  # `TextRenderer` puts it between the documents of a row
 
 
 def manifest_sha256(out: Path) -> str:

@@ -27,7 +27,7 @@ from cdgen.storage import (
     write_record,
 )
 
-_FORMAT = 3  # of the files and of their making: raise it when either changes
+_FORMAT = 4  # of the files and of their making: raise it when either changes
 
 
 @dataclass(frozen=True)

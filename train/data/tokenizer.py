@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from tokenizers import (
+    Regex,
     Tokenizer,
     decoders,
     models,
@@ -20,6 +21,8 @@ from tokenizers import (
 from transformers import PreTrainedTokenizerFast
 
 from cdgen.checkpoints.checkpoint import read_json, reading
+from cdgen.checkpoints.text_prefix import prefix_of
+from cdgen.corpus.first_tokens import BYTE_LEVEL_PIECES
 from cdgen.errors import UsageError
 from cdgen.storage import record_checksum, sha256_of
 
@@ -72,7 +75,12 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     The vocabulary stays smaller than `vocab_size` if the texts have too few pairs to merge.
     """
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(BYTE_LEVEL_PIECES), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
@@ -88,12 +96,13 @@ def train_sentencepiece(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     """Train a BPE in the style of SentencePiece: <unk> 0, <s> 1, </s> 2, <pad> 3, then the 256
     bytes, characters and merges.
 
-    Text is NFKC-normalised, so ligatures and full-width letters do not come back as they were. A
-    character without an entry is spelled in bytes, so <unk> never occurs.
+    Text comes back as NFC. (NFKC, as in SentencePiece's own default, would divide a vowel sign of
+    Thai into two that look otherwise.) A character without an entry is spelled in bytes, so <unk>
+    never occurs.
     """
     tokenizer = Tokenizer(models.BPE(unk_token=UNK, byte_fallback=True))
     # Add a space before the first word, so that it gets the same token as elsewhere.
-    tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Prepend(_SPACE)])
+    tokenizer.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Prepend(_SPACE)])
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Metaspace(prepend_scheme="never"), pre_tokenizers.Split("\n", "isolated")]
     )
@@ -126,13 +135,18 @@ def _bytes_unspecial(tokenizer: Tokenizer) -> Tokenizer:
 
 
 def _with_bos(tokenizer: Tokenizer) -> Tokenizer:
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single=f"{BOS} $A",
-        pair=f"{BOS} $A {BOS} $B:1",
-        special_tokens=[(BOS, tokenizer.token_to_id(BOS))],
-    )
+    _put_first(BOS, tokenizer)
     tokenizer.encode_special_tokens = True  # a text that spells out "</s>" must not end there
     return tokenizer
+
+
+def _put_first(bos: str, tokenizer: Tokenizer) -> None:
+    """Let the template of the tokenizer put `bos` before every text."""
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{bos} $A",
+        pair=f"{bos} $A {bos} $B:1",
+        special_tokens=[(bos, tokenizer.token_to_id(bos))],
+    )
 
 
 def tokenizer_from_json(text: str) -> Tokenizer:
@@ -190,7 +204,13 @@ def tokenizer_file(folder: Path) -> Path:
 def for_transformers(
     tokenizer: Tokenizer, max_length: int, names: SpecialNames = MADE
 ) -> PreTrainedTokenizerFast:
-    """Return the tokenizer in the form that `save_pretrained` writes and AutoTokenizer loads."""
+    """Return the tokenizer in the form that `save_pretrained` writes and AutoTokenizer loads.
+
+    It puts BOS before a text, as training does, whatever an existing tokenizer did before.
+    """
+    tokenizer = tokenizer_from_json(tokenizer.to_str())  # a copy, which may be changed
+    if names.bos and not prefix_of(tokenizer):
+        _put_first(names.bos, tokenizer)
     unknown = {} if tokenizer.token_to_id(UNK) is None else {"unk_token": UNK}
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,

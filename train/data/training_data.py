@@ -13,9 +13,10 @@ import numpy as np
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
+from cdgen.corpus.special_marks import SpecialMarks
 from cdgen.storage import lock, remove_file, write_atomic
 from cdgen.train.budget import Text
-from cdgen.train.config import Recipe, Synthetic
+from cdgen.train.config import Recipe, Source, Synthetic
 from cdgen.train.data.documents import Document
 from cdgen.train.data.holdout import Parts, prompt_lines, split_sources
 from cdgen.train.data.mixture import Mixture, Share, shares_of
@@ -41,6 +42,7 @@ from cdgen.train.data.tokenizer import (
     train_tokenizer,
 )
 from cdgen.train.data.words import count_words
+from cdgen.words import split_words
 
 
 @dataclass(frozen=True)
@@ -121,6 +123,7 @@ def _build_real(recipe: Recipe, data_dir: Path) -> Tokens:
     if left_out:
         print(f"{left_out:,} documents are left out: their text is held out under another source")
     tokenizer, names = _make_tokenizer(recipe, parts)
+    _report_marks(read, tokenizer)
     special, size = special_ids(tokenizer, names), recipe.block_size
     encoded = [
         (encode(tokenizer, special, parts[source.name].train), source.repeat)
@@ -146,13 +149,22 @@ def _build_real(recipe: Recipe, data_dir: Path) -> Tokens:
     )
 
 
+def _report_marks(read: Iterable[tuple[Source, Iterable[Document]]], tokenizer: Tokenizer) -> None:
+    for source, documents in read:
+        marks = SpecialMarks(tokenizer)
+        for document in documents:
+            marks.seen(document.text)
+        for note in marks.notes():
+            print(f"source {source.name}: {note}; `split: {source.split}` divides its documents")
+
+
 def _text_facts(documents: Iterable[Document], synthetic: bool) -> dict[str, Any]:
     """Return the facts of a text. Its hash is that of its documents, whatever their order, file or
     source."""
     digests, words = [], 0
     for document in documents:
         digests.append(hashlib.sha256(document.text.encode(errors="surrogatepass")).digest())
-        words += len(document.text.split())
+        words += len(split_words(document.text))
     sha256 = hashlib.sha256(b"".join(sorted(digests))).hexdigest()
     return Text("", sha256, words, synthetic, traced=not synthetic).facts
 
@@ -196,7 +208,7 @@ def _synthetic_tokens(
 
     def build() -> Tokens:
         blocks = _corpus_blocks(recipe, corpus, tokenizer, special_ids(tokenizer, names))
-        words = sum(len(text.split()) for text, _ in corpus_texts(corpus.path))
+        words = sum(len(split_words(text)) for text, _ in corpus_texts(corpus.path))
         text = Text("", manifest, words, synthetic=True).facts
         epoch_words = count_words(tokenizer, names, blocks)
         return Tokens({"blocks": blocks}, {"text": text, "epoch_words": epoch_words})

@@ -10,6 +10,7 @@ from tokenizers import Tokenizer
 
 from cdgen.train.data.mixture import Mixture
 from cdgen.train.data.tokenizer import SpecialNames
+from cdgen.words import split_words
 
 _BLOCKS_TOGETHER = 16
 _PARTS_AT_ONCE = 256
@@ -32,8 +33,7 @@ def words_read(
 
 
 def count_words(tokenizer: Tokenizer, names: SpecialNames, blocks: np.ndarray) -> int:
-    """Count words, which end at white space or at the end of a document; `blocks` are read end to
-    end."""
+    """Count words, which end at the end of a document too; `blocks` are read end to end."""
     special = [name for name in asdict(names).values() if name]
     blocks = np.where(blocks < 0, ~blocks, blocks)
     # A word that two parts share counts twice: one in thousands, which allows the use of all cores.
@@ -49,5 +49,5 @@ def count_words(tokenizer: Tokenizer, names: SpecialNames, blocks: np.ndarray) -
         for text in texts:
             for name in special:
                 text = text.replace(name, " ")
-            count += len(text.split())
+            count += len(split_words(text))
     return count

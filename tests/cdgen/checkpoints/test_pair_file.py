@@ -111,12 +111,12 @@ def test_alternatives_change_nothing(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("changed", "code", "says"),
     [
-        ({"good": None}, 2, "found good: field required"),
-        ({"bad": None}, 2, "found bad: field required"),
-        ({"good": ""}, 2, "found good: string should have at least 1"),
-        ({"bad": 3}, 2, "found bad: input should be a valid string"),
-        ({"worse": "x"}, 2, "found worse: extra inputs are not permitted"),
-        ({"alternatives": [{"bad": "x"}]}, 2, "found alternatives.0.kind: field required"),
+        ({"good": None}, 2, "found good: Field required"),
+        ({"bad": None}, 2, "found bad: Field required"),
+        ({"good": ""}, 2, "found good: String should have at least 1"),
+        ({"bad": 3}, 2, "found bad: Input should be a valid string, got 3: quote it"),
+        ({"worse": "x"}, 2, "found worse: Extra inputs are not permitted"),
+        ({"alternatives": [{"bad": "x"}]}, 2, "found alternatives.0.kind: Field required"),
         ({"bad": "dropout:2"}, 2, "expected dropout:P with P between 0 and 1"),
         ({"good": "gone"}, 4, "/gone is not a folder (relative paths are relative to the file)"),
         ({"bad": "gone"}, 4, "give --bad"),

@@ -94,6 +94,7 @@ def refused(generate: Command, tmp_path: Path) -> Command:
         ("strategy", ["contrastive", ""]),
         ("format", ["csv", ""]),
         ("on_eos", ["restart"]),
+        ("bos", ["no", ""]),
         ("dtype", ["bfloat16"]),
         ("device", ["tpu"]),
         ("shard", ["1/1", "0", "-1/2", "a/b", "0/0"]),
@@ -111,6 +112,12 @@ def test_a_value_outside_its_range_is_refused(
 @pytest.mark.parametrize("flag", ["good", "prompts", "out"])
 def test_a_missing_flag_is_named(refused: Command, flag: str) -> None:
     refused(2, f"--{flag} is missing: give the flag or put it into --config", **{flag: None})
+
+
+def test_every_mistake_is_named(refused: Command) -> None:
+    missing = "is missing: give the flag or put it into --config"
+    says = f"--good {missing}; --prompts {missing}; --top-k: input should be greater"
+    refused(2, says, "; --slots: input should be", good=None, prompts=None, slots="x", top_k=-1)
 
 
 def test_contrast_needs_a_bad(refused: Command) -> None:

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import io
 import json
 import lzma
 from collections.abc import Callable
 from pathlib import Path
 
+import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from small_corpus import begin, fill
 
-from cdgen.corpus import documents
-from cdgen.corpus.documents import hash_source, read_documents
+from cdgen.corpus import text_files
+from cdgen.corpus.documents import hash_source, open_source, read_documents
+from cdgen.corpus.finalize import finalize
+from cdgen.corpus.reader import corpus_rows
 from cdgen.errors import UsageError
 
 DOCUMENTS = ["first one", "zweites Stück", "третий", "  indented", "last"]
@@ -31,6 +36,26 @@ WRITERS: dict[str, Callable[[Path], object]] = {
     "p.parquet": lambda path: pq.write_table(
         pa.table({"id": range(5), "text": DOCUMENTS}), path, row_group_size=2
     ),
+    "p.txt.zst": lambda path: path.write_bytes(zstd("\n".join(DOCUMENTS).encode())),
+    "childes.train": lambda path: path.write_text("\n".join(DOCUMENTS)),
+    "p.dev": lambda path: path.write_text("\n".join(DOCUMENTS)),
+    "p.test.gz": lambda path: path.write_bytes(gzip.compress("\n".join(DOCUMENTS).encode())),
+    "P.TXT.GZ": lambda path: path.write_bytes(gzip.compress("\n".join(DOCUMENTS).encode())),
+    "P.JSONL": lambda path: path.write_text("\ufeff" + as_json(DOCUMENTS)),
+    "p.jsonl.zst": lambda path: path.write_bytes(zstd(as_json(DOCUMENTS).encode())),
+    "p.json.gz": lambda path: path.write_bytes(gzip.compress(as_json(DOCUMENTS).encode())),
+    "array.json": lambda path: path.write_text(
+        "\ufeff \n" + json.dumps([{"text": text} for text in DOCUMENTS], indent=2)
+    ),
+    "p.parquet.xz": lambda path: path.write_bytes(lzma.compress(as_parquet(DOCUMENTS))),
+    "P.Parquet": lambda path: path.write_bytes(as_parquet(DOCUMENTS)),
+    "saved": lambda path: datasets.Dataset.from_dict({"text": DOCUMENTS}).save_to_disk(path),
+    "splits": lambda path: datasets.DatasetDict(
+        {
+            "test": datasets.Dataset.from_dict({"text": ["a test"]}),
+            "train": datasets.Dataset.from_dict({"text": DOCUMENTS}),
+        }
+    ).save_to_disk(path),
     "large.parquet": lambda path: pq.write_table(
         pa.table({"text": pa.array(DOCUMENTS, pa.large_string())}), path
     ),
@@ -39,6 +64,20 @@ WRITERS: dict[str, Callable[[Path], object]] = {
 
 def as_json(texts: list[str]) -> str:
     return "\n\n".join(json.dumps({"id": i, "text": text}) for i, text in enumerate(texts)) + "\n"
+
+
+def as_parquet(texts: list[str]) -> bytes:
+    buffer = io.BytesIO()
+    pq.write_table(pa.table({"text": texts}), buffer)
+    return buffer.getvalue()
+
+
+def zstd(content: bytes) -> bytes:
+    """Compress in two frames, as pzstd and `cat a.zst b.zst` do."""
+    half = len(content) // 2
+    return b"".join(
+        pa.compress(part, "zstd", asbytes=True) for part in (content[:half], content[half:])
+    )
 
 
 @pytest.mark.parametrize("name", WRITERS)
@@ -55,6 +94,67 @@ def test_a_folder_is_its_files_in_order_of_name(tmp_path: Path) -> None:
     assert list(read_documents(str(tmp_path))) == ["one", "two", "three", "four"]
 
 
+def test_a_corpus_of_cdgen_is_read_as_its_rows(tmp_path: Path) -> None:
+    folder = begin(tmp_path / "corpus", format="jsonl")
+    fill(folder)
+    finalize(folder.out)
+    texts = [row["text"] for row in corpus_rows(folder.out, ["text"])]
+    assert list(read_documents(str(folder.out))) == texts
+
+
+# ---- what divides documents --------------------------------------------------------------------
+
+STORIES = "Once.\n\nThe end.\n<|endoftext|>\n\n  Twice. \n<|endoftext|>\n<|endoftext|>\nThird"
+
+
+def test_lines_that_are_marks_divide_the_documents_of_a_text_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a.txt").write_text(STORIES)
+    (tmp_path / "b.txt").write_text("a line with <|endoftext|> in it\n\nanother\n")
+    source = open_source(str(tmp_path))
+    found = [(part.name, row.number, row.text) for part, row in source.documents()]
+    assert found == [
+        ("a.txt", 1, "Once.\n\nThe end."),
+        ("a.txt", 6, "Twice."),
+        ("a.txt", 9, "Third"),
+        ("b.txt", 1, "a line with <|endoftext|> in it"),
+        ("b.txt", 3, "another"),
+    ]
+    source.say("5 documents")
+    assert capsys.readouterr().err == (
+        f"{tmp_path}: 5 documents; 3 lines <|endoftext|> separate the documents of a.txt;"
+        " blank texts left out: 2; each line is a document\n"
+    )
+
+
+def test_a_row_that_is_only_a_mark_is_no_document(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text(as_json(["one", "<|endoftext|>", " </s>\n", "a </s>"]))
+    source = open_source(str(tmp_path / "a.jsonl"))
+    assert list(source.texts()) == ["one", "a </s>"]
+    assert source.left_out == {"lone end-of-text marks": 2}
+
+
+def test_a_file_called_state_makes_no_saved_dataset(tmp_path: Path) -> None:
+    (tmp_path / "state.json").write_text('{"text": "Texas"}')
+    assert list(read_documents(str(tmp_path))) == ["Texas"]
+
+
+@pytest.mark.parametrize("mark", ["</s>", "<eos>", "<|end_of_text|>"])
+def test_marks_of_other_tokenizers(tmp_path: Path, mark: str) -> None:
+    (tmp_path / "a.train").write_text(f"One.\nMore.\n{mark}\nTwo.\n")
+    assert list(read_documents(str(tmp_path / "a.train"))) == ["One.\nMore.", "Two."]
+
+
+def test_a_document_between_marks_that_is_too_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(text_files, "MAX_LINE_BYTES", 1 << 10)
+    (tmp_path / "a.txt").write_text("<|endoftext|>\n" + "a line\n" * 400)
+    with pytest.raises(UsageError, match=r"a\.txt, line 172: a document longer"):
+        list(read_documents(str(tmp_path / "a.txt")))
+
+
 def test_a_source_is_hashed_by_its_bytes(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_text("one\ntwo\n")
@@ -67,8 +167,6 @@ def test_a_source_is_hashed_by_its_bytes(tmp_path: Path) -> None:
 
 
 def test_a_datasets_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import datasets
-
     table = datasets.Dataset.from_dict({"text": DOCUMENTS, "n": [1, 2, 3, 4, 5]})
     calls = []
 
@@ -94,8 +192,6 @@ def test_a_datasets_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_a_dataset_that_cannot_be_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
-    import datasets
-
     def load_dataset(name: str, split: str) -> None:
         raise ConnectionError("Couldn't reach the Hub\nlong story")
 
@@ -107,22 +203,6 @@ def test_a_dataset_that_cannot_be_loaded(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 # ---- bad sources -------------------------------------------------------------------------------
-
-
-def bad_parquet(path: Path, array: pa.Array, column: str = "text") -> str:
-    pq.write_table(pa.table({column: array}), path)
-    with pytest.raises(UsageError) as caught:
-        list(read_documents(str(path)))
-    return str(caught.value)
-
-
-def test_bad_parquet(tmp_path: Path) -> None:
-    path = tmp_path / "p.parquet"
-    assert "no column `text`, only ['body']" in bad_parquet(path, pa.array(["a"]), "body")
-    assert "p.parquet, row 2: expected" in bad_parquet(path, pa.array(["a", None]))
-    assert "row 1: expected" in bad_parquet(path, pa.array([7]))
-    not_utf8 = pa.array([b"ok", b"caf\xe9"]).view(pa.string())
-    assert "after row 1" in bad_parquet(path, not_utf8) or "row 2" in bad_parquet(path, not_utf8)
 
 
 def test_a_folder_without_prompts(tmp_path: Path) -> None:
@@ -143,7 +223,7 @@ def test_an_empty_name_is_not_the_current_folder() -> None:
 
 
 def test_a_line_that_is_too_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(documents, "MAX_LINE_BYTES", 1 << 20)
+    monkeypatch.setattr(text_files, "MAX_LINE_BYTES", 1 << 20)
     path = tmp_path / "p.txt"
     path.write_bytes(b"short\n" + b"x" * (1 << 20))
     assert [len(text) for text in read_documents(str(path))] == [5, 1 << 20]

@@ -107,7 +107,7 @@ def generate(
     """Do what a worker does from start to end."""
     worker = Shard.parse(shard)
     with CorpusFolder(out).set_up():
-        origin = PromptSource(str(source), make_tokenizer(), "0" * 64, 1, 3)
+        origin = PromptSource(str(source), make_tokenizer(), "0" * 64, (1,), 3)
         table = prepare_prompts(origin, CorpusFolder(out).prompts)
         plan = make_plan(table.plan, rows_per_file, format)
         CorpusFolder(out).open_plan(plan)
@@ -293,11 +293,13 @@ def expected(workers: Workers, tmp_path_factory: pytest.TempPathFactory) -> Hash
     assert {name for name in found if not name.startswith(".cdgen/")} == {
         "README.md",
         "manifest.json",
+        "prompts.jsonl",
         f"data/train-00000-of-00002.{workers.format}",
         f"data/train-00001-of-00002.{workers.format}",
     }
     assert {name for name in found if name.startswith(".cdgen/")} == {
         ".cdgen/plan.json",
+        ".cdgen/prompts/origins.jsonl",
         ".cdgen/prompts/prompts.json",
         ".cdgen/prompts/tokens.bin",
     }
@@ -345,7 +347,7 @@ def test_killed_at_random_times(workers: Workers, expected: Hashes, tmp_path: Pa
 
 def test_a_kill_costs_at_most_one_range(workers: Workers, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    renames_of_set_up = 3  # tokens.bin, prompts.json, plan.json; then three per range, with a beat
+    renames_of_set_up = 4  # two of the prompts, their record, plan.json; then three per range
     crash = f"after-rename:{renames_of_set_up + 2 * 3 + 1}"
     assert workers.run("generate", out, crash, finish=False) == KILLED
     assert status(out).ranges_done == 2

@@ -21,6 +21,7 @@ from cdgen.corpus.reader import corpus_rows
 from cdgen.corpus.status import status
 from cdgen.corpus.verify import verify
 from cdgen.errors import PlanMismatch, StorageError
+from cdgen.storage import read_record, write_record
 
 
 def test_the_finished_files_hold_every_row_once_in_order(out: Path, small_groups: None) -> None:
@@ -186,3 +187,27 @@ def test_the_card_names_what_decides_the_corpus(out: Path) -> None:
     ):
         assert fact in card
     assert "good_logprob" not in card
+
+
+def test_the_origins_of_the_prompts_are_published(out: Path, format: str) -> None:
+    folder = begin(out, format=format)
+    fill(folder)
+    manifest = finalize(out)
+    lines = [json.loads(line) for line in (out / "prompts.jsonl").read_text().splitlines()]
+    assert lines == [{"prompt_id": n, "file": "prompts.txt", "row": n + 1} for n in range(10)]
+    assert manifest.prompts is not None and manifest.prompts.path == "prompts.jsonl"
+    assert "`prompts.jsonl` says for every `prompt_id`" in (out / "README.md").read_text()
+
+
+def test_a_corpus_that_an_older_cdgen_began_has_none(out: Path) -> None:
+    """Its manifest and card are those that the older one would have written."""
+    folder = begin(out)
+    fill(folder)
+    (folder.prompts / "origins.jsonl").unlink()
+    record = read_record(folder.prompts / "prompts.json")
+    del record["origins_sha256"]
+    write_record(folder.prompts / "prompts.json", record)
+    finalize(out)
+    assert "prompts" not in read_record(out / "manifest.json")
+    assert "prompts.jsonl" not in (out / "README.md").read_text()
+    assert verify(out) == []

@@ -55,7 +55,7 @@ def test_heads_are_the_heads_of_the_whole(kind: str, text: str, count: int, head
     begun = tokenizer.encode(_head(text, head), add_special_tokens=False).ids
     assert whole[: len(begun)] == begun
     ids = in_full(tokenizer, text, 1, count)
-    assert list(first_tokens([text], tokenizer, 1, count)) == [ids]
+    assert list(first_tokens([text], tokenizer, [1], count)) == [ids]
 
 
 def test_long_documents_are_cut_and_stay_the_same() -> None:
@@ -63,7 +63,7 @@ def test_long_documents_are_cut_and_stay_the_same() -> None:
     for tokenizer in KINDS.values():
         for count in (3, 700):
             expected = [in_full(tokenizer, text, None, count) for text in documents]
-            assert list(first_tokens(documents, tokenizer, None, count)) == expected
+            assert list(first_tokens(documents, tokenizer, [], count)) == expected
 
 
 def without_proof(change: Callable[[Tokenizer], object], kind: str = "byte-level") -> bool:
@@ -95,6 +95,15 @@ def test_the_callers_tokenizer_is_left_alone_and_its_truncation_ignored() -> Non
     tokenizer.enable_truncation(2)
     tokenizer.enable_padding(length=50)
     before = tokenizer.to_str()
-    (ids,) = first_tokens([TEXT[0]], tokenizer, None, 9)
+    (ids,) = first_tokens([TEXT[0]], tokenizer, [], 9)
     assert ids == in_full(TOKENIZER, TEXT[0], None, 9)
     assert tokenizer.to_str() == before
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_special_token_that_is_spelled_out_is_text(kind: str) -> None:
+    tokenizer = Tokenizer.from_str(KINDS[kind].to_str())
+    assert tokenizer.encode("the</s>", add_special_tokens=False).ids[-1] == 2
+    (ids,) = first_tokens(["the</s>cat"], tokenizer, [], 20)
+    assert ids == in_full(KINDS[kind], "the</s>cat", None, 20)
+    assert not {0, 1, 2} & set(ids)

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import json
 import tracemalloc
+from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from prompt_tokenizers import KINDS, TEXT, TOKENIZER, in_full
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, normalizers
 
 from cdgen.checkpoints.pair import tokenizer_sha256
 from cdgen.corpus import prompts
@@ -22,7 +27,8 @@ from cdgen.storage import read_record, write_record
 def prepare(
     source: str, tokenizer: Tokenizer, bos: int | None, prompt_tokens: int, folder: Path
 ) -> PromptTable:
-    origin = PromptSource(source, tokenizer, tokenizer_sha256(tokenizer), bos, prompt_tokens)
+    prefix = () if bos is None else (bos,)
+    origin = PromptSource(source, tokenizer, tokenizer_sha256(tokenizer), prefix, prompt_tokens)
     return prepare_prompts(origin, folder)
 
 
@@ -67,7 +73,7 @@ def test_a_table_of_something_else_is_refused(tmp_path: Path) -> None:
     prepare(source, TOKENIZER, 1, 6, tmp_path)
     with pytest.raises(PlanMismatch, match="prompt_tokens: was 6, now 7"):
         prepare(source, TOKENIZER, 1, 7, tmp_path)
-    with pytest.raises(PlanMismatch, match="bos_token_id: was 1, now None"):
+    with pytest.raises(PlanMismatch, match=r"prefix_token_ids: was \[1\], now \[\]"):
         prepare(source, TOKENIZER, None, 6, tmp_path)
     with pytest.raises(PlanMismatch, match="tokenizer_sha256"):
         prepare(source, KINDS["llama"], 1, 6, tmp_path)
@@ -86,6 +92,95 @@ def test_a_tokenizer_hashed_by_an_older_cdgen_is_refused_with_advice(tmp_path: P
         PlanMismatch, match=rf"(?s)tokenizer_sha256: was {whole}, now .*an older cdgen"
     ):
         prepare(source, TOKENIZER, 1, 6, tmp_path)
+
+
+def test_origins_name_file_row_and_id(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    seeds = tmp_path / "seeds"
+    (seeds / "more").mkdir(parents=True)
+    (seeds / "a.txt").write_text("\nthe cat\n \nthe dog\n")
+    rows = [{"text": "the mat", "id": "x-7"}, {"text": " ", "id": 8}, {"text": "a bird", "id": 9}]
+    (seeds / "more/b.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    table = prepare(str(seeds), TOKENIZER, 1, 6, tmp_path)
+    lines = (tmp_path / "origins.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in lines] == [
+        {"prompt_id": 0, "file": "a.txt", "row": 2},
+        {"prompt_id": 1, "file": "a.txt", "row": 4},
+        {"prompt_id": 2, "file": "more/b.jsonl", "row": 1, "id": "x-7"},
+        {"prompt_id": 3, "file": "more/b.jsonl", "row": 3, "id": 9},
+    ]
+    assert [table[i] for i in range(4)] == [
+        in_full(TOKENIZER, text, 1, 6) for text in ("the cat", "the dog", "the mat", "a bird")
+    ]
+    assert capsys.readouterr().err == (
+        f"--prompts {seeds}: 4 prompts; blank texts left out: 3; each line is a document;"
+        " each row is a document\n"
+    )
+    (tmp_path / "origins.jsonl").write_text("")
+    with pytest.raises(StorageError, match=r"origins\.jsonl is damaged"):
+        open_table(tmp_path)
+
+
+def test_marks_between_stories_are_no_prompts_and_marks_within_are_text(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "stories.txt"
+    path.write_text("the cat\n\nsat.\n<|endoftext|>\nthe</s> dog <|endoftext|>\n<|endoftext|>\n")
+    table = prepare(str(path), TOKENIZER, None, 40, tmp_path)
+    texts = ["the cat\n\nsat.", "the</s> dog <|endoftext|>"]
+    assert [table[i] for i in range(len(table))] == [
+        in_full(TOKENIZER, text, None, 40) for text in texts
+    ]
+    assert not {0, 1, 2} & set(table[1])
+    said = capsys.readouterr().err.removeprefix(f"--prompts {path}: ")
+    assert said == (
+        "2 prompts; 2 lines <|endoftext|> separate the documents of stories.txt; special tokens"
+        " spelled out in documents are read as text: 1 </s>, 1 <|endoftext|>\n"
+    )
+
+
+def test_any_id_and_any_file_name_can_be_recorded(tmp_path: Path) -> None:
+    when = datetime(2026, 11, 27)
+    folder = tmp_path / "seeds"
+    folder.mkdir()
+    pq.write_table(pa.table({"text": ["the cat"], "id": [when]}), folder / "a.parquet")
+    (folder / "b.jsonl").write_text(
+        '{"text": "the", "id": "\\ud83d"}\n{"text": "a", "id": [1, NaN]}\n'
+    )
+    (folder / "caf\udce9.txt").write_text("the mat\n")
+    prepare(str(folder), TOKENIZER, 1, 6, tmp_path)
+    lines = [json.loads(line) for line in (tmp_path / "origins.jsonl").open()]
+    assert [line["id"] for line in lines[:2]] == ["2026-11-27 00:00:00", "\ud83d"]
+    assert lines[3]["file"] == "caf\udce9.txt"
+
+
+def test_texts_without_a_token_are_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tokenizer = Tokenizer.from_str(TOKENIZER.to_str())
+    tokenizer.normalizer = normalizers.Replace("x", "")
+    table = prepare(source_file(tmp_path, ["the", "xxx", "x"]), tokenizer, None, 6, tmp_path)
+    assert len(table) == 1 and "texts without a token left out: 2" in capsys.readouterr().err
+
+
+def test_an_older_table_has_no_origins(tmp_path: Path) -> None:
+    source = source_file(tmp_path, TEXT)
+    first = prepare(source, TOKENIZER, 1, 6, tmp_path)
+    (tmp_path / "origins.jsonl").unlink()
+    record = read_record(tmp_path / "prompts.json")
+    for name in ("origins_sha256", "text_column", "prefix_token_ids"):
+        del record[name]
+    write_record(tmp_path / "prompts.json", {**record, "bos_token_id": 1})
+    assert prepare(source, TOKENIZER, 1, 6, tmp_path).plan == first.plan
+    with pytest.raises(PlanMismatch, match=r"prefix_token_ids: was \[1\], now \[\]"):
+        prepare(source, TOKENIZER, None, 6, tmp_path)
+
+
+def test_another_column_is_another_table(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": "the cat", "body": "the dog"}\n')
+    origin = PromptSource(str(tmp_path / "a.jsonl"), TOKENIZER, "0" * 64, (1,), 6)
+    prepare_prompts(origin, tmp_path)
+    with pytest.raises(PlanMismatch, match="text_column: was text, now body"):
+        prepare_prompts(replace(origin, text_column="body"), tmp_path)
 
 
 def test_a_damaged_table_is_named(tmp_path: Path) -> None:
@@ -120,7 +215,11 @@ def test_memory_does_not_grow_with_the_prompts(tmp_path: Path) -> None:
 BAD_FILES = {
     "missing.txt": (None, "no such file or folder"),
     "p.md": (b"text", r"unknown kind of file; expected \.txt"),
-    "p.jsonl.zst": (b"text", "unknown kind of file"),
+    "p.jsonl.zst": (b"text", "cannot read"),
+    "cut.txt.zst": (pa.compress(b"text\n" * 999, "zstd", asbytes=True)[:-9], "cannot read"),
+    "p.bz2": (b"text", "unknown kind of file"),
+    "broken.json": (b'[{"text": "a"}, {"text"', "item 2: not JSON"),
+    "latin.json": ('["café"]'.encode("latin-1"), "not UTF-8"),
     "empty.txt": (b"", "no prompt in it"),
     "blank.txt": (b"\n \n\t\r\n", "no prompt in it"),
     "blank.jsonl": (b'{"text": " "}\n', "no prompt in it"),

@@ -32,7 +32,7 @@ def test_verify_names_the_file_of_every_flipped_byte(
         finalize(out)
     assert verify(out) == []
     files = list(committed_files(out))
-    assert len(files) == (3 + 2 + 3 if finished else 2 * 5 + 3)
+    assert len(files) == (4 + 3 + 3 if finished else 2 * 5 + 4)
     for path in files:
         data = path.read_bytes()
         for position in {0, len(data) // 3, len(data) // 2, len(data) - 1}:

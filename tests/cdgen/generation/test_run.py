@@ -190,6 +190,20 @@ def test_rows_are_what_the_flags_ask_for(
         assert row["text"].split() == words.split()
 
 
+def test_without_bos_and_with(generate: Command, prompts: Path, tmp_path: Path) -> None:
+    """The plan says what stands before the documents."""
+    for bos, prefix in (("auto", [0]), ("never", []), ("always", [0])):
+        generate(tmp_path / bos, bos=bos)
+        plan = json.loads((tmp_path / bos / "manifest.json").read_bytes())["plan"]
+        assert plan["prefix_token_ids"] == prefix
+        requests = requests_of(prompts)
+        for row, request in zip(read_rows(tmp_path / bos), requests, strict=True):
+            document = [*prefix, *request.prompt[1:]]
+            assert row["tokens"][: len(document)] == document
+    ended = generate(tmp_path / "auto", code=3, bos="never")
+    assert "prefix_token_ids: was [0], now []" in ended.err
+
+
 def test_the_cases_differ(tiny_pair: Any, prompts: Path) -> None:
     """Otherwise the test above could pass with a flag that does nothing."""
     texts = [

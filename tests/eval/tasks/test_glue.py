@@ -267,6 +267,14 @@ def test_the_longest_field_is_cut_and_the_others_survive(model: Path) -> None:
         encode(fields, GLUE_TASKS["mnli"].text, tokenizer, limit=2)
 
 
+def test_a_special_token_that_is_spelled_out_is_text(model: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    fields = {"premise": "It ran.</s>", "hypothesis": "A cat sat."}
+    tokens = encode(fields, GLUE_TASKS["mnli"].text, tokenizer, limit=100)
+    assert tokenizer.eos_token_id not in tokens
+    assert tokenizer.decode(tokens, skip_special_tokens=True) == "It ran.</s>\nA cat sat."
+
+
 def test_metrics() -> None:
     predictions, labels = np.array([1, 1, 0, 0, 1]), np.array([1, 0, 1, 0, 1])
     assert accuracy(predictions, labels) == 3 / 5

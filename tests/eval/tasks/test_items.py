@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections import Counter
 from collections.abc import Callable
@@ -167,6 +168,16 @@ def test_blank_lines_and_line_ends(tmp_path: Path) -> None:
     line = json.dumps(SUPPLEMENT)
     (folder / "a.jsonl").write_bytes(f"\n{line}\r\n  \r\n{line}".encode())
     assert len(items_of(tmp_path, folder.name)) == 2
+
+
+def test_compressed_files_and_byte_order_marks(tmp_path: Path) -> None:
+    folder = tmp_path / "supplement_fast"
+    folder.mkdir()
+    line = json.dumps(SUPPLEMENT).encode()
+    (folder / "a.jsonl").write_bytes(b"\xef\xbb\xbf" + line)
+    (folder / "b.jsonl.gz").write_bytes(gzip.compress(line))
+    (folder / "C.JSONL").write_bytes(line)
+    assert [item.uid for item in items_of(tmp_path, folder.name)] == ["C", "a", "b"]
 
 
 def test_a_line_separator_within_a_text_ends_no_line(tmp_path: Path) -> None:

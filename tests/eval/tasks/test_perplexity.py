@@ -22,7 +22,8 @@ from cdgen.eval.scoring.spans import SpanEncoder
 from cdgen.eval.summary import LOWER_IS_BETTER, Summary
 from cdgen.eval.tasks import perplexity
 from cdgen.eval.tasks.perplexity import Perplexity
-from cdgen.eval.tasks.task_list import context_length, load_task, longest_text
+from cdgen.eval.tasks.task_list import load_task
+from cdgen.eval.tasks.tokenized import new_encoder
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -135,9 +136,7 @@ def prepared(tmp_path: Path) -> Callable[..., Perplexity]:
         (tmp_path / "perplexity").mkdir()
         for name, content in files.items():
             (tmp_path / "perplexity" / name.replace("__", ".")).write_text(content)
-        config = AutoConfig.from_pretrained(folder).to_dict()
-        longest, window = longest_text(config, MODES[mode]), context_length(config)
-        encoder = SpanEncoder(folder, MODES[mode].always_prefix, longest, window)
+        encoder = new_encoder(folder, AutoConfig.from_pretrained(folder).to_dict(), MODES[mode])
         task = load_task("perplexity", tmp_path, encoder, MODES[mode])
         assert isinstance(task, Perplexity)
         return task
@@ -179,6 +178,23 @@ def test_a_first_token_that_the_pipeline_does_not_score_is_not_counted(
     rows = task.predict(lambda spans: np.zeros(len(spans)))
     ids = SpanEncoder(without_bos, False, None).token_ids("The cat sat.")
     assert [row["tokens"] for row in rows] == [len(ids) - 1, 0]
+
+
+def test_a_special_token_that_is_spelled_out_is_text(
+    prepared: Callable[..., Perplexity], llama: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    task = prepared(llama, a__txt="It ran.</s>\nIt sat.\n")
+    assert task.texts == ["It ran.</s>", "It sat."]
+    assert 2 not in task.spans.tokens
+    assert "read as text: 1 </s>; each line is a document" in capsys.readouterr().err
+
+
+def test_the_pipeline_takes_it_for_the_token(
+    prepared: Callable[..., Perplexity], llama: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    task = prepared(llama, "babylm2025", a__txt="It ran.</s>\nIt sat.\n")
+    assert 2 in task.spans.tokens
+    assert "read as special tokens: 1 </s>" in capsys.readouterr().err
 
 
 def test_a_bad_line_is_named(prepared: Callable[..., Perplexity], llama: Path) -> None:

@@ -159,6 +159,11 @@ def test_predictions_and_their_collation(real_csv: Path, llama: Path) -> None:
 # ---- the file ----------------------------------------------------------------------------------
 
 
+def test_a_byte_order_mark_is_no_part_of_a_column(real_csv: Path, tmp_path: Path) -> None:
+    (tmp_path / "bom.csv").write_bytes(b"\xef\xbb\xbf" + real_csv.read_bytes())
+    assert repr(read_words(tmp_path / "bom.csv")) == repr(read_words(real_csv))
+
+
 def test_the_real_file(real_csv: Path) -> None:
     rows = read_words(real_csv)
     assert len(rows) == 1726

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cdgen.train.data.documents import TextAndEnd, clean_text, split_lines, split_long_text
+from cdgen.words import split_words
 
 
 def split(rule: str, text: str, ended: bool = False, words: int = 0) -> list[TextAndEnd]:
@@ -65,6 +66,34 @@ def test_long_text_is_cut_at_sentence_ends() -> None:
     assert split("length", text, ended=True, words=4)[-1] == ("Eleven", True)
 
 
+LANGUAGES = {
+    "Hindi": "यह एक वाक्य है। ",
+    "Amharic": "ይህ ዓረፍተ ነገር ነው። ",
+    "Amharic, closely set": "ይህ ዓረፍተ ነገር ነው።",
+    "Arabic": "هل هذا سؤال؟ ",
+    "Chinese": "我们昨天去了北京。",
+    "Japanese": "今日は「いい」天気です。",
+    "Burmese": "ဒါဟာ ဝါကျ တစ်ခု ဖြစ်တယ်။",
+}
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_documents_end_at_the_sentence_ends_of_their_language(language: str) -> None:
+    sentence = LANGUAGES[language]
+    found = [text for text, _ in split("length", sentence * 200, words=60)]
+    assert all(text.endswith(sentence.strip()) for text in found)
+    words = len(split_words(f"{sentence} "))
+    sizes = [words * text.count(sentence.strip()) for text in found]
+    assert all(60 <= size <= 60 + words for size in sizes[:-1]) and sum(sizes) == 200 * words
+
+
+def test_text_without_spaces_or_sentence_ends_is_cut_all_the_same() -> None:
+    found = [text for text, _ in split("length", "字" * 1000, words=60)]
+    assert "".join(found) == "字" * 1000 and {len(text) for text in found[:-1]} == {120}
+    data = [text for text, _ in split("length", "x" * 90_000, words=10)]
+    assert "".join(data) == "x" * 90_000 and max(map(len, data)) <= 20_000
+
+
 TEXTS = st.lists(
     st.lists(st.sampled_from(["a", "Bo.", "c!\u201d", "d?'", ".", ""]), max_size=30).map(" ".join),
     max_size=8,
@@ -93,6 +122,7 @@ def test_no_word_is_lost_and_at_most_the_last_document_is_cut_off(
 
 def test_short_text_stays_whole() -> None:
     assert split_long_text("One. Two.", 3) == ["One. Two."]
+    assert len(split_long_text("我们去了北京。" * 40, 100)) == 3
     assert split_long_text("One. Two. Three.\nFour.", 2) == ["One. Two.", "Three.\nFour."]
 
 
@@ -100,3 +130,20 @@ def test_cleaning_joins_lines_or_paragraphs() -> None:
     text = "There were\nfour _little_ rabbits\u2014\u201cfour\u201d.\n\n* * *\n\n[Illustration: a\nrabbit]They ran."  # noqa: E501
     assert clean_text(text, "paragraphs") == ('There were four little rabbits--"four".\nThey ran.')
     assert clean_text(text, "lines") == ('There were\nfour little rabbits--"four".\nThey ran.')
+
+
+@pytest.mark.parametrize(
+    ("text", "cleaned"),
+    [
+        ("„Ja“, sagte er, ‚nein‘.", "\"Ja\", sagte er, 'nein'."),
+        ("„Tak”, powiedział.", '"Tak", powiedział.'),
+        ("“Yes,” he said. ‘No.’", "\"Yes,\" he said. 'No.'"),
+        ("«Да», „нет“ 「好」", '«Да», "нет" 「好」'),
+    ],
+)
+def test_quotes_keep_their_pair(text: str, cleaned: str) -> None:
+    assert clean_text(text, "lines") == cleaned
+
+
+def test_wrapped_lines_of_a_script_without_spaces_are_joined_without_one() -> None:
+    assert clean_text("我们去了\n北京。\n\n第二\n段", "paragraphs") == "我们去了北京。\n第二段"

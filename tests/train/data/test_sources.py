@@ -34,9 +34,8 @@ def write(folder: Path, name: str, content: str) -> Source:
     return source(name)
 
 
-@pytest.mark.parametrize("suffix", ["", ".gz", ".xz"])
-def test_text_files_are_split_at_lines_or_blank_lines(tmp_path: Path, suffix: str) -> None:
-    path = f"a.txt{suffix}"
+@pytest.mark.parametrize("path", ["a.txt", "a.txt.gz", "a.txt.xz", "childes.train", "A.DEV"])
+def test_text_files_are_split_at_lines_or_blank_lines(tmp_path: Path, path: str) -> None:
     write(tmp_path, path, "One.\n\nTwo.\nThree.\n")
     assert read_documents(source(path), tmp_path) == [
         Document("One."),
@@ -74,6 +73,35 @@ def test_folders_and_datasets_are_read(tmp_path: Path, monkeypatch: pytest.Monke
     before = source_sha256(source("some/name"), tmp_path)
     rows = datasets.Dataset.from_dict({"text": TEXTS[::-1]})
     assert source_sha256(source("some/name"), tmp_path) != before
+
+
+def test_another_column_and_a_saved_dataset(tmp_path: Path) -> None:
+    rows = [{"meta": {"body": text}} for text in TEXTS]
+    write(tmp_path, "a.jsonl", "\n".join(map(json.dumps, rows)))
+    datasets.Dataset.from_list(rows).save_to_disk(tmp_path / "saved")
+    for path in ("a.jsonl", "saved"):
+        found = read_documents(source(path, text_column="meta.body"), tmp_path)
+        assert found == [Document(text) for text in TEXTS]
+    with pytest.raises(UsageError, match=r"no column `text`, only \['meta'\]"):
+        read_documents(source("saved"), tmp_path)
+
+
+def test_a_folder_is_read_as_a_whole_or_not_at_all(tmp_path: Path) -> None:
+    (tmp_path / "d/deep").mkdir(parents=True)
+    write(tmp_path / "d", "a.txt", "One.")
+    write(tmp_path / "d", "README.md", "about")
+    write(tmp_path / "d/deep", "b.txt", "Two.")
+    assert [d.text for d in read_documents(source("d"), tmp_path)] == ["One.", "Two."]
+    write(tmp_path / "d/deep", "c.csv", "a,b")
+    with pytest.raises(UsageError, match=r"source source: .*d: cannot read deep/c\.csv"):
+        read_documents(source("d"), tmp_path)
+
+
+def test_books_of_a_parquet_file(tmp_path: Path) -> None:
+    books = {"author": ["B. P."], "title": ["A"], "text": ["# I\none\n# II\ntwo"]}
+    pq.write_table(pa.table(books), tmp_path / "b.parquet")
+    found = read_documents(source("b.parquet", "chapters"), tmp_path)
+    assert found == [Document("one", "B. P.: A"), Document("two", "B. P.: A")]
 
 
 def test_a_source_never_comes_from_the_current_folder(
@@ -122,7 +150,7 @@ def test_a_book_becomes_chapters_of_whole_paragraphs(tmp_path: Path) -> None:
     ("name", "content", "fields", "message"),
     [
         ("a.txt", None, {}, "source source: cannot read .*is --data right"),
-        ("a.csv", b"a,b", {}, "unknown kind, not .txt"),
+        ("a.csv", b"a,b", {}, "unknown kind of file; expected .txt"),
         ("a.txt.xz", b"not xz", {}, "cannot read"),
         ("a.txt.xz", lzma.compress(b"text" * 999)[:-20], {}, "cannot read"),
         ("a.txt", b"\xff\xfe", {}, "not UTF-8"),
@@ -131,7 +159,7 @@ def test_a_book_becomes_chapters_of_whole_paragraphs(tmp_path: Path) -> None:
         ("a.jsonl", b"not json\n", {}, "line 1: not JSON"),
         ("a.jsonl", b'{"title": "A"}\n', {}, 'object with "text"'),
         ("a.jsonl", b'{"text": "A"}\n', {"split": "chapters"}, 'a string under "author"'),
-        ("a.txt", b"text", {"split": "chapters"}, "reads JSON lines"),
+        ("a.txt", b"text", {"split": "chapters"}, "reads rows with author, title and text"),
         ("a.jsonl", b"", {"split": "chapters", "titles": ["A"]}, r"no book is called \['A'\]"),
     ],
 )
@@ -146,7 +174,7 @@ def test_bad_files_are_refused(
 
 def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "d").mkdir()
-    with pytest.raises(UsageError, match=r"holds no file of \.txt"):
+    with pytest.raises(UsageError, match=r"no usable file in this folder; expected \.txt"):
         read_documents(source("d"), tmp_path)
 
 

@@ -1,15 +1,18 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
-from tokenizers.normalizers import NFKC
+from tokenizers.normalizers import NFC
+from tokenizers.processors import ByteLevel
 from transformers import AutoTokenizer
 
+from cdgen.corpus.first_tokens import splits_at_spaces
 from cdgen.errors import UsageError
 from cdgen.train.data.tokenizer import (
     BOS_ID,
@@ -17,6 +20,7 @@ from cdgen.train.data.tokenizer import (
     MADE,
     PAD_ID,
     SpecialIds,
+    SpecialNames,
     for_transformers,
     load_tokenizer,
     special_ids,
@@ -66,16 +70,48 @@ def test_the_saved_file_alone_gives_the_same_ids(folder: Path) -> None:
 
 
 @given(st.text() | st.sampled_from(["<0x41>", "</s>", "<unk><pad>", " a", "a\n\n b "]))
-def test_sentencepiece_gives_any_text_back_as_nfkc(text: str) -> None:
-    """The mark that stands for a space comes back as a space, as in SentencePiece. NFKC is that of
+def test_sentencepiece_gives_any_text_back_as_nfc(text: str) -> None:
+    """The mark that stands for a space comes back as a space, as in SentencePiece. NFC is that of
     `tokenizers`, because Python's may know a later Unicode."""
     tokens = PIECES.encode(text).ids
     assert tokens[0] == 1 and not set(tokens[1:]) & {0, 1, 2, 3}
-    assert PIECES.decode(tokens) == NFKC().normalize_str(text).replace("\u2581", " ")
+    assert PIECES.decode(tokens) == NFC().normalize_str(text).replace("\u2581", " ")
 
 
-def test_sentencepiece_text_is_nfkc() -> None:
-    assert PIECES.decode(PIECES.encode("\ufb01n \uff21").ids) == "fin A"
+def test_sentencepiece_keeps_what_looks_different() -> None:
+    """NFKC would divide Thai's vowel AM and lose ligatures and full-width letters."""
+    for text in ("น้ำใจ", "\ufb01n \uff21", "²"):
+        assert PIECES.decode(PIECES.encode(text).ids) == text
+    assert PIECES.decode(PIECES.encode("e\u0301").ids) == "é"
+
+
+@pytest.mark.parametrize(
+    ("text", "pieces"),
+    [
+        ("हिन्दी में लिखा", ["हिन्दी", " में", " लिखा"]),
+        ("می\u200cخواهم", ["می\u200cخواهم"]),
+        ("the cat's  e\u0301a\n", ["the", " cat", "'s", " ", " e\u0301a", "\n"]),
+        ("I ❤️ 12 👩\u200d👧!", ["I", " ❤️", " 12", " 👩\u200d👧!"]),
+    ],
+)
+def test_a_mark_belongs_to_its_word(text: str, pieces: list[str]) -> None:
+    spans = TOKENIZER.pre_tokenizer.pre_tokenize_str(text)
+    assert [text[begin:end] for _, (begin, end) in spans] == pieces
+
+
+def test_a_hindi_word_can_become_one_token() -> None:
+    tokenizer = train_tokenizer(["विद्यार्थी पढ़ता है"] * 50, 400)
+    assert len(tokenizer.encode("विद्यार्थी", add_special_tokens=False).ids) == 1
+
+
+@given(st.text(st.sampled_from("aé ́ ि\u200d\u200c1.❤️\n'sक"), max_size=30))
+def test_only_the_first_page_of_a_book_is_tokenized(text: str) -> None:
+    """A text cut at a space has the first tokens of the whole, so `first_tokens` may cut it."""
+    assert splits_at_spaces(TOKENIZER)
+    whole = TOKENIZER.encode(text, add_special_tokens=False).ids
+    for space in re.finditer(r"(?<=\S) (?=\S)", text):
+        begun = TOKENIZER.encode(text[: space.start()], add_special_tokens=False).ids
+        assert whole[: len(begun)] == begun
 
 
 def test_sentencepiece_has_the_ids_of_the_paper() -> None:
@@ -106,6 +142,18 @@ def test_sentencepiece_survives_saving_and_loading(tmp_path: Path) -> None:
     assert names == MADE
     for spelled in (text, "a</s>b"):
         assert again.encode(spelled).ids == PIECES.encode(spelled).ids
+
+
+def test_an_existing_tokenizer_without_a_template_is_saved_with_one(tmp_path: Path) -> None:
+    """Training puts BOS before every text, so the tokenizer of the trained model does."""
+    bare = Tokenizer.from_str(TOKENIZER.to_str())
+    bare.post_processor = ByteLevel()
+    before = bare.to_str()
+    for_transformers(bare, 64).save_pretrained(tmp_path)
+    assert AutoTokenizer.from_pretrained(tmp_path)("a cat").input_ids[0] == BOS_ID
+    assert bare.to_str() == before
+    for_transformers(bare, 64, SpecialNames(None, None, "</s>")).save_pretrained(tmp_path / "none")
+    assert AutoTokenizer.from_pretrained(tmp_path / "none")("a cat").input_ids[0] != BOS_ID
 
 
 def test_a_tokenizer_without_the_special_tokens_is_refused(tmp_path: Path) -> None:

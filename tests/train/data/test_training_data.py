@@ -126,6 +126,22 @@ def test_prompts_and_words_are_those_of_the_parts(data: Path, tmp_path: Path) ->
     assert len((tmp_path / "run/prompts.jsonl").read_text().splitlines()) == len(rows)
 
 
+def test_special_tokens_that_are_spelled_out_are_text_and_counted(
+    data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = data / "s.txt.xz"
+    more = b"\nAn odd </s> <s> </s> story.\n<|endoftext|>"
+    file.write_bytes(lzma.compress(lzma.decompress(file.read_bytes()) + more))
+    made = build_training_data(recipe(), data)
+    assert (
+        "source toys: special tokens spelled out in documents are read as text: 2 </s>, 1 <s>;"
+        in (capsys.readouterr().out)
+    )
+    whole = np.concatenate([made.train[0].ravel(), *(v.ravel() for v in made.validation.values())])
+    documents = len(read_documents(recipe().sources[0], data))
+    assert (whole == made.special.eos).sum() <= documents
+
+
 def test_an_existing_tokenizer_is_used_as_it_is(data: Path, tmp_path: Path) -> None:
     first = build_training_data(recipe(tokenizer="sentencepiece"), data)
     folder = tmp_path / "tokenizer"
