@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from itertools import chain
@@ -32,6 +33,8 @@ def measure_corpus(
     corpus. Raises UsageError, ModelError, StorageError.
     """
     checkpoint = open_checkpoint(judge) if judge else None  # fails before the long part
+    for note in checkpoint.notes if checkpoint else ():
+        print(note, file=sys.stderr)
     reference = chain.from_iterable(map(documents_of, training)) if training else None
     found = asdict(measure(documents_of(corpus), reference))
     if CorpusFolder(corpus).has_plan:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 from cdgen.checkpoints.bad_source import BadSource, parse_bad
 from cdgen.checkpoints.pair import Pair, open_pair, tokenizer_sha256
 from cdgen.corpus.prompts import PromptSource, PromptTable
@@ -17,6 +19,8 @@ def open_models(config: GenerateConfig) -> Pair:
     """
     bad = parse_bad(config.bad) if config.strategy == "cd" else BadSource("none")
     pair = open_pair(config.good, bad)
+    for note in pair.notes:
+        print(note, file=sys.stderr)
     _require_context(config, pair)
     return pair
 
@@ -38,9 +42,11 @@ def require_known_tokens(table: PromptTable, pair: Pair) -> None:
         return
     prompt, token = table.largest_id()
     if token >= pair.vocab_size:
+        who = "GOOD has" if pair.bad is None else "GOOD and BAD share"
+        name = pair.tokenizer.id_to_token(token)
         raise UsageError(
-            f"prompt {prompt} holds token {token}, but GOOD and BAD share {pair.vocab_size} tokens:"
-            " leave that document out"
+            f"prompt {prompt} holds token {token}, {name!r:.40}, but {who} {pair.vocab_size}"
+            " tokens: leave that document out, or take the token out of it"
         )
 
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from transformers import AutoConfig
-
-from cdgen.errors import ModelError, UsageError, one_line
+from cdgen.checkpoints.pretrained import read_config
+from cdgen.errors import UsageError
 from cdgen.eval.modes import Mode
 from cdgen.eval.scoring.spans import SpanEncoder
 from cdgen.eval.tasks.task_list import ZeroShotTask, context_length, load_task, longest_text
@@ -47,10 +46,7 @@ class TaskCache:
 
         Raises ModelError if its config.json or tokenizer cannot be used.
         """
-        try:
-            config = AutoConfig.from_pretrained(folder).to_dict()
-        except (ValueError, OSError, KeyError) as error:
-            raise ModelError(f"{folder}/config.json: {one_line(error, 200)}") from error
+        config = read_config(folder).to_dict()
         longest, window = longest_text(config, self.mode), context_length(config)
         key = (tokenizer, longest, window)
         if key not in self._tokenized:
