@@ -38,17 +38,18 @@ def require_loadable(folder: Path, config: dict[str, Any]) -> None:
 
 
 def require_known_code(path: Path, config: dict[str, Any]) -> None:
-    """Raise ModelError if the model of a config needs code that lies beside it (auto_map) or on the
-    hub. A model that transformers has itself does not, whatever its auto_map says."""
+    """Raise ModelError if the model of a config needs code that lies beside it or on the hub. A
+    language model that transformers has itself does not, whatever its auto_map says."""
     if not config.get("auto_map"):
         return
-    from transformers import CONFIG_MAPPING, __version__
+    from transformers import __version__
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-    if str(config.get("model_type")) not in CONFIG_MAPPING:
+    if str(config.get("model_type")) not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         raise ModelError(
             f"{path}: model_type {config.get('model_type')!r:.40} needs the code that its auto_map"
-            f" names, and code of a checkpoint is never run: give a model that transformers"
-            f" {__version__} has itself"
+            f" names, and code of a checkpoint is never run: give a causal language model that"
+            f" transformers {__version__} has itself"
         )
 
 

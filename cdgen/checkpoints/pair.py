@@ -63,9 +63,9 @@ def open_pair(good: Path, bad: BadSource) -> Pair:
     ids = tokenizer.get_vocab(with_added_tokens=True)
     special = read_special_ids(good_model, ids)
     if bad_model is not None:
-        _require_two_models(good_model, bad_model)
         bad_ids = _load_tokenizer(bad_model).get_vocab(with_added_tokens=True)
         _require_same_tokens(ids, bad_ids, rows)
+        _require_two_models(good_model, bad_model)
         bad_special = read_special_ids(bad_model, bad_ids)
         require_same_bos(special, bad_special)
         notes += other_stops_note(special, bad_special)

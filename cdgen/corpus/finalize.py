@@ -52,7 +52,13 @@ def _write_dataset(folder: CorpusFolder) -> None:
     remove_temporaries(folder.out)
     files = tuple(_merge(folder, index) for index in range(plan.num_files))
     totals = sum((file.counts for file in files), NOTHING)
-    manifest = Manifest(plan=plan, plan_sha256=plan.sha256, files=files, totals=totals)
+    manifest = Manifest(
+        plan=plan,
+        models=folder.model_names,
+        plan_sha256=plan.sha256,
+        files=files,
+        totals=totals,
+    )
     write_atomic(folder.card, render_card(manifest).encode())
     write_record(folder.manifest_file, manifest.model_dump(mode="json"))
 

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import asdict
 
 from cdgen.checkpoints.bad_source import BadSource, parse_bad
+from cdgen.checkpoints.checkpoint import Checkpoint
+from cdgen.checkpoints.origin import origin_of
 from cdgen.checkpoints.pair import Pair, open_pair, tokenizer_sha256
+from cdgen.corpus.model_names import ModelName, ModelNames
 from cdgen.corpus.prompts import PromptSource, PromptTable
 from cdgen.errors import UsageError
 from cdgen.generation.config import GenerateConfig
@@ -23,6 +27,15 @@ def open_models(config: GenerateConfig) -> Pair:
         print(note, file=sys.stderr)
     _require_context(config, pair)
     return pair
+
+
+def model_names(pair: Pair) -> ModelNames:
+    bad = _name(pair.bad) if pair.bad else None
+    return ModelNames(good=_name(pair.good), bad=bad)
+
+
+def _name(model: Checkpoint) -> ModelName:
+    return ModelName(**asdict(origin_of(model)))
 
 
 def prompt_source(config: GenerateConfig, pair: Pair) -> PromptSource:

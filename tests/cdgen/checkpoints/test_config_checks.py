@@ -25,7 +25,7 @@ def test_code_of_a_checkpoint_is_neither_run_nor_asked_about(
     assert not ran.exists()
 
 
-@pytest.mark.parametrize("model_type", [None, 7, "Llama", ["llama"]], ids=repr)
+@pytest.mark.parametrize("model_type", [None, 7, "Llama", ["llama"], "deberta"], ids=repr)
 def test_code_without_a_model_type_that_is_known(tmp_path: Path, model_type: Any) -> None:
     folder = write_model(tmp_path / "good", model_type=model_type, auto_map={"AutoConfig": "x.Y"})
     assert "needs the code that its auto_map names" in refusal(folder)
