@@ -17,13 +17,16 @@ from typing import Any
 import torch
 
 from cdgen.checkpoints.causality import sees_the_future
+from cdgen.checkpoints.loading_report import (
+    require_all_tensors,
+    require_no_surplus,
+    require_ties,
+)
 from cdgen.errors import CdgenError, ModelError, one_line
 
 # No question, no code of the checkpoint, no download.
 _LOCAL_DATA = {"trust_remote_code": False, "local_files_only": True}
-_MASK_CONSTANT = ".masked_bias"  # in old checkpoints; no weight, and in no model any more
 _NEW_HEAD = "score.weight"  # of a classifier that is fine-tuned from a language model
-_SHOWN = 3  # tensors of a kind in a message
 
 
 def read_config(folder: Path) -> Any:
@@ -60,8 +63,8 @@ def load_causal_lm(folder: Path, dtype: torch.dtype, device: str | torch.device 
     from transformers import AutoModelForCausalLM
 
     model, report = _from_pretrained(AutoModelForCausalLM, folder, read_config(folder), dtype)
-    _require_whole(folder, report)
-    _require_ties(folder, model)
+    require_all_tensors(folder, report)
+    require_ties(folder, model)
     model = model.to(device)
     with errors_of(folder):
         leaks = sees_the_future(model)
@@ -70,6 +73,7 @@ def load_causal_lm(folder: Path, dtype: torch.dtype, device: str | torch.device 
             f"{folder}: {model.config.model_type} is not causal here: its logits depend on later"
             " tokens. Give a causal language model (an encoder may need is_decoder true)"
         )
+    require_no_surplus(folder, report)  # an encoder often has some: better said is what it is
     return model
 
 
@@ -85,7 +89,8 @@ def load_sequence_classifier(folder: Path, labels: int) -> Any:
     )
     report["missing_keys"] = set(report["missing_keys"]) - {_NEW_HEAD}
     report["unexpected_keys"] = _without_the_old_head(folder, model, report["unexpected_keys"])
-    _require_whole(folder, report)
+    require_all_tensors(folder, report)
+    require_no_surplus(folder, report)
     return model
 
 
@@ -134,7 +139,9 @@ def _from_pretrained(
             output_loading_info=True,
             **_LOCAL_DATA,
         )
-        return model.eval(), report
+    # What a model computes itself is no weight: masks, angles, positions.
+    report["unexpected_keys"] = report["unexpected_keys"] - {n for n, _ in model.named_buffers()}
+    return model.eval(), report
 
 
 @contextmanager
@@ -149,42 +156,6 @@ def _without_adapter(folder: Path) -> Iterator[Path]:
             if not path.name.startswith("adapter_"):
                 Path(view, path.name).symlink_to(path.absolute())
         yield Path(view)
-
-
-def _require_whole(folder: Path, report: dict[str, Any]) -> None:
-    """Raise ModelError if the checkpoint lacks a tensor, or has one that the model lacks or that it
-    has in another shape."""
-    kinds = {
-        "missing": report["missing_keys"],
-        "surplus": [n for n in report["unexpected_keys"] if not n.endswith(_MASK_CONSTANT)],
-        "of another shape": [
-            f"{name} ({list(found)}, not {list(wanted)})"
-            for name, found, wanted in report["mismatched_keys"]
-        ],
-    }
-    found = [f"{what}: {_shortened(names)}" for what, names in kinds.items() if names]
-    if found:
-        raise ModelError(
-            f"{folder}: its weights and config.json do not belong together ({'; '.join(found)}):"
-            " save both with save_pretrained of the bare model"
-        )
-
-
-def _shortened(names: Iterable[str]) -> str:
-    ordered = sorted(names)
-    more = f" and {len(ordered) - _SHOWN} more" if len(ordered) > _SHOWN else ""
-    return ", ".join(ordered[:_SHOWN]) + more
-
-
-def _require_ties(folder: Path, model: Any) -> None:
-    """Raise ModelError if config.json ties two tensors that differ in the checkpoint; transformers
-    then keeps both, where another program would take one of them."""
-    for copy, original in model.get_expanded_tied_weights_keys(all_submodels=True).items():
-        if copy not in model.all_tied_weights_keys:
-            raise ModelError(
-                f"{folder}: config.json ties {copy} to {original}, but the checkpoint holds"
-                " different values: set tie_word_embeddings to false, or delete the wrong one"
-            )
 
 
 def _without_the_old_head(folder: Path, classifier: Any, surplus: Iterable[str]) -> set[str]:

@@ -16,7 +16,10 @@ from transformers import (
     BertConfig,
     BloomConfig,
     GPT2Config,
+    GPTJConfig,
+    GPTNeoConfig,
     LlamaConfig,
+    OpenAIGPTConfig,
     OPTConfig,
     PhiConfig,
 )
@@ -50,6 +53,18 @@ CONFIGS: dict[str, Any] = {
     "llama": LlamaConfig(**_SHAPE),
     "tied": LlamaConfig(**_SHAPE, tie_word_embeddings=True),
     "gpt2": GPT2Config(vocab_size=WORDS, n_embd=WIDTH, n_layer=2, n_head=2, n_positions=64),
+    "gptj": GPTJConfig(
+        vocab_size=WORDS, n_embd=WIDTH, n_layer=2, n_head=2, n_positions=64, rotary_dim=4
+    ),
+    "gpt_neo": GPTNeoConfig(
+        vocab_size=WORDS,
+        hidden_size=WIDTH,
+        num_layers=2,
+        num_heads=2,
+        attention_types=[[["global", "local"], 1]],
+        max_position_embeddings=64,
+    ),
+    "gpt-1": OpenAIGPTConfig(vocab_size=WORDS, n_embd=WIDTH, n_layer=2, n_head=2, n_positions=64),
 }
 Tensors = dict[str, torch.Tensor]
 
@@ -136,15 +151,29 @@ def test_a_tensor_of_another_shape_is_named(changed: Callable[..., Path]) -> Non
     assert "of another shape: model.norm.weight ([17], not [16])" in message
 
 
-def test_what_transformers_ignores_is_ignored(changed: Callable[..., Path]) -> None:
-    """Old checkpoints carry masks and angles."""
-    extra = {
-        "transformer.h.0.attn.bias": torch.ones(1, 1, 64, 64),
-        "transformer.h.0.attn.masked_bias": torch.tensor(-1e4),
+@pytest.mark.parametrize(
+    ("name", "block"),
+    [
+        ("gpt2", "transformer.h.0.attn"),
+        ("gptj", "transformer.h.0.attn"),
+        ("gpt_neo", "transformer.h.0.attn.attention"),
+        ("gpt-1", "transformer.h.0.attn"),
+    ],
+)
+def test_masks_of_old_checkpoints_are_passed_over(
+    changed: Callable[..., Path], name: str, block: str
+) -> None:
+    masks = {
+        f"{block}.bias": torch.ones(1, 1, 64, 64),
+        f"{block}.masked_bias": torch.tensor(-1e4),
+        f"{block}.causal_mask": torch.ones(1, 1, 64, 64),
     }
-    assert load_causal_lm(changed("gpt2", lambda t: t | extra), torch.float32)
+    assert load_causal_lm(changed(name, lambda tensors: tensors | masks), torch.float32)
+
+
+def test_angles_of_old_checkpoints_are_passed_over(changed: Callable[..., Path]) -> None:
     angles = {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(4)}
-    assert load_causal_lm(changed("llama", lambda t: t | angles), torch.float32)
+    assert load_causal_lm(changed("llama", lambda tensors: tensors | angles), torch.float32)
 
 
 # ---- tied tensors ------------------------------------------------------------------------------
@@ -262,7 +291,10 @@ def test_an_adapter_beside_the_weights_is_out_of_sight(
 
 def test_a_model_that_is_not_causal(save_random: Callable[..., Path], tmp_path: Path) -> None:
     folder = save_random(BertConfig(**_SHAPE), tmp_path / "bert")
+    extra = {"bert.pooler.dense.weight": torch.ones(WIDTH, WIDTH)}  # as of a published one
+    edit_tensors(folder, lambda tensors: tensors | extra)
     assert "bert is not causal here" in refusal(folder)
+    edit_tensors(folder, lambda t: {name: x for name, x in t.items() if name not in extra})
     edit_config(folder, is_decoder=True)
     assert load_causal_lm(folder, torch.float32)
 
