@@ -20,7 +20,9 @@ _SIZE_LIMITS = {
     "vocab_size": 1 << 24,
     **dict.fromkeys(CONTEXT_KEYS, 1 << 31),
 }
-_QUANTIZED = ("quantization_config", "compression_config")  # the second in older checkpoints
+# Keys of config.json: of today, of older compressed-tensors, of MLX. Files: of AutoGPTQ, ModelOpt.
+_QUANTIZED = ("quantization_config", "compression_config", "quantization")
+_QUANTIZED_FILES = ("quantize_config.json", "hf_quant_config.json")
 
 
 def require_loadable(folder: Path, config: dict[str, Any]) -> None:
@@ -59,10 +61,17 @@ def require_plain_weights(path: Path, config: dict[str, Any]) -> None:
         for key in _QUANTIZED:
             if settings := part.get(key):
                 method = settings.get("quant_method") if isinstance(settings, dict) else None
-                raise ModelError(
-                    f"{path}: the weights are quantized ({key}: {method or 'unnamed'}), which cdgen"
-                    " does not compute: give the model in bf16, fp16 or fp32, or dequantize it"
-                )
+                raise _quantized(path, f"{key}: {method or 'unnamed'}")
+    for name in _QUANTIZED_FILES:
+        if path.with_name(name).is_file():
+            raise _quantized(path, name)
+
+
+def _quantized(path: Path, sign: str) -> ModelError:
+    return ModelError(
+        f"{path}: the weights are quantized ({sign}), which cdgen does not compute: give the model"
+        " in bf16, fp16 or fp32, or dequantize it"
+    )
 
 
 def _parts(config: dict[str, Any]) -> Iterator[dict[str, Any]]:

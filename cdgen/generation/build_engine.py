@@ -99,7 +99,7 @@ def _text_model(checkpoint: Checkpoint, plan: Plan) -> TextModel:
         found = TextModel.of(model, plan.vocab_size, min(_TRIED_TOKENS, 1 + plan.max_new_tokens))
     if not found.carries_state:
         kind = model.config.model_type
-        print(f"{kind} has no state to carry: each token costs its whole text", file=sys.stderr)
+        print(f"{kind} has no exact state: each token costs its whole text", file=sys.stderr)
     return found
 
 

@@ -47,8 +47,9 @@ def test_a_model_that_transformers_has_needs_no_code(tmp_path: Path) -> None:
         ({"quantization_config": "awq"}, "quantization_config: unnamed"),
         ({"compression_config": {"quant_method": "compressed-tensors"}}, ": compressed-tensors"),
         ({"text_config": {"quantization_config": {"quant_method": "fp8"}}}, ": fp8"),
+        ({"quantization": {"group_size": 64, "bits": 4}}, "quantization: unnamed"),
     ],
-    ids=["gptq", "no method", "text", "older key", "nested"],
+    ids=["gptq", "no method", "text", "older key", "nested", "mlx"],
 )
 def test_quantized_weights_are_refused_by_name(
     tmp_path: Path, config: dict[str, Any], says: str
@@ -56,6 +57,13 @@ def test_quantized_weights_are_refused_by_name(
     message = refusal(write_model(tmp_path / "good", **config))
     assert "the weights are quantized" in message and says in message
     assert "bf16, fp16 or fp32" in message
+
+
+@pytest.mark.parametrize("name", ["quantize_config.json", "hf_quant_config.json"])
+def test_quantization_may_stand_in_a_file_of_its_own(tmp_path: Path, name: str) -> None:
+    folder = write_model(tmp_path / "good")
+    (folder / name).write_text('{"bits": 4}')
+    assert f"the weights are quantized ({name})" in refusal(folder)
 
 
 @pytest.mark.parametrize("value", [None, {}])
