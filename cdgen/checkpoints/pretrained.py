@@ -88,6 +88,11 @@ def load_sequence_classifier(folder: Path, labels: int) -> Any:
         AutoModelForSequenceClassification, folder, config, torch.float32
     )
     report["missing_keys"] = set(report["missing_keys"]) - {_NEW_HEAD}
+    if not hasattr(model, "score"):
+        raise ModelError(
+            f"{folder}: transformers has no classifier of the last token for {config.model_type}:"
+            " give a causal language model"
+        )
     report["unexpected_keys"] = _without_the_old_head(folder, model, report["unexpected_keys"])
     require_all_tensors(folder, report)
     require_no_surplus(folder, report)
