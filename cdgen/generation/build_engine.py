@@ -114,16 +114,21 @@ def _decoders(plan: Plan, pair: Pair, device: torch.device) -> tuple[Decoder, De
     def decoder(
         shape: DecoderConfig, models: list[Checkpoint], dropout: Dropout | None = None
     ) -> Decoder:
-        return Decoder(
-            shape,
-            [load_tensors(model, torch.float32) for model in models],
-            plan.slots,
-            capacity,
-            device=device,
-            dtype=getattr(torch, plan.dtype),
-            kv_dtype=getattr(torch, plan.kv_dtype),
-            dropout=dropout,
-        )
+        tensors = [load_tensors(model, torch.float32) for model in models]
+        try:
+            return Decoder(
+                shape,
+                tensors,
+                plan.slots,
+                capacity,
+                device=device,
+                dtype=getattr(torch, plan.dtype),
+                kv_dtype=getattr(torch, plan.kv_dtype),
+                dropout=dropout,
+            )
+        except ModelError as error:
+            folders = " or ".join(str(model.folder) for model in models)
+            raise ModelError(f"{folders}: {error}") from error
 
     if bad is None:
         return decoder(good, [pair.good]), None

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import pytest
 import torch
@@ -23,6 +24,15 @@ from cdgen.checkpoints.pretrained import (
 from cdgen.errors import Interrupted, ModelError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+ROOMS = ("cdgen", "train", "eval", "bench")
+
+
+def is_load(node: ast.AST) -> TypeGuard[ast.Call]:
+    loads = ("from_pretrained", "from_config")
+    called = node.func if isinstance(node, ast.Call) else None
+    return isinstance(called, ast.Attribute) and called.attr in loads
 
 
 # ---- a classifier ------------------------------------------------------------------------------
@@ -73,6 +83,18 @@ def test_code_beside_a_model_that_transformers_has_is_not_run(
     with pytest.raises(ModelError):
         load_pretrained_tokenizer(folder)
     assert not ran.exists()
+
+
+def test_every_load_by_way_of_transformers_refuses_code() -> None:
+    """Here by `_LOCAL_DATA`, elsewhere in so many words."""
+    root, found = Path(__file__).resolve().parents[3], 0
+    for path in (p for room in ROOMS for p in (root / room).rglob("*.py")):
+        calls = (node for node in ast.walk(ast.parse(path.read_text())) if is_load(node))
+        for call in calls:
+            given = {k.arg or ast.unparse(k.value) for k in call.keywords}
+            assert {"trust_remote_code", "_LOCAL_DATA"} & given, f"{path}:{call.lineno}"
+            found += 1
+    assert found > 7
 
 
 def test_a_config_cannot_name_another_weight_file_or_kernel(
