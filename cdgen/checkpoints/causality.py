@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 
+from cdgen.checkpoints.config_checks import CONTEXT_KEYS
+
 _LONGEST = 64  # tokens: long enough for the chunks and windows of most architectures
 # The change of the earlier logits, as a share of that of the later ones. Rounding: at most 3e-6 in
 # float32, in mixtures of experts of 8 to 32. Encoders: 3e-4 and more freshly initialised, in
@@ -39,9 +41,9 @@ def sees_the_future(model: Any) -> bool:
 
 def _texts(config: Any, device: torch.device) -> tuple[int, list[torch.Tensor]]:
     """Return the length of the shared half, and two texts [1, T] int64."""
-    # Half of the positions: some models start to count them above 0.
-    room = getattr(config, "max_position_embeddings", None) or 2 * _LONGEST
-    length = max(2, min(_LONGEST, room // 2))
+    stated = (getattr(config, key, None) for key in CONTEXT_KEYS)
+    room = min((positions for positions in stated if positions), default=2 * _LONGEST)
+    length = max(2, min(_LONGEST, room // 2))  # some models count their positions from 2 on
     padding = getattr(config, "pad_token_id", None)  # some take a text's length from it
     ids = torch.tensor([i for i in range(config.vocab_size) if i != padding])
     generator = torch.Generator().manual_seed(0)

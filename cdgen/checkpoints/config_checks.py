@@ -8,8 +8,14 @@ from typing import Any
 
 from cdgen.errors import ModelError
 
-# Under these keys a config.json states its context length.
-CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "n_ctx")
+# Under these keys a config.json states its context length; the last two in MPT and Whisper.
+CONTEXT_KEYS = (
+    "max_position_embeddings",
+    "n_positions",
+    "n_ctx",
+    "max_seq_len",
+    "max_target_positions",
+)
 
 # All limits are far above any real model and far below what would exhaust memory or overflow a byte
 # count.

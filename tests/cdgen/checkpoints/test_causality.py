@@ -12,6 +12,7 @@ from transformers import (
     GPT2Config,
     MambaConfig,
     MixtralConfig,
+    MptConfig,
     OPTConfig,
     RobertaConfig,
     RoFormerConfig,
@@ -53,6 +54,7 @@ def test_causal_models_pass(dtype: torch.dtype, positions: int) -> None:
         MixtralConfig(**shape(positions), **few),
         OPTConfig(**shape(positions), ffn_dim=24, word_embed_proj_dim=16),
         RobertaConfig(**shape(positions), is_decoder=True),
+        MptConfig(vocab_size=48, d_model=16, n_layers=2, n_heads=2, max_seq_len=positions),
         MambaConfig(vocab_size=48, hidden_size=16, num_hidden_layers=2),
         RwkvConfig(vocab_size=48, hidden_size=16, num_hidden_layers=2),  # knows no padding
     ]

@@ -155,6 +155,7 @@ def test_saved_truncation_and_padding_are_off(tmp_path: Path) -> None:
         ({}, {}, None),
         ({"max_position_embeddings": 512}, {}, 512),
         ({"max_position_embeddings": 512}, {"n_positions": 256}, 256),
+        ({"max_position_embeddings": 512}, {"max_seq_len": 64}, 64),
         ({"n_positions": 1024, "n_ctx": 128}, {"max_position_embeddings": 512}, 128),
     ],
 )
