@@ -42,7 +42,8 @@ def adapter_note(folder: Path) -> str | None:
 def _gguf(folder: Path, file: Path) -> str:
     return (
         f"{folder} holds GGUF weights ({file.name}), the format of llama.cpp: give the safetensors"
-        " checkpoint that they were made from"
+        " checkpoint that they were made from, or convert them once (from_pretrained(...,"
+        " gguf_file=...).save_pretrained(...))"
     )
 
 
@@ -56,7 +57,7 @@ def _base_of(folder: Path) -> str:
 
 def _checkpoints(folder: Path, *places: str) -> list[Path]:
     found = (path for place in places for path in folder.glob(place))
-    return sorted(path for path in found if (path / "config.json").is_file())
+    return sorted(p for p in found if (p / "config.json").is_file() or (p / _ADAPTER).is_file())
 
 
 def _current(snapshots: list[Path]) -> Path:

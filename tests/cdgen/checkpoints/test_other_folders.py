@@ -100,6 +100,13 @@ def test_a_training_run_names_its_last_checkpoint(tmp_path: Path, below: str) ->
     assert message.endswith(str(run / below / "checkpoint-1000"))
 
 
+def test_a_training_run_of_adapters(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    last = write_adapter(tmp_path / "run/checkpoint-20")
+    assert refusal(tmp_path / "run").endswith(f"give the checkpoint in it, {last}")
+    assert "is a PEFT adapter" in refusal(last)
+
+
 def test_any_other_folder_of_checkpoints(tmp_path: Path) -> None:
     (tmp_path / "pair").mkdir()
     for role in ("good", "bad"):
