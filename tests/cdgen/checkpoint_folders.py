@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -88,3 +89,11 @@ def add_code(folder: Path, **fields: object) -> Path:
     known = json.loads(path.read_text()) if path.exists() else {}
     path.write_text(json.dumps(known | names))
     return ran
+
+
+def edit_index(folder: Path, edit: Callable[[dict[str, Any]], object]) -> None:
+    """Change the index of a checkpoint in shards."""
+    path = folder / "model.safetensors.index.json"
+    content = json.loads(path.read_text())
+    edit(content)
+    path.write_text(json.dumps(content))

@@ -1,4 +1,4 @@
-"""Random checkpoints of the architectures in `random_models`, and changed copies of them."""
+"""Random checkpoints of the architectures in `loading_models`, and changed copies of them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from checkpoint_folders import edit_tensors
-from random_models import CONFIGS, Tensors
+from loading_models import CONFIGS, Tensors
 
 
 @pytest.fixture(scope="session")

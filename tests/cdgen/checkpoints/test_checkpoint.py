@@ -4,26 +4,20 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
-from checkpoint_folders import edit_config
+from checkpoint_folders import edit_index
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load, load_file, save_file
-from transformers import AutoModelForCausalLM, LlamaConfig
 
 from cdgen.checkpoints.checkpoint import open_checkpoint
 from cdgen.checkpoints.config_checks import _SIZE_LIMITS
 from cdgen.checkpoints.loading import load_tensors
-from cdgen.checkpoints.pretrained import load_causal_lm
 from cdgen.errors import ModelError
-from cdgen.models.decoder import Decoder
-from cdgen.models.registry import lean_config
 
 CONFIG = {"model_type": "llama", "vocab_size": 4, "hidden_size": 3, "num_hidden_layers": 1}
 TENSORS = {
@@ -65,13 +59,6 @@ def write_index(folder: Path, total_size: int, **moved: str) -> None:
     weight_map = {tensor: name for name, tensors in SHARDS.items() for tensor in tensors} | moved
     content = {"metadata": {"total_size": total_size}, "weight_map": weight_map}
     (folder / "model.safetensors.index.json").write_text(json.dumps(content))
-
-
-def edit_index(folder: Path, edit: Callable[[dict[str, Any]], object]) -> None:
-    path = folder / "model.safetensors.index.json"
-    content = json.loads(path.read_text())
-    edit(content)
-    path.write_text(json.dumps(content))
 
 
 def refusal(folder: Path) -> str:
@@ -324,44 +311,6 @@ def test_total_size_is_not_compared(sharded: Path, total_size: object) -> None:
 def test_total_size_is_optional(sharded: Path) -> None:
     edit_index(sharded, lambda index: index.pop("metadata"))
     assert set(open_checkpoint(sharded).tensors) == set(TENSORS)
-
-
-@pytest.fixture
-def tied(save_random: Callable[..., Path], tmp_path: Path) -> Path:
-    """Write a Llama that ties its head, in two shards; the index lists the head too."""
-    config = LlamaConfig(
-        vocab_size=32,
-        hidden_size=16,
-        intermediate_size=24,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        tie_word_embeddings=True,
-    )
-    folder = save_random(config, tmp_path / "tied")
-    (folder / "tokenizer.json").write_text("{}")
-    AutoModelForCausalLM.from_pretrained(folder).save_pretrained(folder, max_shard_size="3KB")
-    (folder / "model.safetensors").unlink()
-    names = json.loads((folder / "model.safetensors.index.json").read_text())["weight_map"]
-    assert len(set(names.values())) > 1 and "lm_head.weight" not in names
-    shard = names["model.embed_tokens.weight"]
-    edit_index(folder, lambda index: index["weight_map"].update({"lm_head.weight": shard}))
-    return folder
-
-
-def test_an_index_may_list_a_tied_head_that_no_shard_holds(tied: Path) -> None:
-    checkpoint = open_checkpoint(tied)
-    assert "lm_head.weight" not in checkpoint.tensors
-    shape = lean_config(checkpoint.config, 32)
-    assert shape is not None
-    decoder = Decoder(shape, [load_tensors(checkpoint, torch.float32)], 16, 32)
-    oracle = AutoModelForCausalLM.from_pretrained(tied)
-    assert torch.equal(decoder.embedding, oracle.lm_head.weight)
-    assert torch.equal(load_causal_lm(tied, torch.float32).lm_head.weight, oracle.lm_head.weight)
-
-
-def test_an_index_may_not_list_a_head_of_its_own(tied: Path) -> None:
-    edit_config(tied, tie_word_embeddings=False)
-    assert "lists 'lm_head.weight' in" in refusal(tied)
 
 
 @pytest.mark.parametrize("weight_map", [None, [], {"embed": 1}, "x"], ids=repr)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from checkpoint_folders import edit_config, edit_tensors
-from random_models import CONFIGS, WIDTH, WORDS, load_refusal, without
+from loading_models import CONFIGS, WIDTH, WORDS, load_refusal, without
 from transformers import AutoModelForCausalLM
 
 from cdgen.checkpoints.pretrained import load_causal_lm

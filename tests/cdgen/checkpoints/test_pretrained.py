@@ -12,7 +12,7 @@ from typing import Any, TypeGuard
 import pytest
 import torch
 from checkpoint_folders import add_code, edit_config, edit_tensors
-from random_models import SHAPE, WIDTH, WORDS, load_refusal, without
+from loading_models import SHAPE, WIDTH, WORDS, load_refusal, without
 from transformers import AutoModelForCausalLM, BertConfig
 
 from cdgen.checkpoints.pretrained import (
