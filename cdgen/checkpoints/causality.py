@@ -20,7 +20,7 @@ _LIMIT = 5e-5
 _LIMIT_16_BITS = 0.05
 
 
-@torch.inference_mode()
+@torch.no_grad()  # not inference mode: what a model keeps of it may be trained on
 def sees_the_future(model: Any) -> bool:
     """Return whether later tokens change the logits of earlier positions.
 

@@ -38,7 +38,8 @@ def read_config(folder: Path) -> Any:
         # A config may name another weight file than the one that was checked, a package of kernels
         # to fetch and run, or outputs without names.
         vars(config).pop("transformers_weights", None)
-        config._attn_implementation = None
+        if config._attn_implementation not in ("eager", "sdpa"):
+            config._attn_implementation = None  # transformers' own choice
         config.return_dict = True
         return config
 

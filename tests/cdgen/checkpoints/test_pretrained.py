@@ -113,6 +113,8 @@ def test_a_config_cannot_name_another_weight_file_or_kernel(
     assert not model.model.norm.weight.any(), "the file that was checked"
     assert model.config._attn_implementation == "sdpa"
     assert model(torch.arange(4)[None]).logits.shape == (1, 4, WORDS)
+    edit_config(folder, _attn_implementation="eager")
+    assert load_causal_lm(folder, torch.float32).config._attn_implementation == "eager"
     model.save_pretrained(tmp_path / "again")
     assert "transformers_weights" not in json.loads((tmp_path / "again/config.json").read_text())
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -81,6 +82,20 @@ def test_damaged_names_are_reported(out: Path) -> None:
     folder.names_file.write_text("{}")
     with pytest.raises(StorageError, match=r"models\.json is damaged"):
         CorpusFolder(out).model_names  # noqa: B018
+
+
+def test_a_model_may_move_between_two_calls(
+    generate_200: Callable[..., Any], tiny_pair: Any, tmp_path: Path
+) -> None:
+    good = Path(shutil.copytree(tiny_pair.good, tmp_path / "before"))
+    assert generate_200(tmp_path / "out", "--good", good, "--shard", "0/2").code == 0
+    moved = good.rename(tmp_path / "after")
+    assert generate_200(tmp_path / "out", "--good", moved).code == 0
+    assert generate_200(tmp_path / "whole", "--good", moved).code == 0
+    manifests = [read_manifest(CorpusFolder(tmp_path / name)) for name in ("out", "whole")]
+    assert [m.models and m.models.good.name for m in manifests] == ["before", "after"]
+    assert manifests[0].files == manifests[1].files
+    assert manifests[0].plan_sha256 == manifests[1].plan_sha256
 
 
 def test_the_commands_name_the_models(
