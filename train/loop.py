@@ -61,10 +61,10 @@ def train_recipe(path: Path, data_dir: Path, out: Path) -> None:
 
 def prepare(recipe: Recipe, data_dir: Path, out: Path) -> tuple[TrainingData, PreTrainedModel]:
     """Build the training data and the model, then record the recipe in `out`."""
-    record = record_of(recipe, data_dir)
-    require_same(out, record)
     if isinstance(recipe.model, Path):
         read_config(recipe.model, recipe.block_size)  # a bad one is refused before text is read
+    record = record_of(recipe, data_dir)
+    require_same(out, record)
     data = build_training_data(recipe, data_dir, out)
     model = new_model(recipe, data.special)
     write_record(out, record)
