@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cdgen.checkpoints.other_folders import describe_folder
 from cdgen.errors import ModelError, UsageError
 from cdgen.storage import sha256_of
 
@@ -71,7 +72,8 @@ def _expand(model: Path) -> list[Path]:
         if _CHECKPOINT.fullmatch(path.name) and path.is_dir()
     ]
     if not below:
-        raise ModelError(f"{model} holds neither config.json nor checkpoint-N or chck_NM folders")
+        other = f"{model} holds neither config.json nor checkpoint-N or chck_NM folders"
+        raise ModelError(describe_folder(model) or other)
     return sorted(below, key=lambda path: _step(path) or 0)
 
 

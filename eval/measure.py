@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -36,6 +37,8 @@ def measure_corpus(
     corpus. Raises UsageError, ModelError, StorageError.
     """
     checkpoint = open_checkpoint(judge) if judge else None  # fails before the long part
+    for note in checkpoint.notes if checkpoint else ():
+        print(note, file=sys.stderr)
     texts = partial(documents_of, text_column=text_column)
     reference = chain.from_iterable(map(texts, training)) if training else None
     found = asdict(measure(texts(corpus), reference))

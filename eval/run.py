@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import sys
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -132,9 +133,11 @@ class _Evaluation:
 
     def _checkpoint(self, named: NamedCheckpoint, folder: Path) -> None:
         """Score a checkpoint on the tasks that are left. Raises ModelError if it cannot be."""
-        weights = open_checkpoint(named.folder).sha256
-        tokenizer = tokenizer_sha256(named.folder)
-        results = ResultFolder.open(folder, named, model_sha256(weights, tokenizer), self.mode)
+        checkpoint, tokenizer = open_checkpoint(named.folder), tokenizer_sha256(named.folder)
+        for note in checkpoint.notes:
+            print(note, file=sys.stderr)
+        identity = model_sha256(checkpoint.sha256, tokenizer)
+        results = ResultFolder.open(folder, named, identity, self.mode)
         left = [task for task, data in self.tasks.items() if not results.has(task, data)]
         self.display.begin(named.name, len(self.tasks) - len(left), len(self.tasks))
         results.save()
@@ -168,7 +171,11 @@ class _Evaluation:
             self._fail(name, task, results)
             return
         advance = self.display.task(name)
-        predictions = task.predict(lambda spans: scorer.span_sums(spans, advance))
+        try:
+            predictions = task.predict(lambda spans: scorer.span_sums(spans, advance))
+        except UsageError as error:
+            self._fail(name, error, results)
+            return
         try:
             summary = task.summary(predictions, self.mode)
         except ValueError:  # its message speaks of statistics, not of the user's data

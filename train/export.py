@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
+from cdgen.checkpoints.pretrained import load_causal_lm
 from cdgen.train.checkpoints import mark_complete, require_whole
 from cdgen.train.config import Recipe
 from cdgen.train.data.training_data import TrainingData
@@ -29,7 +30,7 @@ def export_pair(recipe: Recipe, data: TrainingData, out: Path) -> None:
         folder = out / "pair" / role
         facts = _export(out / "checkpoints" / f"checkpoint-{step}", tokenizer, folder)
         mark_complete(folder, facts)
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+        model = load_causal_lm(folder, torch.float32)
         losses = validation_losses(model, data.validation)
         exported[role] = ExportedModel(step, model.num_parameters(), losses)
     card = model_card(recipe, exported["good"], exported["bad"])
@@ -46,7 +47,7 @@ def _export(checkpoint: Path, tokenizer: PreTrainedTokenizerBase, folder: Path) 
     """Write model and tokenizer into `folder`, and return the facts of the checkpoint's marker.
     Raises ModelError if the checkpoint is not whole."""
     facts = require_whole(checkpoint)
-    model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=EXPORT_DTYPE)
+    model = load_causal_lm(checkpoint, EXPORT_DTYPE)
     model.config.use_cache = True  # Trainer saves False because training does not use it
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

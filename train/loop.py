@@ -26,7 +26,7 @@ from cdgen.train.data.training_data import TrainingData, build_training_data
 from cdgen.train.data.words import words_read
 from cdgen.train.export import export_pair, export_student
 from cdgen.train.metrics import METRICS, drop_metrics_after
-from cdgen.train.model import new_model
+from cdgen.train.model import new_model, read_config
 from cdgen.train.readings import write_run_budget
 from cdgen.train.record import disk_trouble, hold_folder, record_of, require_same, write_record
 from cdgen.train.trainer import RunTrainer, gradient_accumulation_steps
@@ -61,6 +61,8 @@ def train_recipe(path: Path, data_dir: Path, out: Path) -> None:
 
 def prepare(recipe: Recipe, data_dir: Path, out: Path) -> tuple[TrainingData, PreTrainedModel]:
     """Build the training data and the model, then record the recipe in `out`."""
+    if isinstance(recipe.model, Path):
+        read_config(recipe.model, recipe.block_size)  # a bad one is refused before text is read
     record = record_of(recipe, data_dir)
     require_same(out, record)
     data = build_training_data(recipe, data_dir, out)

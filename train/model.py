@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, PreTrainedModel
+from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
 from transformers.configuration_utils import PreTrainedConfig
 
-from cdgen.errors import UsageError
+from cdgen.checkpoints import pretrained
+from cdgen.checkpoints.causality import sees_the_future
+from cdgen.checkpoints.checkpoint import read_json
+from cdgen.checkpoints.config_checks import require_known_code, require_plain_weights
+from cdgen.errors import ModelError, UsageError
 from cdgen.train.data.tokenizer import SpecialIds
 
 if TYPE_CHECKING:
@@ -23,7 +29,10 @@ def new_model(recipe: Recipe, specials: SpecialIds) -> PreTrainedModel:
     torch.manual_seed(recipe.seed)
     try:
         model = AutoModelForCausalLM.from_config(
-            config, dtype=torch.float32, attn_implementation=recipe.training.attention
+            config,
+            dtype=torch.float32,
+            attn_implementation=recipe.training.attention,
+            trust_remote_code=False,
         )
     except ValueError as error:  # for example an encoder-decoder
         first = str(error).split("\n")[0]
@@ -33,26 +42,13 @@ def new_model(recipe: Recipe, specials: SpecialIds) -> PreTrainedModel:
         raise UsageError(
             f"attention: {recipe.training.attention} cannot run here: {first}"
         ) from error
-    if not recipe.training.attention.startswith("flash"):  # they run on a GPU only
-        _require_causal(model)
-    return model
-
-
-@torch.inference_mode()
-def _require_causal(model: PreTrainedModel) -> None:
-    """Raise UsageError if a later token changes an earlier prediction.
-
-    Encoders such as BERT have a causal class as well, and attend in both directions by default.
-    """
-    training, last = model.training, model.config.vocab_size - 1
-    tokens = torch.tensor([[last, last, last], [last, last, last - 1]])
-    logits = model.eval()(input_ids=tokens, use_cache=False).logits[:, :2]
-    model.train(training)
-    if not torch.allclose(logits[0], logits[1], rtol=1e-4, atol=1e-4):
+    on_any_device = not recipe.training.attention.startswith("flash")  # which runs on a GPU only
+    if on_any_device and sees_the_future(model):
         raise UsageError(
             f"model: {model.config.model_type} sees the tokens that it is to predict: an encoder;"
             " a config with is_decoder true may do"
         )
+    return model
 
 
 def model_config(recipe: Recipe, specials: SpecialIds) -> PreTrainedConfig:
@@ -76,17 +72,28 @@ def model_config(recipe: Recipe, specials: SpecialIds) -> PreTrainedConfig:
 
 def read_config(path: Path, block_size: int) -> PreTrainedConfig:
     """Read a config.json, or the one in a folder. Raises UsageError if there is none, or if it has
-    too few positions."""
-    if not (path / "config.json").is_file() and not path.is_file():
+    too few positions; ModelError if it needs code of its own or weights that are quantized."""
+    file = path if path.is_file() else path / "config.json"
+    if not file.is_file():
         raise UsageError(f"model: {path}: expected a config.json or its folder, found neither")
-    try:
-        config = AutoConfig.from_pretrained(path, local_files_only=True)
-    except (OSError, ValueError, KeyError) as error:
-        first = str(error).split("\n")[0]
-        raise UsageError(f"model: {path} is no config of transformers: {first}") from error
+    with _usable(path):
+        fields = read_json(file)
+    require_known_code(file, fields)
+    require_plain_weights(file, fields)
+    with _usable(path):
+        config = pretrained.read_config(path)
     positions = getattr(config, "max_position_embeddings", None)
     if positions is not None and positions < block_size:
         raise UsageError(
             f"model: {path}: {positions} positions, but block_size is {block_size}; lower it"
         )
     return config
+
+
+@contextmanager
+def _usable(path: Path) -> Iterator[None]:
+    """Turn a ModelError about a config into a UsageError about the recipe."""
+    try:
+        yield
+    except ModelError as error:
+        raise UsageError(f"model: {path} is no config of transformers: {error}") from error

@@ -105,8 +105,12 @@ def run_plain(
     model_folder: Path, data: Path, tasks: tuple[str, ...], stride: int
 ) -> dict[str, Any]:
     """Time the plain scorer on every `stride`-th item, without start-up, and extrapolate to all."""
-    model = AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.float32).eval()
-    tokenizer = AutoTokenizer.from_pretrained(model_folder, padding_side="right")
+    model = AutoModelForCausalLM.from_pretrained(
+        model_folder, dtype=torch.float32, trust_remote_code=False
+    ).eval()
+    tokenizer = AutoTokenizer.from_pretrained(
+        model_folder, padding_side="right", trust_remote_code=False
+    )
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
     items = [item for task in tasks for item in candidates(data, task)][::stride]
     start, right = time.perf_counter(), 0

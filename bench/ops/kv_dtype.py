@@ -106,8 +106,10 @@ def compared(
 
 @torch.inference_mode()
 def measure_model(folder: Path, text: str, count: int, context: int) -> dict[str, Any]:
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    model = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, trust_remote_code=False
+    ).eval()
     caches: list[DynamicCache] = []
     found = compared(model, iter(windows(tokenizer, text, count, context).split(1)), caches)
     by_dtype = {}

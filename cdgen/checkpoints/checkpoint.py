@@ -14,23 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cdgen.checkpoints.config_checks import require_loadable
+from cdgen.checkpoints.other_folders import adapter_note, describe_folder
 from cdgen.checkpoints.safetensors_header import TensorInfo, cut_short, read_header
 from cdgen.errors import ModelError
 
-# Under these keys a config.json states its context length.
-CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "n_ctx")
-
-# All limits are far above any real model and far below what would exhaust memory or overflow a byte
-# count.
+# Far above any real model's, and far below what would exhaust memory.
 _MAX_CONFIG_BYTES = 4 << 20
 _MAX_INDEX_BYTES = 100 << 20
-_SIZE_LIMITS = {
-    **dict.fromkeys(("num_hidden_layers", "n_layer"), 1 << 12),
-    **dict.fromkeys(("num_attention_heads", "n_head"), 1 << 16),
-    **dict.fromkeys(("hidden_size", "n_embd"), 1 << 20),
-    "vocab_size": 1 << 24,
-    **dict.fromkeys(CONTEXT_KEYS, 1 << 31),
-}
 _READ_BYTES = 1 << 20
 
 _WEIGHTS = "model.safetensors"
@@ -49,6 +40,8 @@ class Checkpoint:
     config: dict[str, Any]
     tensors: dict[str, TensorInfo]
     sha256: str  # of tensors, config.json and tokenizer.json, whatever the path and the sharding
+    weights_sha256: str  # of the tensors alone
+    notes: tuple[str, ...] = ()  # lines for the user about what lies in the folder
 
 
 @contextmanager
@@ -72,17 +65,21 @@ def open_checkpoint(folder: Path) -> Checkpoint:
                 f"{folder}: no such folder. Models are not fetched from the hub: download one first"
                 " (hf download NAME --local-dir DIR) and give that folder"
             )
+        if not (folder / "config.json").is_file() and (text := describe_folder(folder)):
+            raise ModelError(text)
         if not folder.is_dir():
             raise ModelError(f"{folder} is a file: give the checkpoint folder that holds it")
         _require_file(folder / "config.json", "a checkpoint in Hugging Face layout has one")
         config = read_json(folder / "config.json")
-        _check_sizes(folder / "config.json", config)
+        require_loadable(folder, config)
         tensors = _read_tensor_table(folder)
         _require_file(
             folder / "tokenizer.json",
             "save the model's fast tokenizer there (AutoTokenizer...save_pretrained)",
         )
-        return Checkpoint(folder, config, tensors, _identity(folder, tensors))
+        sha256, weights_sha256 = _identity(folder, tensors)
+        notes = tuple(filter(None, [adapter_note(folder)]))
+        return Checkpoint(folder, config, tensors, sha256, weights_sha256, notes)
 
 
 def read_json(path: Path, max_bytes: int = _MAX_CONFIG_BYTES) -> dict[str, Any]:
@@ -107,17 +104,6 @@ def _require_file(path: Path, advice: str) -> None:
         raise ModelError(f"{path.parent} has no {path.name}: {advice}")
 
 
-def _check_sizes(path: Path, config: dict[str, Any]) -> None:
-    if config.get("vocab_size") is None:
-        raise ModelError(f"{path} has no vocab_size: a causal language model's config has one")
-    for key, limit in _SIZE_LIMITS.items():
-        value = config.get(key)
-        if value is not None and not (type(value) is int and 1 <= value <= limit):
-            raise ModelError(
-                f"{path}: {key} must be an integer from 1 to {limit}, got {value!r:.40}"
-            )
-
-
 def _read_tensor_table(folder: Path) -> dict[str, TensorInfo]:
     # transformers prefers them in the same order.
     single, index = folder / _WEIGHTS, folder / _INDEX
@@ -133,6 +119,8 @@ def _read_tensor_table(folder: Path) -> dict[str, TensorInfo]:
 
 
 def _why_no_weights(folder: Path) -> str:
+    if text := describe_folder(folder):
+        return text
     pickles = sorted(
         path.name
         for path in folder.iterdir()
@@ -149,6 +137,11 @@ def _why_no_weights(folder: Path) -> str:
 
 
 def _read_shards(index: Path) -> dict[str, TensorInfo]:
+    """Return the tensors of all shards, which must be those of the index.
+
+    `metadata.total_size` is not compared: writers count it in several ways, and every shard is
+    held to its own header.
+    """
     content = read_json(index, _MAX_INDEX_BYTES)
     weight_map = content.get("weight_map")
     if not isinstance(weight_map, dict) or not all(isinstance(f, str) for f in weight_map.values()):
@@ -162,15 +155,32 @@ def _read_shards(index: Path) -> dict[str, TensorInfo]:
                     f"{index}: {tensor!r} is in {first!r} and again in {name!r}; save it again"
                 )
             tensors[tensor] = info
-    for tensor, name in weight_map.items():
-        if tensor not in tensors or tensors[tensor].file.name != name:
-            raise ModelError(f"{index} lists {tensor!r} in {name!r}, which lacks it; save it again")
+    elsewhere = {t for t, name in weight_map.items() if not _is_in(tensors.get(t), name)}
+    for tensor in sorted(elsewhere - _spared(index.parent, elsewhere - tensors.keys())):
+        name = weight_map[tensor]
+        raise ModelError(f"{index} lists {tensor!r} in {name!r}, which lacks it; save it again")
     for tensor in tensors.keys() - weight_map.keys():
         raise ModelError(
             f"{tensors[tensor].file} holds {tensor!r}, which {index.name} lacks; save it again"
         )
-    _check_total_size(index, content.get("metadata"), sum(t.nbytes for t in tensors.values()))
     return tensors
+
+
+def _is_in(found: TensorInfo | None, name: str) -> bool:
+    return found is not None and found.file.name == name
+
+
+def _spared(folder: Path, absent: set[str]) -> set[str]:
+    """Return the tensors of an index that no shard needs to hold: config.json ties each to another
+    one, and writers save one of two that are the same."""
+    if not absent:
+        return set()
+    from cdgen.checkpoints.pretrained import tied_tensors  # brings torch
+
+    try:
+        return absent & tied_tensors(folder)
+    except ModelError:  # not a model of transformers: nothing is known to be tied
+        return set()
 
 
 def _shard_path(index: Path, name: str) -> Path:
@@ -184,27 +194,20 @@ def _shard_path(index: Path, name: str) -> Path:
     return path
 
 
-def _check_total_size(index: Path, metadata: object, found: int) -> None:
-    promised = metadata.get("total_size") if isinstance(metadata, dict) else None
-    if promised is not None and promised != found:
-        raise ModelError(
-            f"{index}: total_size is {promised!r}, the shards hold {found} bytes of tensors;"
-            " fetch them again, or correct the number if you know that they are whole"
-        )
-
-
-def _identity(folder: Path, tensors: dict[str, TensorInfo]) -> str:
-    """Hash the tensors (name, dtype, shape and content, sorted by name) and the two JSON files."""
+def _identity(folder: Path, tensors: dict[str, TensorInfo]) -> tuple[str, str]:
+    """Hash the tensors (name, dtype, shape and content, sorted by name) and the two JSON files, and
+    the tensors alone."""
     ordered = sorted(tensors.items())
     digest = hashlib.sha256()
     with ThreadPoolExecutor() as pool:  # hashing and reading both release the GIL
         contents = pool.map(_hash_tensor, (info for _, info in ordered))
         for (name, info), content in zip(ordered, contents, strict=True):
             digest.update(json.dumps([name, info.dtype, info.shape]).encode() + content)
+    weights = digest.hexdigest()
     for name in ("config.json", "tokenizer.json"):
         with (folder / name).open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()
+    return digest.hexdigest(), weights
 
 
 def _hash_tensor(info: TensorInfo) -> bytes:

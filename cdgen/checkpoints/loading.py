@@ -1,29 +1,13 @@
-"""Load the weights of a checkpoint as plain tensors, or as a model of transformers."""
+"""Load the weights of a checkpoint as plain tensors, for the lean decoders."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from cdgen.checkpoints.checkpoint import Checkpoint, reading
-from cdgen.errors import ModelError, one_line
-
-
-def load_causal_lm(folder: Path, dtype: torch.dtype) -> Any:
-    """Load a model from safetensors only, and run none of its own code. Raises ModelError."""
-    from transformers import AutoModelForCausalLM
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()  # cdgen shows its own progress, and a bar would fill log files
-    try:
-        model = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype, use_safetensors=True, local_files_only=True
-        )
-    except (ValueError, OSError, KeyError, RuntimeError) as error:
-        raise ModelError(f"transformers cannot load {folder}: {one_line(error, 300)}") from error
-    return model.eval()
+from cdgen.errors import ModelError
 
 
 def load_tensors(checkpoint: Checkpoint, dtype: torch.dtype) -> dict[str, torch.Tensor]:
@@ -31,11 +15,6 @@ def load_tensors(checkpoint: Checkpoint, dtype: torch.dtype) -> dict[str, torch.
 
     Integer and boolean tensors (causal masks in old checkpoints) keep their own dtype.
     """
-    if checkpoint.config.get("quantization_config"):
-        raise ModelError(
-            f"{checkpoint.folder} holds quantized weights (quantization_config in config.json):"
-            " dequantize and save it first"
-        )
     names_in: dict[Path, list[str]] = {}
     for name, info in checkpoint.tensors.items():
         names_in.setdefault(info.file, []).append(name)

@@ -6,18 +6,35 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tokenizers import Tokenizer
 
 from cdgen.checkpoints.bad_source import BadSource
-from cdgen.checkpoints.checkpoint import CONTEXT_KEYS, Checkpoint, open_checkpoint
+from cdgen.checkpoints.checkpoint import Checkpoint, open_checkpoint
+from cdgen.checkpoints.config_checks import CONTEXT_KEYS
 from cdgen.checkpoints.special_tokens import (
+    other_stops_note,
     read_special_ids,
     require_in_vocabulary,
-    require_same_special_ids,
+    require_same_bos,
+    undrawn_stops_note,
 )
 from cdgen.errors import ModelError
 from cdgen.storage import canonical_json
+
+# Keys of config.json that record how a model was saved, and change nothing that it computes.
+_BOOKKEEPING = {
+    "_name_or_path",
+    "transformers_version",
+    "architectures",
+    "dtype",
+    "torch_dtype",
+    "use_cache",
+    "bos_token_id",
+    "eos_token_id",
+    "pad_token_id",
+}
 
 
 @dataclass(frozen=True)
@@ -32,6 +49,7 @@ class Pair:
     bos_token_id: int | None
     eos_token_ids: tuple[int, ...]
     context_length: int | None  # tokens, the shorter of the two; None if neither states one
+    notes: tuple[str, ...]  # lines for the user
 
 
 def open_pair(good: Path, bad: BadSource) -> Pair:
@@ -39,17 +57,22 @@ def open_pair(good: Path, bad: BadSource) -> Pair:
     good_model = open_checkpoint(good)
     bad_model = None if bad.folder is None else open_checkpoint(bad.folder)
     models = [good_model] if bad_model is None else [good_model, bad_model]
+    notes = [note for model in models for note in model.notes]
     rows = min(model.config["vocab_size"] for model in models)
     tokenizer = _load_tokenizer(good_model)
     ids = tokenizer.get_vocab(with_added_tokens=True)
-    _require_a_row_per_id(good_model, ids)
     special = read_special_ids(good_model, ids)
     if bad_model is not None:
         bad_ids = _load_tokenizer(bad_model).get_vocab(with_added_tokens=True)
         _require_same_tokens(ids, bad_ids, rows)
-        require_same_special_ids(special, read_special_ids(bad_model, bad_ids))
-    vocab_size = min(rows, max(ids.values()) + 1)
-    require_in_vocabulary(special, vocab_size, good_model.folder)
+        _require_two_models(good_model, bad_model)
+        bad_special = read_special_ids(bad_model, bad_ids)
+        require_same_bos(special, bad_special)
+        notes += other_stops_note(special, bad_special)
+    tokens = max(ids.values()) + 1
+    vocab_size = min(rows, tokens)  # a tokenizer may have more ids than its model has rows
+    require_in_vocabulary(special, min(good_model.config["vocab_size"], tokens), good_model.folder)
+    notes += undrawn_stops_note(special, vocab_size)
     contexts = [m.config[key] for m in models for key in CONTEXT_KEYS if m.config.get(key)]
     return Pair(
         good=good_model,
@@ -60,6 +83,7 @@ def open_pair(good: Path, bad: BadSource) -> Pair:
         bos_token_id=special.bos,
         eos_token_ids=special.eos,
         context_length=min(contexts, default=None),
+        notes=tuple(notes),
     )
 
 
@@ -90,13 +114,20 @@ def _load_tokenizer(model: Checkpoint) -> Tokenizer:
     return tokenizer
 
 
-def _require_a_row_per_id(good: Checkpoint, ids: dict[str, int]) -> None:
-    token, highest = max(ids.items(), key=lambda item: item[1])
-    if highest >= good.config["vocab_size"]:
-        raise ModelError(
-            f"{good.folder / 'tokenizer.json'} gives {token!r:.40} the id {highest}, but vocab_size"
-            f" in config.json is {good.config['vocab_size']}: it belongs to another model"
-        )
+def _require_two_models(good: Checkpoint, bad: Checkpoint) -> None:
+    """Raise ModelError if BAD computes what GOOD does: plausible tokens would be drawn alike."""
+    if good.weights_sha256 != bad.weights_sha256 or _deciding(good) != _deciding(bad):
+        return
+    raise ModelError(
+        f"GOOD and BAD are one model: {good.folder} and {bad.folder} have the same weights, and"
+        " nothing would be contrasted. Give an earlier checkpoint or a smaller model as BAD, or"
+        " --bad dropout:0.5 for GOOD itself with attention dropout"
+    )
+
+
+def _deciding(model: Checkpoint) -> dict[str, Any]:
+    """Return the part of a config that may change what a model computes."""
+    return {key: value for key, value in model.config.items() if key not in _BOOKKEEPING}
 
 
 def _require_same_tokens(good: dict[str, int], bad: dict[str, int], rows: int) -> None:

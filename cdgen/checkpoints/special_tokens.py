@@ -36,15 +36,21 @@ def read_special_ids(model: Checkpoint, ids: dict[str, int]) -> SpecialIds:
     return SpecialIds(bos, tuple(dict.fromkeys(stops)))
 
 
-def require_same_special_ids(good: SpecialIds, bad: SpecialIds) -> None:
-    """Raise ModelError if GOOD and BAD disagree; the order of the EOS ids does not matter."""
-    if good.bos == bad.bos and set(good.eos) == set(bad.eos):
-        return
-    raise ModelError(
-        f"GOOD and BAD disagree on special tokens: bos {good.bos} and {bad.bos}, eos"
-        f" {list(good.eos)} and {list(bad.eos)};\n  make generation_config.json, config.json and"
-        " tokenizer_config.json of both name the same ids"
-    )
+def require_same_bos(good: SpecialIds, bad: SpecialIds) -> None:
+    """Raise ModelError if GOOD and BAD begin a text with different tokens: BAD reads GOOD's."""
+    if good.bos != bad.bos:
+        raise ModelError(
+            f"GOOD and BAD disagree on the token that begins a text: bos {good.bos} and {bad.bos};"
+            "\n  make config.json and tokenizer_config.json of both name the same id"
+        )
+
+
+def other_stops_note(good: SpecialIds, bad: SpecialIds) -> list[str]:
+    """Return a line if GOOD and BAD end texts with different tokens, or nothing. The order of the
+    EOS ids does not matter."""
+    if set(good.eos) == set(bad.eos):
+        return []
+    return [f"GOOD's end-of-text ids {list(good.eos)} count; BAD's, {list(bad.eos)}, are not used"]
 
 
 def require_in_vocabulary(special: SpecialIds, vocab_size: int, folder: Path) -> None:
@@ -55,6 +61,20 @@ def require_in_vocabulary(special: SpecialIds, vocab_size: int, folder: Path) ->
                 f"{folder}: special token id {value} is outside the vocabulary of"
                 f" {vocab_size} tokens; correct bos_token_id and eos_token_id in its JSON files"
             )
+
+
+def undrawn_stops_note(good: SpecialIds, vocab_size: int) -> list[str]:
+    """Return a line if BAD has no row for some of GOOD's end-of-text tokens, or nothing.
+
+    Raises ModelError if it has none for all of them or for the token that begins a text.
+    """
+    undrawn = [token for token in good.eos if token >= vocab_size]
+    lacks = f"BAD has {vocab_size} tokens, and so no row for GOOD's"
+    if good.bos is not None and good.bos >= vocab_size:
+        raise ModelError(f"{lacks} token that begins a text, {good.bos}: give another BAD")
+    if undrawn == list(good.eos) != []:
+        raise ModelError(f"{lacks} end-of-text ids {undrawn}: no text would end; give another BAD")
+    return [f"{lacks} end-of-text ids {undrawn}: they are never drawn"] if undrawn else []
 
 
 def _read_optional(model: Checkpoint, name: str) -> dict[str, Any]:

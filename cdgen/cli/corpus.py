@@ -224,6 +224,9 @@ def _status_lines(found: Status) -> list[str]:
         f"  words {counts.words:,}",
         f"ended by {', '.join(reasons)}",
     ]
+    if found.models:
+        bad = f"  BAD {found.models.bad}" if found.models.bad else ""
+        lines.insert(0, f"GOOD {found.models.good}{bad}")
     for worker in found.workers:
         silence = f"silent for {found.now - worker.time:.0f} s"
         state = "at work" if found.is_alive(worker) else silence

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from cdgen.corpus.manifest import Manifest
+from cdgen.corpus.model_names import ModelName
 from cdgen.corpus.plan import Plan
 from cdgen.corpus.rows import Counts, columns_of
 
@@ -118,7 +119,8 @@ def _facts(manifest: Manifest) -> dict[str, str]:
     plan, counts, sampling = manifest.plan, manifest.totals, manifest.plan.sampling
     reasons = (f"{count:,} {reason}" for reason, count in counts.finish_reasons.items())
     truncation = f"top-k {sampling.top_k}, top-p {sampling.top_p}, min-p {sampling.min_p}"
-    bad = f"`{plan.bad}`"
+    names = manifest.models
+    derived = plan.bad == "none" or plan.bad.startswith("dropout:")
     source = f"source sha256 `{plan.prompts.source_sha256}`"
     return {
         "sequences": f"{counts.rows:,} ({', '.join(reasons)})",
@@ -126,8 +128,8 @@ def _facts(manifest: Manifest) -> dict[str, str]:
         "words": f"{counts.words:,}",
         "prompts": f"{plan.prompts.count:,} of at most {plan.prompts.prompt_tokens} tokens, "
         f"{plan.sequences_per_prompt} sequences each ({source})",
-        "GOOD": f"sha256 `{plan.good_sha256}`",
-        "BAD": bad if plan.bad == "none" or plan.bad.startswith("dropout:") else f"sha256 {bad}",
+        "GOOD": _model(names.good if names else None, plan.good_sha256),
+        "BAD": f"`{plan.bad}`" if derived else _model(names.bad if names else None, plan.bad),
         "strategy": plan.strategy,
         "score": f"{sampling.good_weight} x GOOD - {sampling.bad_weight} x BAD",
         "plausibility threshold alpha": f"{sampling.alpha}",
@@ -138,3 +140,9 @@ def _facts(manifest: Manifest) -> dict[str, str]:
         "computed in": f"{plan.dtype} on {plan.device}",
         "plan": f"sha256 `{manifest.plan_sha256}`",
     }
+
+
+def _model(name: ModelName | None, sha256: str) -> str:
+    """Return a model's name, if it is known, and its hash, as the cell of a table."""
+    shown = " ".join(str(name).replace("`", "'").replace("|", "/").split())
+    return f"`{shown}`, sha256 `{sha256}`" if name else f"sha256 `{sha256}`"

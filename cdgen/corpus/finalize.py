@@ -65,7 +65,12 @@ def _write_dataset(folder: CorpusFolder) -> None:
     totals = sum((file.counts for file in files), NOTHING)
     prompts = _publish_prompt_origins(folder)
     manifest = Manifest(
-        plan=plan, plan_sha256=plan.sha256, files=files, totals=totals, prompts=prompts
+        plan=plan,
+        models=folder.model_names,
+        plan_sha256=plan.sha256,
+        files=files,
+        totals=totals,
+        prompts=prompts,
     )
     write_atomic(folder.card, render_card(manifest).encode())
     write_record(folder.manifest_file, manifest.fields)

@@ -1,6 +1,7 @@
 """OUT, the folder that the workers of a corpus share: its layout, its state, and who may write.
 
 OUT/.cdgen/plan.json                       everything that decides the bytes
+OUT/.cdgen/models.json                     the names of the models
 OUT/.cdgen/prompts/                        the prompt table
 OUT/.cdgen/ranges/range-0000007.parquet    or .jsonl; committed once range-0000007.json exists too
 OUT/.cdgen/heartbeats/, OUT/.cdgen/locks/  the workers of this moment
@@ -16,6 +17,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 
+from cdgen.corpus.model_names import ModelNames
 from cdgen.corpus.plan import Plan, parse_plan, require_same
 from cdgen.corpus.shard import Shard
 from cdgen.errors import PlanMismatch, StorageError, UsageError
@@ -44,6 +46,7 @@ class CorpusFolder:
         self.heartbeats = self.state / "heartbeats"
         self.locks = self.state / "locks"
         self.plan_file = self.state / "plan.json"
+        self.names_file = self.state / "models.json"
         self.data = out / "data"
         self.card = out / "README.md"
         self.prompt_origins = out / "prompts.jsonl"
@@ -72,6 +75,13 @@ class CorpusFolder:
         if self.is_finalized:
             return parse_plan(read_record(self.manifest_file)["plan"], str(self.manifest_file))
         raise UsageError(f"{self.out} holds no cdgen corpus: expected {self.plan_file} in it.")
+
+    @property
+    def model_names(self) -> ModelNames | None:
+        """The names of the models; None in corpora of earlier versions. Raises StorageError."""
+        if not self.names_file.exists():
+            return None
+        return ModelNames.model_validate(read_record(self.names_file))
 
     # ---- paths ---------------------------------------------------------------------------------
 
@@ -138,8 +148,9 @@ class CorpusFolder:
                 "choose an empty or a new folder."
             )
 
-    def open_plan(self, plan: Plan) -> None:
-        """Begin the corpus of `plan`, or resume it. Call this inside `set_up`.
+    def open_plan(self, plan: Plan, names: ModelNames | None = None) -> None:
+        """Begin the corpus of `plan`, by models of these names, or resume it. Call this inside
+        `set_up`.
 
         Raises PlanMismatch, with the differences, if the folder has another plan.
         """
@@ -148,6 +159,8 @@ class CorpusFolder:
         if not self.is_finalized:
             make_folder(self.ranges)
         if not self.plan_file.exists():
+            if names:
+                write_record(self.names_file, names.model_dump(mode="json"))
             write_record(self.plan_file, plan.fields)
 
     @contextmanager

@@ -7,6 +7,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from cdgen.corpus.folder import CorpusFolder
+from cdgen.corpus.model_names import ModelNames
 from cdgen.corpus.plan import FrozenModel, Plan, parse_plan
 from cdgen.corpus.rows import Counts
 from cdgen.errors import StorageError
@@ -36,9 +37,11 @@ class RangeEntry(FileEntry):
 
 
 class Manifest(FrozenModel):
-    """OUT/manifest.json: a pure function of the plan and the rows, without times or host names."""
+    """OUT/manifest.json: a pure function of the plan, the names of the models and the rows, without
+    times or host names."""
 
     plan: Plan
+    models: ModelNames | None = None
     plan_sha256: str
     files: tuple[FileEntry, ...]
     totals: Counts

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from cdgen.corpus.folder import CorpusFolder
 from cdgen.corpus.manifest import read_manifest
+from cdgen.corpus.model_names import ModelNames
 from cdgen.corpus.ranges import read_range
 from cdgen.corpus.rows import NOTHING, Counts
 from cdgen.corpus.shard import Shard
@@ -44,6 +45,7 @@ class Status:
     now: float  # seconds since 1970
     eta_seconds: float | None  # None if nothing is left, or if nobody works on it
     finalized: bool
+    models: ModelNames | None  # None in corpora of earlier versions
 
     def is_alive(self, worker: Heartbeat) -> bool:
         return self.now - worker.time < ALIVE_SECONDS
@@ -68,9 +70,10 @@ def status(out: Path) -> Status:
     folder = CorpusFolder(out)
     plan, finalized = folder.plan, folder.is_finalized
     if finalized:
-        done, counts = plan.num_ranges, read_manifest(folder).totals
+        manifest = read_manifest(folder)
+        done, counts, models = plan.num_ranges, manifest.totals, manifest.models
     else:
-        done, counts = 0, NOTHING
+        done, counts, models = 0, NOTHING, folder.model_names
         for index in range(plan.num_ranges):
             if entry := read_range(folder, index):
                 done, counts = done + 1, counts + entry.counts
@@ -80,7 +83,7 @@ def status(out: Path) -> Status:
     per_row = counts.new_tokens / counts.rows if counts.rows else plan.max_new_tokens
     left = (plan.num_sequences - counts.rows) * per_row
     eta = left / rate if left and rate else None
-    return Status(done, plan.num_ranges, counts, workers, now, eta, finalized)
+    return Status(done, plan.num_ranges, counts, workers, now, eta, finalized, models)
 
 
 def _read_heartbeats(folder: CorpusFolder) -> tuple[Heartbeat, ...]:

@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import groupby
-from typing import Any
 
 import torch
 
+from cdgen.engine.continuation import Continuation, TextModel
 from cdgen.engine.paired import log_probs
 from cdgen.engine.sequences import Request, Sequence, StepReport
 from cdgen.engine.settings import EngineSettings
@@ -25,8 +25,8 @@ from cdgen.kernels.sampling_params import RowStatus, SampleOutput
 class WaveEngine:
     """GOOD and BAD as transformers models, in waves of at most `slots` rows."""
 
-    good: Any
-    bad: Any | None
+    good: TextModel
+    bad: TextModel | None
     slots: int
     settings: EngineSettings
     on_step: Callable[[StepReport], None] = field(default=lambda report: None)
@@ -42,22 +42,20 @@ class WaveEngine:
                 yield from self._run(rows[first : first + self.slots])
 
     def _run(self, wave: list[Sequence]) -> list[Sequence]:
-        device, settings = self.good.device, self.settings
+        device, settings = self.good.model.device, self.settings
         ids = torch.tensor([sequence.sequence_id for sequence in wave], device=device)
-        inputs = torch.tensor([sequence.tokens for sequence in wave], device=device)  # [B, T]
-        position = inputs.shape[1]
-        good_cache = bad_cache = bad_logits = None
+        tokens = torch.tensor([sequence.tokens for sequence in wave], device=device)  # [B, T]
+        good = Continuation(self.good)
+        bad = None if self.bad is None else Continuation(self.bad)
         while not all(sequence.finish_reason for sequence in wave):
-            logits, good_cache = _advance(self.good, inputs, good_cache)
-            if self.bad is not None:
-                bad_logits, bad_cache = _advance(self.bad, inputs, bad_cache)
+            logits = good.advance(tokens)
             out = sample_contrastive(
                 logits,
-                bad_logits,
+                None if bad is None else bad.advance(tokens),
                 settings.params,
                 seed=settings.seed,
                 sequence_ids=ids,
-                positions=torch.full_like(ids, position),
+                positions=torch.full_like(ids, tokens.shape[1]),
                 vocab_size=settings.vocab_size,
             )
             logprob = None
@@ -66,8 +64,7 @@ class WaveEngine:
             self.on_step(self._take(wave, out, logprob))
             # A finished row continues with its own draws, which are ignored: the shape of the wave
             # never changes.
-            inputs = out.tokens.clamp(min=0)[:, None]
-            position += 1
+            tokens = torch.cat([tokens, out.tokens.clamp(min=0)[:, None]], 1)
         return wave
 
     def _take(
@@ -96,12 +93,3 @@ class WaveEngine:
                 sequence.finish_reason = "length"
             drawn, plausible_sum = drawn + 1, plausible_sum + plausible[row]
         return StepReport(drawn, plausible_sum)
-
-
-def _advance(
-    model: Any,
-    inputs: torch.Tensor,  # [B, T] int64
-    cache: Any | None,
-) -> tuple[torch.Tensor, Any]:  # logits of the last position [B, V], the extended cache
-    out = model(input_ids=inputs, past_key_values=cache, use_cache=True)
-    return out.logits[:, -1], out.past_key_values

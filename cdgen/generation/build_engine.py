@@ -7,10 +7,12 @@ import sys
 import torch
 
 from cdgen.checkpoints.checkpoint import Checkpoint
-from cdgen.checkpoints.loading import load_causal_lm, load_tensors
+from cdgen.checkpoints.loading import load_tensors
 from cdgen.checkpoints.pair import Pair
+from cdgen.checkpoints.pretrained import errors_of, load_causal_lm
 from cdgen.corpus.plan import Plan
 from cdgen.device import free_bytes, is_out_of_memory
+from cdgen.engine.continuation import TextModel
 from cdgen.engine.memory import (
     SLOT_MULTIPLE,
     MemoryNeeds,
@@ -30,6 +32,7 @@ from cdgen.models.decoder import Decoder, Dropout
 from cdgen.models.registry import lean_config
 
 CPU_SLOTS = 64  # a CPU gains nothing from more
+_TRIED_TOKENS = 8  # with which a model of transformers shows that it can continue a text
 Engine = SlotEngine | WaveEngine
 
 
@@ -80,13 +83,24 @@ def _engine(plan: Plan, pair: Pair) -> Engine:
     )
     device = torch.device(plan.device_type)
     if plan.decoder == "transformers":
-        dtype = getattr(torch, plan.dtype)
-        good = load_causal_lm(pair.good.folder, dtype).to(device)
-        bad = load_causal_lm(pair.bad.folder, dtype).to(device) if pair.bad else None
+        good = _text_model(pair.good, plan)
+        bad = _text_model(pair.bad, plan) if pair.bad else None
         return WaveEngine(good, bad, plan.slots, settings)
     engine = SlotEngine(*_decoders(plan, pair, device), settings)
     engine.prepare()
     return engine
+
+
+def _text_model(checkpoint: Checkpoint, plan: Plan) -> TextModel:
+    """Load a model of transformers and try it on a short text, so that one that does not run is
+    refused before there is a plan. Raises ModelError."""
+    model = load_causal_lm(checkpoint.folder, getattr(torch, plan.dtype), plan.device_type)
+    with errors_of(checkpoint.folder):
+        found = TextModel.of(model, plan.vocab_size, min(_TRIED_TOKENS, 1 + plan.max_new_tokens))
+    if not found.carries_state:
+        kind = model.config.model_type
+        print(f"{kind} has no exact state: each token costs its whole text", file=sys.stderr)
+    return found
 
 
 def _decoders(plan: Plan, pair: Pair, device: torch.device) -> tuple[Decoder, Decoder | None]:
@@ -100,16 +114,21 @@ def _decoders(plan: Plan, pair: Pair, device: torch.device) -> tuple[Decoder, De
     def decoder(
         shape: DecoderConfig, models: list[Checkpoint], dropout: Dropout | None = None
     ) -> Decoder:
-        return Decoder(
-            shape,
-            [load_tensors(model, torch.float32) for model in models],
-            plan.slots,
-            capacity,
-            device=device,
-            dtype=getattr(torch, plan.dtype),
-            kv_dtype=getattr(torch, plan.kv_dtype),
-            dropout=dropout,
-        )
+        tensors = [load_tensors(model, torch.float32) for model in models]
+        try:
+            return Decoder(
+                shape,
+                tensors,
+                plan.slots,
+                capacity,
+                device=device,
+                dtype=getattr(torch, plan.dtype),
+                kv_dtype=getattr(torch, plan.kv_dtype),
+                dropout=dropout,
+            )
+        except ModelError as error:
+            folders = " or ".join(str(model.folder) for model in models)
+            raise ModelError(f"{folders}: {error}") from error
 
     if bad is None:
         return decoder(good, [pair.good]), None

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import sys
+from dataclasses import asdict
+
 from cdgen.checkpoints.bad_source import BadSource, parse_bad
-from cdgen.checkpoints.checkpoint import read_json
+from cdgen.checkpoints.checkpoint import Checkpoint, read_json
+from cdgen.checkpoints.origin import origin_of
 from cdgen.checkpoints.pair import Pair, open_pair, tokenizer_sha256
 from cdgen.checkpoints.text_prefix import prefix_of
+from cdgen.corpus.model_names import ModelName, ModelNames
 from cdgen.corpus.prompts import PromptSource, PromptTable
 from cdgen.errors import UsageError
 from cdgen.generation.config import GenerateConfig
@@ -19,8 +24,19 @@ def open_models(config: GenerateConfig) -> Pair:
     """
     bad = parse_bad(config.bad) if config.strategy == "cd" else BadSource("none")
     pair = open_pair(config.good, bad)
+    for note in pair.notes:
+        print(note, file=sys.stderr)
     _require_context(config, pair)
     return pair
+
+
+def model_names(pair: Pair) -> ModelNames:
+    bad = _name(pair.bad) if pair.bad else None
+    return ModelNames(good=_name(pair.good), bad=bad)
+
+
+def _name(model: Checkpoint) -> ModelName:
+    return ModelName(**asdict(origin_of(model)))
 
 
 def prompt_source(config: GenerateConfig, pair: Pair) -> PromptSource:
@@ -68,9 +84,11 @@ def require_known_tokens(table: PromptTable, pair: Pair) -> None:
         return
     prompt, token = table.largest_id()
     if token >= pair.vocab_size:
+        who = "GOOD has" if pair.bad is None else "GOOD and BAD share"
+        name = pair.tokenizer.id_to_token(token)
         raise UsageError(
-            f"prompt {prompt} holds token {token}, but GOOD and BAD share {pair.vocab_size} tokens:"
-            " leave that document out"
+            f"prompt {prompt} holds token {token}, {name!r:.40}, but {who} {pair.vocab_size}"
+            " tokens: leave that document out, or take the token out of it"
         )
 
 

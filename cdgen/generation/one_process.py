@@ -9,7 +9,7 @@ from cdgen.corpus.plan import Plan
 from cdgen.corpus.prompts import prepare_prompts
 from cdgen.corpus.shard import Shard
 from cdgen.generation.config import GenerateConfig
-from cdgen.generation.inputs import open_models, prompt_source
+from cdgen.generation.inputs import model_names, open_models, prompt_source
 from cdgen.generation.new_plan import make_plan
 from cdgen.generation.shard_writer import ShardWriter
 from cdgen.generation.signals import StopSignals
@@ -43,7 +43,7 @@ def write_shard(config: GenerateConfig, signals: StopSignals, shows_progress: bo
             # nothing behind, and an engine that does not fit may still change the plan.
             may_shrink, ranges_too = config.slots == "auto", config.range_size == "auto"
             plan, engine = fitting_engine(plan, pair, may_shrink, ranges_too)
-        folder.open_plan(plan)
+        folder.open_plan(plan, model_names(pair))
     with folder.hold_shard(shard):
         writer = ShardWriter(folder, shard, pair, table, signals, shows_progress)
         if writer.pending:

@@ -61,11 +61,10 @@ def with_prefix(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 def take_weights(c: DecoderConfig, tensors: CheckpointTensors) -> Weights:
     """Take the weights. Raises ModelError unless the checkpoint holds exactly those of `c`."""
     tensors.models = [with_prefix(model) for model in tensors.models]
-    embedding = tensors.take("transformer.wte.weight", c.vocab_size, c.hidden_size)
+    embedding, head = tensors.embedding_and_head("transformer.wte.weight", "lm_head.weight", c)
     positions = tensors.take("transformer.wpe.weight", c.learned_positions, c.hidden_size)
     layers = [_layer(c, tensors, f"transformer.h.{index}") for index in range(c.num_hidden_layers)]
     norm = tensors.layer_norm("transformer.ln_f", c.hidden_size, c.norm_eps)
-    head = tensors.head("lm_head.weight", embedding, c)
     tensors.expect_empty("GPT-2", _NO_WEIGHTS)
     return Weights(embedding, positions, layers, norm, head)
 

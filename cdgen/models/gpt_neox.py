@@ -53,12 +53,11 @@ def lean_config(config: dict[str, Any], capacity: int) -> DecoderConfig | None:
 
 def take_weights(c: DecoderConfig, tensors: CheckpointTensors) -> Weights:
     """Take the weights. Raises ModelError unless the checkpoint holds exactly those of `c`."""
-    embedding = tensors.take("gpt_neox.embed_in.weight", c.vocab_size, c.hidden_size)
+    embedding, head = tensors.embedding_and_head("gpt_neox.embed_in.weight", "embed_out.weight", c)
     layers = [
         _layer(c, tensors, f"gpt_neox.layers.{index}") for index in range(c.num_hidden_layers)
     ]
     norm = tensors.layer_norm("gpt_neox.final_layer_norm", c.hidden_size, c.norm_eps)
-    head = tensors.head("embed_out.weight", embedding, c)
     tensors.expect_empty("GPT-NeoX", _NO_WEIGHTS)
     return Weights(embedding, None, layers, norm, head)
 

@@ -55,10 +55,9 @@ def _window(config: dict[str, Any], capacity: int) -> int:
 
 def take_weights(c: DecoderConfig, tensors: CheckpointTensors) -> Weights:
     """Take the weights. Raises ModelError unless the checkpoint holds exactly those of `c`."""
-    embedding = tensors.take("model.embed_tokens.weight", c.vocab_size, c.hidden_size)
+    embedding, head = tensors.embedding_and_head("model.embed_tokens.weight", "lm_head.weight", c)
     layers = [_layer(c, tensors, f"model.layers.{index}") for index in range(c.num_hidden_layers)]
     norm = RmsNorm(tensors.take("model.norm.weight", c.hidden_size), c.norm_eps)
-    head = tensors.head("lm_head.weight", embedding, c)
     tensors.expect_empty("Llama", ("rotary_emb.inv_freq",))
     return Weights(embedding, None, layers, norm, head)
 

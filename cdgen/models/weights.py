@@ -57,10 +57,6 @@ class CheckpointTensors:
             found.append(tensor.to(self.device, self.dtype))
         return found[0] if len(found) == 1 else torch.stack(found)
 
-    def discard(self, name: str) -> None:
-        for tensors in self.models:
-            tensors.pop(name, None)
-
     def linear(self, outputs: dict[str, int], inputs: int, biased: bool) -> Linear:
         """Return one product for several weights with the same input; `outputs` gives their
         rows."""
@@ -71,11 +67,26 @@ class CheckpointTensors:
     def layer_norm(self, name: str, width: int, eps: float) -> LayerNorm:
         return LayerNorm(self.take(f"{name}.weight", width), self.take(f"{name}.bias", width), eps)
 
-    def head(self, name: str, embedding: torch.Tensor, config: DecoderConfig) -> torch.Tensor:
-        if config.tie_word_embeddings:
-            self.discard(name)  # some writers save the same tensor again
-            return embedding
-        return self.take(name, config.vocab_size, config.hidden_size)
+    def embedding_and_head(
+        self, embedding: str, head: str, config: DecoderConfig
+    ) -> tuple[torch.Tensor, torch.Tensor]:  # both [V, D] | [M, V, D]
+        """Take the embedding and the head, which are one tensor if the config ties them.
+
+        Some writers then save it twice, or under the head's name. Raises ModelError if the two
+        differ: another program may use the one that is left out here.
+        """
+        shape = config.vocab_size, config.hidden_size
+        if not config.tie_word_embeddings:
+            return self.take(embedding, *shape), self.take(head, *shape)
+        for tensors in self.models:
+            copy = tensors.pop(head, None)
+            if copy is not None and not torch.equal(tensors.setdefault(embedding, copy), copy):
+                raise ModelError(
+                    f"config.json ties {head} to {embedding} (tie_word_embeddings), but the"
+                    " checkpoint holds different values: set it to false, or delete the wrong one"
+                )
+        shared = self.take(embedding, *shape)
+        return shared, shared
 
     def expect_empty(self, family: str, no_weights: tuple[str, ...]) -> None:
         """Raise ModelError if tensors are left that the decoder would ignore, unless their names

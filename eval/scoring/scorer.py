@@ -11,15 +11,14 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
-from transformers import AttentionInterface, AutoModelForCausalLM
-from transformers.utils import logging
+from transformers import AttentionInterface
 
-from cdgen.checkpoints.checkpoint import reading
-from cdgen.errors import ModelError, one_line
+from cdgen.checkpoints.pretrained import load_causal_lm
+from cdgen.errors import ModelError, UsageError
 from cdgen.eval.scoring.spans import Spans, spans_of
 from cdgen.eval.scoring.trie import Batch, Trie, batches
 from cdgen.kernels.tree_attention import Forest, tree_attention
@@ -71,38 +70,12 @@ class InvalidModel(ModelError):
     """The checkpoint gives NaN or infinite logits: no score of it can be trusted."""
 
 
-def load_whole(folder: Path) -> Any:
-    """Load a model in fp32.
-
-    Raises ModelError if a tensor is missing, surplus or of another shape; transformers would draw
-    it at random.
-    """
-    logging.disable_progress_bar()  # weights load in a moment
-    loader: Any = AutoModelForCausalLM  # its annotations lack the loading info
-    with reading(folder):
-        try:
-            model, found = loader.from_pretrained(
-                folder, dtype=torch.float32, output_loading_info=True
-            )
-        except (ValueError, KeyError, RuntimeError) as error:
-            raise ModelError(f"{folder} cannot be loaded: {one_line(error, 300)}") from error
-    for kind in ("missing_keys", "mismatched_keys", "unexpected_keys"):
-        if names := sorted(map(str, found.get(kind) or ())):
-            what = kind.removesuffix("_keys")
-            raise ModelError(
-                f"{folder}: {len(names)} tensors are {what}, such as {names[0]}: its weights and"
-                " config.json do not belong together"
-            )
-    return model
-
-
 class Scorer:
     """A checkpoint on a device, ready to score: along a trie if `tree`, otherwise row by row."""
 
     def __init__(self, folder: Path, device: str, batch_tokens: int | None = None) -> None:
-        model = load_whole(folder)
-        self.folder = folder
-        self.model: Any = cast(Any, model).to(device).eval()
+        model: Any = load_causal_lm(folder, torch.float32, device)
+        self.folder, self.model = folder, model
         self.device = torch.device(device)
         self.vocab_size: int = model.config.get_text_config().vocab_size
         self.batch_tokens = batch_tokens or _BATCH_TOKENS[self.device.type]
@@ -115,8 +88,14 @@ class Scorer:
     def span_sums(self, spans: Spans, advance: Advance = _no_display) -> np.ndarray:  # [n] float64
         """Return the log-probability of each span given the tokens before it, in nats.
 
-        Raises InvalidModel if logits are NaN or overflow.
+        Raises InvalidModel if logits are NaN or overflow, UsageError for a token that the model has
+        no row for: a tokenizer may have more tokens than its model.
         """
+        if (highest := int(spans.tokens.max(initial=0))) >= self.vocab_size:
+            raise UsageError(
+                f"a text holds token {highest}, but {self.folder} has {self.vocab_size} rows: take"
+                " that token out of the texts"
+            )
         if self.tree and not self._windowed(int(spans.lengths.max())):
             sums = spans.trie.span_sums(self._trie_log_probs(spans.trie, advance))
         else:

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from tokenizers import Tokenizer
 
+from cdgen.checkpoints.pretrained import load_pretrained_tokenizer
 from cdgen.checkpoints.text_prefix import prefix_of
-from cdgen.errors import ModelError, one_line
 from cdgen.eval.scoring.trie import Trie, build_trie
 
 _WINDOW = 2048  # for models that state no context length
@@ -76,15 +76,9 @@ class SpanEncoder:
     def __init__(
         self, folder: Path, always_prefix: bool, longest: int | None, window: int | None = None
     ) -> None:
-        from transformers import AutoTokenizer
-
-        try:
-            wrapped = AutoTokenizer.from_pretrained(folder)
-            self.decode: Callable[[list[int]], Any] = wrapped.decode
-            self.tokenizer: Tokenizer = wrapped.backend_tokenizer
-        except (OSError, ValueError, AttributeError, KeyError) as error:
-            reason = one_line(error, 200)
-            raise ModelError(f"{folder} has no usable fast tokenizer: {reason}") from error
+        wrapped = load_pretrained_tokenizer(folder)
+        self.decode: Callable[[list[int]], Any] = wrapped.decode
+        self.tokenizer: Tokenizer = wrapped.backend_tokenizer
         self.tokenizer.no_truncation()
         self.tokenizer.no_padding()
         self.prefix = prefix_of(self.tokenizer)

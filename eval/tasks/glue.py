@@ -18,8 +18,6 @@ import numpy as np
 import torch
 from torch.nn.utils.rnn import pad_sequence
 from transformers import (
-    AutoModelForSequenceClassification,
-    AutoTokenizer,
     EvalPrediction,
     PreTrainedModel,
     PrinterCallback,
@@ -27,9 +25,9 @@ from transformers import (
     TrainingArguments,
     set_seed,
 )
-from transformers.utils import logging
 
 from cdgen.checkpoints.checkpoint import open_checkpoint
+from cdgen.checkpoints.pretrained import load_pretrained_tokenizer, load_sequence_classifier
 from cdgen.errors import ModelError, UsageError
 from cdgen.eval.tasks.glue_examples import GLUE_TASKS, Example, GlueTask, read_examples
 
@@ -66,6 +64,7 @@ def fine_tune(
     limit = min(512, model.config.max_position_embeddings)
     read = partial(read_examples, task=declared, tokenizer=tokenizer, limit=limit)
     train, valid = read(data / f"{task}.train.jsonl"), read(data / f"{task}.valid.jsonl")
+    _require_rows(folder, model.config.vocab_size, train + valid)
     if absent := set(range(declared.labels)) - {example["labels"] for example in train}:
         raise UsageError(f"{data / task}.train.jsonl has no line with label {min(absent)}")
     arguments = training_arguments(declared, work, device, seed, epochs, best_epoch)
@@ -77,6 +76,13 @@ def fine_tune(
     best = max(range(len(by_epoch)), key=lambda epoch: measure(predictions[epoch], labels))
     chosen = best + 1 if best_epoch else epochs
     return GlueOutcome(predictions[best], by_epoch[best], labels, chosen)
+
+
+def _require_rows(folder: Path, rows: int, examples: list[Example]) -> None:
+    """Raise UsageError for a token that the model has no row for."""
+    highest = max(token for example in examples for token in example["input_ids"])
+    if highest >= rows:
+        raise UsageError(f"a text holds token {highest}, but {folder} has {rows} rows")
 
 
 def accuracy(predictions: np.ndarray, labels: np.ndarray) -> float:  # [n], [n]
@@ -96,21 +102,7 @@ def load_classifier(folder: Path, labels: int, device: str, seed: int) -> tuple[
     """
     open_checkpoint(folder)
     set_seed(seed)
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()  # it would report that the checkpoint lacks the new head
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        model, report = AutoModelForSequenceClassification.from_pretrained(
-            folder,
-            local_files_only=True,
-            num_labels=labels,
-            dtype=torch.float32,
-            output_loading_info=True,
-        )
-    except (ValueError, OSError, KeyError, RuntimeError) as error:
-        raise ModelError(f"transformers cannot classify with {folder}: {error!r:.300}") from error
-    if missing := sorted(set(report["missing_keys"]) - {"score.weight"}):
-        raise ModelError(f"{folder} lacks tensors of its model, {missing[0]} among them")
+    tokenizer, model = load_pretrained_tokenizer(folder), load_sequence_classifier(folder, labels)
     # bfloat16 logits have three digits: some would tie, and a tie goes to label 0.
     model.score.forward = torch.autocast(device, enabled=False)(model.score.forward)
     return model, tokenizer

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from cdgen.checkpoints.checkpoint import CONTEXT_KEYS
+from cdgen.checkpoints.config_checks import CONTEXT_KEYS
 from cdgen.errors import UsageError
 from cdgen.eval.modes import Mode
 from cdgen.eval.scoring.spans import SpanEncoder, Spans

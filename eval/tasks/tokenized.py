@@ -6,10 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoConfig
-
+from cdgen.checkpoints.pretrained import read_config
 from cdgen.corpus.special_marks import text_encoder
-from cdgen.errors import ModelError, UsageError, one_line
+from cdgen.errors import UsageError
 from cdgen.eval.modes import Mode
 from cdgen.eval.scoring.spans import SpanEncoder
 from cdgen.eval.tasks.task_list import ZeroShotTask, context_length, load_task, longest_text
@@ -49,10 +48,7 @@ class TaskCache:
 
         Raises ModelError if its config.json or tokenizer cannot be used.
         """
-        try:
-            config = AutoConfig.from_pretrained(folder).to_dict()
-        except (ValueError, OSError, KeyError) as error:
-            raise ModelError(f"{folder}/config.json: {one_line(error, 200)}") from error
+        config = read_config(folder).to_dict()
         key = (tokenizer, longest_text(config, self.mode), context_length(config))
         if key not in self._tokenized:
             encoder = new_encoder(folder, config, self.mode)

@@ -8,6 +8,7 @@ from typing import Any
 from tokenizers import Tokenizer, decoders, models
 
 from cdgen.corpus.folder import CorpusFolder
+from cdgen.corpus.model_names import ModelNames
 from cdgen.corpus.plan import Plan, PromptPlan
 from cdgen.corpus.prompts import PromptSource, prepare_prompts
 from cdgen.corpus.ranges import commit_range, pending_ranges
@@ -85,15 +86,16 @@ def make_rows(plan: Plan, index: int) -> list[Row]:
     return [make_row(plan, sequence_id) for sequence_id in plan.sequence_ids(index)]
 
 
-def begin(out: Path, **changes: Any) -> CorpusFolder:
-    """Set up `out` for the plan with `changes`, or resume it, as `cdgen generate` does."""
+def begin(out: Path, names: ModelNames | None = None, **changes: Any) -> CorpusFolder:
+    """Set up `out` for the plan with `changes`, by models of these names, or resume it, as `cdgen
+    generate` does."""
     documents = out.parent / "prompts.txt"
     documents.write_text("one two three\n" * 10)
     folder = CorpusFolder(out)
     with folder.set_up():
         source = PromptSource(str(documents), make_tokenizer(), "0" * 64, (1,), 2)
         plan = make_plan(prepare_prompts(source, folder.prompts).plan, **changes)
-        folder.open_plan(plan)
+        folder.open_plan(plan, names)
     assert folder.plan == plan
     return folder
 

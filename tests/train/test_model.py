@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -108,6 +109,37 @@ def test_unusable_configs_are_refused(tmp_path: Path) -> None:
     encoder.is_decoder = True
     encoder.save_pretrained(tmp_path / "bert")
     assert new_model(Recipe.model_validate(recipe(tmp_path / "bert")), SPECIALS)
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"model_type": "their_own", "auto_map": {"AutoConfig": "custom.Custom"}}, "is never run"),
+        ({"quantization_config": {"quant_method": "gptq"}}, "quantization_config: gptq"),
+    ],
+    ids=["code", "quantized"],
+)
+def test_a_config_that_no_model_can_be_made_of_is_refused_before_text_is_read(
+    cdgen: Callable[..., Any], tmp_path: Path, fields: dict[str, Any], says: str
+) -> None:
+    folder = gpt2(tmp_path / "theirs")
+    (folder / "custom.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    path, config = write_toy(tmp_path), folder / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | fields))
+    path.write_text(yaml.safe_dump(recipe(folder)))
+    ended = cdgen("train", "--config", path, "--data", tmp_path, "--out", tmp_path / "run")
+    assert ended.code == 4 and says in ended.err, ended
+    assert not (tmp_path / "run/tokens").exists() and not (tmp_path / "ran").exists()
+
+
+def test_code_beside_a_config_of_transformers_is_not_run(tmp_path: Path) -> None:
+    folder = gpt2(tmp_path / "theirs")
+    (folder / "custom.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    config = folder / "config.json"
+    kinds = dict.fromkeys(("AutoConfig", "AutoModelForCausalLM"), "custom.Custom")
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"auto_map": kinds}))
+    assert isinstance(new_model(Recipe.model_validate(recipe(folder)), SPECIALS), GPT2LMHeadModel)
+    assert not (tmp_path / "ran").exists()
 
 
 def test_the_recipe_chooses_the_attention() -> None:

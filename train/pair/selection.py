@@ -80,7 +80,7 @@ def select_pair(runs: Sequence[Path], gap: float) -> Selection:
     losses = {step: c.loss for step, c in by_step.items()}
     steps = choose_pair(run, losses, gap, _ADVICE)
     good, bad = by_step[steps.good], by_step[steps.bad]
-    open_pair(good.folder, parse_bad(str(bad.folder)))  # as `cdgen generate` will
+    pair = open_pair(good.folder, parse_bad(str(bad.folder)))  # as `cdgen generate` will
     small = [c for c in found if c.parameters < good.parameters]
     return Selection(
         good,
@@ -89,7 +89,7 @@ def select_pair(runs: Sequence[Path], gap: float) -> Selection:
         small=tuple(sorted(small, key=lambda c: -c.parameters)),
         dropout=lean_config(read_json(good.folder / "config.json"), 1) is not None,
         gap=gap,
-        notes=tuple(notes),
+        notes=(*notes, *pair.notes),
     )
 
 

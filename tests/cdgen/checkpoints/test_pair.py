@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from checkpoint_folders import WORDS, opened, refusal, word_tokenizer, write_model
+from checkpoint_folders import (
+    WORDS,
+    edit_config,
+    opened,
+    refusal,
+    word_tokenizer,
+    write_model,
+)
 from tokenizers import AddedToken, Tokenizer, models
 
 from cdgen.checkpoints.bad_source import BadSource, parse_bad
@@ -83,10 +91,43 @@ def test_two_tokens_with_one_id_are_compared_too(good: Path, tmp_path: Path) -> 
     assert "1 of their 8 common ids" in refusal(good, bad)
 
 
-def test_a_token_without_a_row_in_the_model_is_refused(tmp_path: Path) -> None:
-    good = write_model(tmp_path / "good", vocab_size=5)
-    message = refusal(good)
-    assert "gives 'd' the id 5, but vocab_size in config.json is 5" in message
+@pytest.mark.parametrize("rows", [3, 5])
+def test_a_tokenizer_may_have_more_ids_than_the_model_has_rows(tmp_path: Path, rows: int) -> None:
+    """As Gemma 3's does, and those of models fine-tuned with an added token."""
+    good = write_model(tmp_path / "good", vocab_size=rows)
+    assert opened(good).vocab_size == rows
+    assert opened(good, write_model(tmp_path / "bad")).vocab_size == rows
+    assert opened(tmp_path / "bad", good).vocab_size == rows
+
+
+# ---- GOOD and BAD are two models ---------------------------------------------------------------
+
+
+def test_one_checkpoint_is_no_pair(good: Path) -> None:
+    message = refusal(good, good)
+    assert "GOOD and BAD are one model" in message
+    assert "--bad dropout:0.5" in message
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{}, {"_name_or_path": "org/copy", "transformers_version": "4.40.0", "dtype": "bfloat16"}],
+    ids=["a copy", "saved by another version"],
+)
+def test_a_copy_is_no_pair(good: Path, tmp_path: Path, fields: dict[str, Any]) -> None:
+    bad = Path(shutil.copytree(good, tmp_path / "bad"))
+    edit_config(bad, **fields)
+    with (bad / "tokenizer.json").open("a") as file:
+        file.write("\n")
+    assert "GOOD and BAD are one model" in refusal(good, bad)
+
+
+def test_the_same_weights_under_another_config_are_another_model(
+    good: Path, tmp_path: Path
+) -> None:
+    bad = Path(shutil.copytree(good, tmp_path / "bad"))
+    edit_config(bad, rope_theta=100.0)
+    assert opened(good, bad).vocab_size == 6
 
 
 @pytest.mark.parametrize("content", ["", "{", "{}", '{"model": 1}', "\ufeff", "[" * 10_000])
@@ -114,6 +155,7 @@ def test_saved_truncation_and_padding_are_off(tmp_path: Path) -> None:
         ({}, {}, None),
         ({"max_position_embeddings": 512}, {}, 512),
         ({"max_position_embeddings": 512}, {"n_positions": 256}, 256),
+        ({"max_position_embeddings": 512}, {"max_seq_len": 64}, 64),
         ({"n_positions": 1024, "n_ctx": 128}, {"max_position_embeddings": 512}, 128),
     ],
 )

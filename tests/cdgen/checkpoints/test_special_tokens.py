@@ -67,14 +67,36 @@ def test_generation_config_decides_eos_before_config_and_tokenizer(
 def test_order_of_eos_ids_does_not_matter(tmp_path: Path) -> None:
     good = write_model(tmp_path / "good", eos_token_id=[1, 2])
     bad = write_model(tmp_path / "bad", eos_token_id=[2, 1])
-    assert opened(good, bad).eos_token_ids == (1, 2)
+    pair = opened(good, bad)
+    assert (pair.eos_token_ids, pair.notes) == ((1, 2), ())
 
 
-@pytest.mark.parametrize("key", ["bos_token_id", "eos_token_id"])
 @pytest.mark.parametrize("value", [None, 3])
-def test_special_ids_must_agree(good: Path, tmp_path: Path, key: str, value: Any) -> None:
-    bad = write_model(tmp_path / "bad", **{key: value})
-    assert "GOOD and BAD disagree on special tokens: bos 0 and" in refusal(good, bad)
+def test_the_token_that_begins_a_text_must_agree(good: Path, tmp_path: Path, value: Any) -> None:
+    """BAD reads GOOD's prompts."""
+    bad = write_model(tmp_path / "bad", bos_token_id=value)
+    assert f"disagree on the token that begins a text: bos 0 and {value}" in refusal(good, bad)
+
+
+@pytest.mark.parametrize("stops", [3, None, [1, 3]], ids=repr)
+def test_goods_end_of_text_counts_and_this_is_said(good: Path, tmp_path: Path, stops: Any) -> None:
+    """An instruct model ends its turns with another token than its base."""
+    pair = opened(good, write_model(tmp_path / "bad", eos_token_id=stops))
+    assert pair.eos_token_ids == (1,)
+    shown = [] if stops is None else [3] if stops == 3 else stops
+    assert pair.notes == (f"GOOD's end-of-text ids [1] count; BAD's, {shown}, are not used",)
+
+
+def test_ends_of_text_that_bad_has_no_row_for(tmp_path: Path) -> None:
+    """Tokens for chat are often added behind the base model's rows."""
+    bad = write_model(tmp_path / "bad", vocab_size=5)
+    pair = opened(write_model(tmp_path / "good", eos_token_id=[1, 5]), bad)
+    assert (pair.vocab_size, pair.eos_token_ids) == (5, (1, 5))
+    assert "BAD has 5 tokens, and so no row for GOOD's end-of-text ids [5]" in pair.notes[-1]
+    message = refusal(write_model(tmp_path / "alone", eos_token_id=5), bad)
+    assert "no row for GOOD's end-of-text ids [5]: no text would end" in message
+    message = refusal(write_model(tmp_path / "bos", bos_token_id=5), bad)
+    assert "disagree on the token that begins a text" in message
 
 
 @pytest.mark.parametrize("key", ["bos_token_id", "eos_token_id"])

@@ -15,7 +15,9 @@ from hypothesis import strategies as st
 from transformers import AttentionInterface, AutoModelForCausalLM
 
 from cdgen.checkpoints.checkpoint import open_checkpoint
-from cdgen.checkpoints.loading import load_causal_lm, load_tensors
+from cdgen.checkpoints.loading import load_tensors
+from cdgen.checkpoints.pretrained import load_causal_lm
+from cdgen.engine.continuation import TextModel
 from cdgen.engine.sequences import Limits, Request, Sequence, StepReport
 from cdgen.engine.settings import EngineSettings
 from cdgen.engine.slot_engine import SlotEngine
@@ -159,7 +161,7 @@ def test_generic_engine_writes_what_a_loop_without_a_cache_writes(
 ) -> None:
     params, requests = PARAMS[name], some_requests(20, 48)
     folders = (tiny_gpt2_pair.good, tiny_gpt2_pair.bad)
-    good, bad = (load_causal_lm(folder, torch.float32) for folder in folders)
+    good, bad = (TextModel.of(load_causal_lm(f, torch.float32), 48, 8) for f in folders)
     engine = WaveEngine(
         good,
         bad if params.bad_weight else None,
@@ -392,13 +394,12 @@ def test_a_prompt_that_cannot_be_sampled_gets_no_token(tiny_pair: Any) -> None:
 
 
 def test_generic_engine_quarantines_alone(tiny_gpt2_pair: Any) -> None:
-    good, bad = (
-        load_causal_lm(f, torch.float32) for f in (tiny_gpt2_pair.good, tiny_gpt2_pair.bad)
-    )
+    folders = (tiny_gpt2_pair.good, tiny_gpt2_pair.bad)
+    good, bad = (TextModel.of(load_causal_lm(f, torch.float32), 48, 8) for f in folders)
     engine = WaveEngine(good, bad, SLOTS, EngineSettings(CD, STOPPING, SEED, 48))
     clean = by_id(engine.generate(UNIVERSE))
     with torch.no_grad():
-        bad.get_input_embeddings().weight[POISON] = math.nan
+        bad.model.get_input_embeddings().weight[POISON] = math.nan
     found = by_id(engine.generate(UNIVERSE))
     quarantined = 0
     for sequence_id, sequence in clean.items():

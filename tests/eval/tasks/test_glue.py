@@ -337,8 +337,8 @@ def test_a_model_that_cannot_be_fine_tuned_is_refused(
     with pytest.raises(ModelError, match="fine-tuned on boolq, gives scores that are not finite"):
         attempt(**{"model.norm.weight": nan})
     tensors.pop("model.norm.weight")
-    with pytest.raises(ModelError, match=r"lacks tensors of its model, model\.norm\.weight"):
+    with pytest.raises(ModelError, match=r"\(missing: model\.norm\.weight\)"):
         attempt()
     config.write_text(kept.replace('"llama"', '"vits"'))
-    with pytest.raises(ModelError, match="transformers cannot classify with"):
+    with pytest.raises(ModelError, match="transformers cannot load"):
         attempt()
