@@ -17,7 +17,7 @@ from cdgen.checkpoints.special_tokens import (
     other_stops_note,
     read_special_ids,
     require_in_vocabulary,
-    require_same_bos,
+    require_same_beginning,
     undrawn_stops_note,
 )
 from cdgen.errors import ModelError
@@ -61,13 +61,13 @@ def open_pair(good: Path, bad: BadSource) -> Pair:
     rows = min(model.config["vocab_size"] for model in models)
     tokenizer = _load_tokenizer(good_model)
     ids = tokenizer.get_vocab(with_added_tokens=True)
-    special = read_special_ids(good_model, ids)
+    special = read_special_ids(good_model, tokenizer)
     if bad_model is not None:
-        bad_ids = _load_tokenizer(bad_model).get_vocab(with_added_tokens=True)
-        _require_same_tokens(ids, bad_ids, rows)
+        bad_tokenizer = _load_tokenizer(bad_model)
+        _require_same_tokens(ids, bad_tokenizer.get_vocab(with_added_tokens=True), rows)
         _require_two_models(good_model, bad_model)
-        bad_special = read_special_ids(bad_model, bad_ids)
-        require_same_bos(special, bad_special)
+        bad_special = read_special_ids(bad_model, bad_tokenizer)
+        require_same_beginning(special, bad_special)
         notes += other_stops_note(special, bad_special)
     tokens = max(ids.values()) + 1
     vocab_size = min(rows, tokens)  # a tokenizer may have more ids than its model has rows

@@ -5,43 +5,52 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from tokenizers import Tokenizer
+
 from cdgen.checkpoints.checkpoint import Checkpoint, read_json, reading
+from cdgen.checkpoints.text_prefix import prefix_of
 from cdgen.errors import ModelError
 
 
 class SpecialIds(NamedTuple):
-    """The BOS id, if the model has one, and every id that ends a sequence."""
+    """The BOS id that a model names, if any; every id that ends a sequence; and the tokens that its
+    tokenizer puts before a text."""
 
     bos: int | None
     eos: tuple[int, ...]
+    prefix: tuple[int, ...] = ()
 
 
-def read_special_ids(model: Checkpoint, ids: dict[str, int]) -> SpecialIds:
+def read_special_ids(model: Checkpoint, tokenizer: Tokenizer) -> SpecialIds:
     """Read the EOS ids as `generate` of transformers finds them, and BOS as its tokenizers do.
-
-    `ids` maps every token of the model's tokenizer to its id. Raises ModelError.
-    """
+    Raises ModelError."""
+    ids = tokenizer.get_vocab(with_added_tokens=True)
     generation = _read_optional(model, "generation_config.json")
-    tokenizer = _read_optional(model, "tokenizer_config.json")
+    named = _read_optional(model, "tokenizer_config.json")
     bos = model.config.get("bos_token_id")
-    if "bos_token" in tokenizer:  # null there means: no BOS, whatever config.json says
-        bos = _named_id(model, tokenizer, "bos_token", ids)
+    if "bos_token" in named:  # null there means: no BOS, whatever config.json says
+        bos = _named_id(model, named, "bos_token", ids)
     eos = generation.get("eos_token_id")
     if eos is None:
         eos = model.config.get("eos_token_id")
     if eos is None:
-        eos = _named_id(model, tokenizer, "eos_token", ids)
+        eos = _named_id(model, named, "eos_token", ids)
     stops = eos if isinstance(eos, list) else [] if eos is None else [eos]
     _require_integers(model, [*stops, *([] if bos is None else [bos])])
-    return SpecialIds(bos, tuple(dict.fromkeys(stops)))
+    return SpecialIds(bos, tuple(dict.fromkeys(stops)), tuple(prefix_of(tokenizer)))
 
 
-def require_same_bos(good: SpecialIds, bad: SpecialIds) -> None:
-    """Raise ModelError if GOOD and BAD begin a text with different tokens: BAD reads GOOD's."""
-    if good.bos != bad.bos:
+def require_same_beginning(good: SpecialIds, bad: SpecialIds) -> None:
+    """Raise ModelError if GOOD and BAD begin a text with different tokens: BAD reads GOOD's.
+
+    What their tokenizers put first counts, or else the BOS that they name: one of two tokenizers
+    may have been saved without the template that puts it there.
+    """
+    if good.prefix != bad.prefix and good.bos != bad.bos:
         raise ModelError(
-            f"GOOD and BAD disagree on the token that begins a text: bos {good.bos} and {bad.bos};"
-            "\n  make config.json and tokenizer_config.json of both name the same id"
+            f"GOOD and BAD begin a text with different tokens: {list(good.prefix)} (bos {good.bos})"
+            f" and {list(bad.prefix)} (bos {bad.bos});\n  make the tokenizers of both put, or name,"
+            " the same token"
         )
 
 
@@ -84,9 +93,9 @@ def _read_optional(model: Checkpoint, name: str) -> dict[str, Any]:
 
 
 def _named_id(
-    model: Checkpoint, tokenizer: dict[str, Any], key: str, ids: dict[str, int]
+    model: Checkpoint, named: dict[str, Any], key: str, ids: dict[str, int]
 ) -> int | None:
-    token = tokenizer.get(key)
+    token = named.get(key)
     if token is None:
         return None
     if isinstance(token, dict):  # an AddedToken, written out

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from checkpoint_folders import opened, refusal, write_model
+from checkpoint_folders import opened, refusal, word_tokenizer, write_model
+from tokenizers import Tokenizer
+from tokenizers.processors import TemplateProcessing
 
 
 @pytest.fixture
@@ -71,11 +73,30 @@ def test_order_of_eos_ids_does_not_matter(tmp_path: Path) -> None:
     assert (pair.eos_token_ids, pair.notes) == ((1, 2), ())
 
 
-@pytest.mark.parametrize("value", [None, 3])
-def test_the_token_that_begins_a_text_must_agree(good: Path, tmp_path: Path, value: Any) -> None:
+def beginning_with(token: str) -> Tokenizer:
+    tokenizer = word_tokenizer(list("<>abc."))
+    special = [(token, tokenizer.token_to_id(token))]
+    tokenizer.post_processor = TemplateProcessing(single=f"{token} $A", special_tokens=special)
+    return tokenizer
+
+
+@pytest.mark.parametrize("bos", [None, 3])
+def test_the_token_that_begins_a_text_must_agree(tmp_path: Path, bos: int | None) -> None:
     """BAD reads GOOD's prompts."""
-    bad = write_model(tmp_path / "bad", bos_token_id=value)
-    assert f"disagree on the token that begins a text: bos 0 and {value}" in refusal(good, bad)
+    good = write_model(tmp_path / "good", beginning_with("<"))
+    bad = write_model(tmp_path / "bad", word_tokenizer(list("<>abc.")), bos_token_id=bos)
+    message = refusal(good, bad)
+    assert f"begin a text with different tokens: [0] (bos 0) and [] (bos {bos})" in message
+    opened(good, write_model(tmp_path / "alike", beginning_with("<"), bos_token_id=bos))
+
+
+def test_one_of_two_tokenizers_may_lack_the_template(tmp_path: Path) -> None:
+    good = write_model(tmp_path / "good", beginning_with("<"))
+    opened(good, write_model(tmp_path / "bad", word_tokenizer(list("<>abc."))))
+
+
+def test_a_bos_that_no_tokenizer_puts_first_does_not_matter(good: Path, tmp_path: Path) -> None:
+    opened(good, write_model(tmp_path / "bad", bos_token_id=3))
 
 
 @pytest.mark.parametrize("stops", [3, None, [1, 3]], ids=repr)
@@ -96,7 +117,7 @@ def test_ends_of_text_that_bad_has_no_row_for(tmp_path: Path) -> None:
     message = refusal(write_model(tmp_path / "alone", eos_token_id=5), bad)
     assert "no row for GOOD's end-of-text ids [5]: no text would end" in message
     message = refusal(write_model(tmp_path / "bos", bos_token_id=5), bad)
-    assert "disagree on the token that begins a text" in message
+    assert "no row for GOOD's token that begins a text, 5: give another BAD" in message
 
 
 @pytest.mark.parametrize("key", ["bos_token_id", "eos_token_id"])
