@@ -51,6 +51,11 @@ def parameters(shape: DecoderConfig) -> int:
     return layer_parameters(shape) + tables + norms
 
 
+def padded_head(shape: DecoderConfig) -> int:
+    """Count the numbers in the copy of the head that makes logits of `logits_width` columns."""
+    return shape.logits_width * shape.hidden_size if shape.logits_width > shape.vocab_size else 0
+
+
 def kv_bytes_per_token(shape: DecoderConfig, kv_bytes: int) -> int:
     return 2 * shape.num_hidden_layers * shape.kv_size * kv_bytes
 
@@ -72,9 +77,9 @@ def plan_memory(needs: MemoryNeeds, slots: int) -> dict[str, int]:
     # fp32 scratch for BAD's logits in rows that overflow the sampler's lists
     scratch_bytes = 4 if needs.bad is not None else 0
     return {
-        "weights": needs.dtype_bytes * sum(map(parameters, owners)),
+        "weights": needs.dtype_bytes * sum(parameters(m) + padded_head(m) for m in owners),
         "kv": slots * needs.capacity * sum(kv_bytes_per_token(m, needs.kv_bytes) for m in models),
-        "logits": slots * needs.good.vocab_size * (needs.dtype_bytes + scratch_bytes),
+        "logits": slots * needs.good.logits_width * (needs.dtype_bytes + scratch_bytes),
         "activations": rows * needs.dtype_bytes * sum(map(_layer_numbers, models)),
         "graphs": GRAPHS_BYTES,
     }

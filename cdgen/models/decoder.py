@@ -160,8 +160,16 @@ class Decoder:
     def head_weight(self, model: int = 0) -> torch.Tensor:  # [V, D]; no head here has a bias
         return self._head[model]
 
-    def logits(self, hidden: torch.Tensor, model: int = 0) -> torch.Tensor:  # [B, D] -> [B, V]
+    def logits(
+        self,
+        hidden: torch.Tensor,  # [B, D]
+        model: int = 0,
+    ) -> torch.Tensor:  # [B, V]; on a GPU [B, logits_width], with 0 in the columns after V
         if model not in self._to_logits:
             # Packed on first use: BAD's head is usually needed at plausible tokens only.
-            self._to_logits[model] = linear(self.head_weight(model), None, self.slots)
+            weight = self.head_weight(model)
+            missing = self.config.logits_width - len(weight)
+            if missing and weight.device.type != "cpu":
+                weight = F.pad(weight, (0, 0, 0, missing))
+            self._to_logits[model] = linear(weight, None, self.slots)
         return self._to_logits[model](hidden)

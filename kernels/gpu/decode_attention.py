@@ -140,11 +140,16 @@ def _attend_single(
         if DROPOUT:
             keep = _kept(noise, length, first_stream + head, start, TILE)
             weight = tl.where(keep, weight, 0.0)
-        acc = acc * shrink[:, None] + weight[:, None] * v
+        # Spelled out, because the compiler would fuse one product or the other, by DROPOUT.
+        acc = tl.fma(tl.broadcast_to(weight[:, None], v.shape), v, acc * shrink[:, None])
         tile += TILE * HEAD_DIM
 
+    # A fused sum with 0 rounds each product before the slots are added. Otherwise two threads with
+    # copies of the same slots would each fuse one product into the sum, and not the same one.
     share = tl.exp2(largest - tl.max(largest, axis=0))
-    result = tl.sum(acc * share[:, None], axis=0) / tl.sum(total * share, axis=0)
+    acc = tl.fma(acc, tl.broadcast_to(share[:, None], acc.shape), tl.zeros_like(acc))
+    total = tl.fma(total, share, tl.zeros_like(total))
+    result = tl.sum(acc, axis=0) / tl.sum(total, axis=0)
     if DROPOUT:
         result *= noise.factor
     tl.store(out + program * HEAD_DIM + d, rounded(result, out.dtype.element_ty), mask=inside)

@@ -63,12 +63,13 @@ def test_parts_by_hand() -> None:
         vocab_size=100,
     )
     weights = 2 * (2 * 8 * 4 * (2 + 1) + 3 * 8 * 10) + 2 * 100 * 8 + 5 * 8
+    padded_head = 112 * 8  # 100 columns of logits, rounded up to 112
     row = 4 * 8 + (3 * 2 + 2) * 4 + 3 * 10
     needs = MemoryNeeds(tiny, tiny, capacity=7, dtype_bytes=2, kv_bytes=1, prefill_tokens=48)
     assert plan_memory(needs, 16) == {
-        "weights": 2 * 2 * weights,
+        "weights": 2 * 2 * (weights + padded_head),
         "kv": 16 * 7 * 2 * (2 * 2 * 4),
-        "logits": 16 * 100 * (2 + 4),  # GOOD's, and fp32 scratch of the sampler
+        "logits": 16 * 112 * (2 + 4),  # GOOD's, and fp32 scratch of the sampler
         "activations": (16 + 48) * 2 * 2 * row,
         "graphs": GRAPHS_BYTES,
     }

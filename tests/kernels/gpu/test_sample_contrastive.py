@@ -157,7 +157,8 @@ def mixed_rows(vocab: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 SIZES: dict[str, dict[str, Any]] = {
     "short lists": {"CAPACITY": 16},
-    "lists of one": {"CAPACITY": 1},
+    "lists of one": {"CAPACITY": 1, "SORTED": 2},
+    "long sorted lists": {"CAPACITY": 1, "SORTED": 128},
     "other tiles": {
         "BLOCK": 128, "GATHER": 32, "LANES": 16,
         "DENSE_SIZES": {"BLOCK": 64, "TALLY_BLOCK": 32, "num_warps": 4},
