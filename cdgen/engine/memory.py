@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 SLOT_MULTIPLE = 16  # row counts at which a matrix product gives each row the same bits
 MOST_SLOTS = 4096
 USABLE_SHARE = 0.9  # of the free memory: the allocator rounds up, and other processes come and go
+LOGPROB_BYTES = 24  # per logit: its float64 copy, and two more that logsumexp makes
 # An allowance for the CUDA libraries' workspaces and the captured graphs beside their tensors. It
 # was not measured.
 GRAPHS_BYTES = 256 << 20
@@ -29,6 +30,7 @@ class MemoryNeeds:
     kv_bytes: int  # of a number in the KV caches
     shared_weights: bool = False  # BAD is GOOD under dropout
     prefill_tokens: int = 0  # prompt tokens that go through the layers at once
+    logprobs: bool = False  # log-probabilities are summed, from float64 copies of the logits
 
     @property
     def models(self) -> list[DecoderConfig]:
@@ -79,7 +81,9 @@ def plan_memory(needs: MemoryNeeds, slots: int) -> dict[str, int]:
     return {
         "weights": needs.dtype_bytes * sum(parameters(m) + padded_head(m) for m in owners),
         "kv": slots * needs.capacity * sum(kv_bytes_per_token(m, needs.kv_bytes) for m in models),
-        "logits": slots * needs.good.logits_width * (needs.dtype_bytes + scratch_bytes),
+        "logits": slots
+        * needs.good.logits_width
+        * (needs.dtype_bytes + scratch_bytes + LOGPROB_BYTES * needs.logprobs),
         "activations": rows * needs.dtype_bytes * sum(map(_layer_numbers, models)),
         "graphs": GRAPHS_BYTES,
     }

@@ -31,7 +31,7 @@ def _philox_round(c0, c1, c2, c3, k0, k1):
 @triton.jit
 def philox4x32(c0, c1, c2, c3, k0, k1):
     """Return the four uint32 words of Philox4x32-10 with counter c and key k, each uint32."""
-    for step in tl.static_range(10):
+    for _ in tl.static_range(10):
         c0, c1, c2, c3 = _philox_round(c0, c1, c2, c3, k0, k1)
         k0 += tl.full([], 0x9E3779B9, tl.uint32)
         k1 += tl.full([], 0xBB67AE85, tl.uint32)

@@ -75,6 +75,11 @@ def test_parts_by_hand() -> None:
     }
 
 
+def test_log_probabilities_are_taken_from_float64_copies_of_the_logits() -> None:
+    plain, summed = (plan_memory(paper_needs(logprobs=on), 4096) for on in (False, True))
+    assert summed["logits"] - plain["logits"] == 3 * 8 * 4096 * 32_000
+
+
 def test_dropout_shares_the_weights_and_nothing_else() -> None:
     pair, dropped, alone = (
         plan_memory(paper_needs(bad, shared_weights=shared), 64)
