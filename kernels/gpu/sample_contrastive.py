@@ -39,6 +39,7 @@ LIST_SIZES = {"num_warps": 8, "maxnreg": 64}
 LONG_LIST_SIZES = {"num_warps": 8, "maxnreg": 80}  # with truncation, or a head
 LANES, HEAD_LANES = 128, 16  # list entries at a time; with a head, each is a dot product
 DENSE_SIZES = {"BLOCK": 1024, "TALLY_BLOCK": 128, "num_warps": 4, "maxnreg": 96}
+LONG_DENSE_SIZES = {"BLOCK": 2048, "TALLY_BLOCK": 256, "num_warps": 8, "maxnreg": 128}  # it sorts
 SORTED = 1024  # tokens that a row of the dense kernel can list for truncation
 HEAD_SIZES = {  # by bytes per number
     2: {"ROWS": 64, "TOKENS": 64, "BLOCK_D": 64, "num_warps": 8, "maxnreg": 128},
@@ -249,7 +250,7 @@ def _finish(
         SORTED=SORTED,
         DIVIDE=x.params.temperature not in (0, 1),
         TRUNCATE=x.truncates,
-        **DENSE_SIZES,
+        **(LONG_DENSE_SIZES if x.truncates else DENSE_SIZES),
         **EXACT,
     )
 

@@ -121,8 +121,8 @@ def _sweep(
             top = tl.maximum(top, score)
     plausible = tl.sum(plausible_lanes, 0)
     kept = tl.sum(kept_lanes, 0) if CUT else plausible
-    odd = ~is_finite(magnitude)
-    return best_token, plausible, kept, top, tl.max(odd.to(tl.int32), 0)
+    largest = tl.max(tl.where(magnitude == magnitude, magnitude, float("inf")), 0)
+    return best_token, plausible, kept, top, largest == float("inf")
 
 
 @triton.jit
@@ -226,7 +226,7 @@ def finish_kernel(
         row, score_params, LOWEST_KEY, 0, NEVER, noise, DIVIDE, not TRUNCATE, False, BLOCK
     )
     status = tl.where(plausible == 0, NO_FINITE_GOOD, OK)
-    if odd != 0:
+    if odd:
         status = _diagnose(row, score_params, DIVIDE, BLOCK)
     if TRUNCATE:  # known to the compiler, unlike the status
         if status == OK:

@@ -36,19 +36,15 @@ def dot_products(bad, row, tokens, wanted, BLOCK_D: tl.constexpr):
 
 
 @triton.jit
-def _span_of(status, value, rows):
-    """Return the first row with this status, and the row after the last; `rows` and 0 if none has.
-
-    In most launches none has, and every program finds that out: so many rows are read at once.
-    """
+def _any_has(status, value, rows):
+    """Return whether a row has this status. Mostly none has, and every program finds that out: so
+    many rows are read at once."""
     lane = tl.arange(0, ROWS_AT_ONCE)
-    first, end = rows + tl.zeros_like(lane), tl.zeros_like(lane)
+    found = tl.zeros([ROWS_AT_ONCE], tl.int32)
     for start in range(0, rows, ROWS_AT_ONCE):
-        row = start + lane
-        found = tl.load(status + row, mask=row < rows, other=0) == value
-        first = tl.minimum(first, tl.where(found, row, rows))
-        end = tl.maximum(end, tl.where(found, row + 1, 0))
-    return tl.min(first, 0), tl.max(end, 0)
+        here = tl.load(status + start + lane, mask=start + lane < rows, other=0)
+        found |= (here == value).to(tl.int32)
+    return tl.max(found, 0) > 0
 
 
 @triton.jit
@@ -65,10 +61,10 @@ def head_kernel(
 ):
     """A fixed number of programs shares the tiles of tokens; each takes all wanted rows in turn."""
     lane, column = tl.arange(0, ROWS), tl.arange(0, BLOCK_D)
-    first, end = 0, rows
     if status is not None:
-        first, end = _span_of(status, pending, rows)
-    for first_row in range(first, end, ROWS):
+        if not _any_has(status, pending, rows):
+            return
+    for first_row in range(0, rows, ROWS):
         row = (first_row + lane).to(tl.int64)
         wanted = row < rows
         if status is not None:
