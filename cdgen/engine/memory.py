@@ -29,6 +29,7 @@ class MemoryNeeds:
     dtype_bytes: int  # of a weight or an activation
     kv_bytes: int  # of a number in the KV caches
     shared_weights: bool = False  # BAD is GOOD under dropout
+    exits_early: bool = False  # BAD is GOOD after some of its layers: `bad` is None
     prefill_tokens: int = 0  # prompt tokens that go through the layers at once
     logprobs: bool = False  # log-probabilities are summed, from float64 copies of the logits
 
@@ -77,7 +78,7 @@ def plan_memory(needs: MemoryNeeds, slots: int) -> dict[str, int]:
     owners = models[:1] if needs.shared_weights else models
     rows = slots + needs.prefill_tokens  # a graph does not share its memory with the prefill
     # fp32 scratch for BAD's logits in rows that overflow the sampler's lists
-    scratch_bytes = 4 if needs.bad is not None else 0
+    scratch_bytes = 4 if needs.bad is not None or needs.exits_early else 0
     return {
         "weights": needs.dtype_bytes * sum(parameters(m) + padded_head(m) for m in owners),
         "kv": slots * needs.capacity * sum(kv_bytes_per_token(m, needs.kv_bytes) for m in models),

@@ -103,11 +103,14 @@ Save = Callable[..., Path]
 Saved = Callable[[str], Path]
 
 
-def load_lean(folder: Path, slots: int = SLOTS, capacity: int = CONTEXT) -> Decoder:
+def load_lean(
+    folder: Path, slots: int = SLOTS, capacity: int = CONTEXT, exit_layers: int | None = None
+) -> Decoder:
     checkpoint = open_checkpoint(folder)
     shape = lean_config(checkpoint.config, capacity)
     assert shape is not None, "this model should not need transformers"
-    return Decoder(shape, [load_tensors(checkpoint, torch.float32)], slots, capacity)
+    tensors = load_tensors(checkpoint, torch.float32)
+    return Decoder(shape, [tensors], slots, capacity, exit_layers=exit_layers)
 
 
 @torch.inference_mode()

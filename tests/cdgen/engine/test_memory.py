@@ -75,6 +75,12 @@ def test_parts_by_hand() -> None:
     }
 
 
+def test_an_early_exit_needs_the_samplers_scratch_and_nothing_else() -> None:
+    alone, early = (plan_memory(paper_needs(None, exits_early=on), 64) for on in (False, True))
+    assert early["logits"] - alone["logits"] == 64 * 32_000 * 4
+    assert early | {"logits": alone["logits"]} == alone
+
+
 def test_log_probabilities_are_taken_from_float64_copies_of_the_logits() -> None:
     plain, summed = (plan_memory(paper_needs(logprobs=on), 4096) for on in (False, True))
     assert summed["logits"] - plain["logits"] == 3 * 8 * 4096 * 32_000

@@ -119,6 +119,35 @@ def test_older_config_layout_means_the_same(
 # ---- what it covers ----------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(("name", "layers"), [("llama", 1), ("llama", 2), ("gpt2", 2), ("neox", 2)])
+def test_an_early_exit_is_the_model_with_fewer_layers(
+    name: str, layers: int, saved: Saved, tmp_path: Path
+) -> None:
+    """Bit for bit, and GOOD's own hidden states do not change."""
+    model = load_oracle(saved(name))
+    whole = load_lean(saved(name))
+    blocks = model.base_model.h if name == "gpt2" else model.base_model.layers
+    del blocks[layers:]
+    model.config.num_hidden_layers = layers
+    model.save_pretrained(tmp_path)
+    (tmp_path / "tokenizer.json").write_text("{}")
+    short = load_lean(tmp_path)
+    early = load_lean(saved(name), exit_layers=layers)
+    ids, generator = torch.arange(SLOTS), torch.Generator().manual_seed(4)
+    for step in range(6):
+        tokens = torch.randint(96, (SLOTS,), generator=generator)
+        at = torch.full_like(ids, step)
+        good, bad = early.forward(tokens, at, ids).chunk(2)
+        assert torch.equal(bad, short.forward(tokens, at, ids))
+        assert torch.equal(good, whole.forward(tokens, at, ids))
+
+
+@pytest.mark.parametrize("layers", [0, 3, -1])
+def test_an_early_exit_leaves_out_at_least_one_layer(layers: int, saved: Saved) -> None:
+    with pytest.raises(ValueError, match=f"exit_layers: expected 1 to 2, got {layers}"):
+        load_lean(saved("llama"), exit_layers=layers)
+
+
 # ---- a row depends on its own tokens alone -----------------------------------------------------
 
 
