@@ -92,13 +92,19 @@ _GPU_FAILURES = ("Triton Error [CUDA]", "CUDA error", "CUBLAS_STATUS", "CUDNN_ST
 _NO_MEMORY = ("out of memory", "ALLOC_FAILED")
 
 
-def is_out_of_memory(error: RuntimeError) -> bool:
-    """Return True if the device ran out of memory, whichever library noticed it."""
+def is_out_of_memory(error: BaseException | None) -> bool:
+    """Return True if the device ran out of memory, whichever library noticed it.
+
+    A graph's capture that runs out of memory then fails to end as well, with an error of its own,
+    so the errors that were being handled count too.
+    """
     import torch
 
+    if error is None:
+        return False
     text = str(error)
     named = any(name in text for name in _GPU_FAILURES) and any(n in text for n in _NO_MEMORY)
-    return isinstance(error, torch.OutOfMemoryError) or named
+    return isinstance(error, torch.OutOfMemoryError) or named or is_out_of_memory(error.__context__)
 
 
 @contextmanager

@@ -96,7 +96,7 @@ def measure(shape: dict[str, Any]) -> dict[str, Any]:
             "--out",
             str(folder / "run"),
         ]
-        subprocess.run(command, check=True, capture_output=True)
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         lines = map(json.loads, (folder / "run/metrics.jsonl").read_text().splitlines())
         rates = [
             line["tokens_per_second"]

@@ -1,16 +1,15 @@
-"""The workload of `bench_gpu_generate`: a pair of the paper's shape, and the same through
-`transformers`."""
+"""The workload of the GPU's generation benchmarks: a pair of the paper's shape and its engines, and
+the record of a case that fails."""
 
 from __future__ import annotations
 
 import itertools
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 
-from cdgen.bench.end_to_end.bench_generate import PARAMS, Contrast
+from cdgen.bench.end_to_end.bench_generate import PARAMS
 from cdgen.engine.sequences import Limits, Request
 from cdgen.engine.settings import EngineSettings
 from cdgen.engine.slot_engine import SlotEngine
@@ -80,54 +79,11 @@ def requests(vocabulary: int) -> Iterator[Request]:
         yield Request(number, torch.randint(vocabulary, (PROMPT,), generator=generator).tolist())
 
 
-# ---- transformers ------------------------------------------------------------------------------
-
-
-@torch.inference_mode()
-def transformers_rate(good: Any, bad: Any, rows: int) -> float:
-    """Run generate with a contrastive logits processor, in bf16."""
-    generator = torch.Generator().manual_seed(1)
-    prompts = torch.randint(good.config.vocab_size, (rows, PROMPT), generator=generator)
-    prompts = prompts.to(good.device)
-    began = time.perf_counter()
-    out = good.generate(
-        prompts,
-        attention_mask=torch.ones_like(prompts),
-        logits_processor=[Contrast(bad)],
-        do_sample=True,
-        top_k=0,
-        max_new_tokens=NEW,
-        pad_token_id=0,
-    )
-    assert out.cpu().shape == (rows, PROMPT + NEW)
-    return rows * NEW / (time.perf_counter() - began)
-
-
-@torch.inference_mode()
-def continuous_batching_rate(good: Any, rows: int) -> float:
-    """Run generate_batch, transformers' paged continuous batching, on one model."""
-    from transformers import GenerationConfig
-
-    work = [r.prompt for r in itertools.islice(requests(good.config.vocab_size), rows)]
-    settings = GenerationConfig(do_sample=True, max_new_tokens=NEW, eos_token_id=-1, pad_token_id=0)
-    began = time.perf_counter()
-    out = good.generate_batch(work, generation_config=settings)
-    made = sum(len(result.generated_tokens) for result in out.values())
-    return made / (time.perf_counter() - began)
-
-
-def measure_others(good: Any, bad: Any, rows: list[int]) -> dict[str, Any]:
-    """Return tokens per second; a case that fails is recorded with its reason."""
-    good, bad = good.bfloat16(), bad.bfloat16()
-    found: dict[str, Any] = {}
-    cases: list[tuple[str, Callable[..., float], tuple[Any, ...]]] = [
-        (f"generate, {n} rows", transformers_rate, (good, bad, n)) for n in rows
-    ]
-    cases.append(("generate_batch of one model", continuous_batching_rate, (good, rows[-1])))
-    for name, rate, arguments in cases:
-        try:
-            found[name] = round(rate(*arguments))
-        except Exception as error:
-            found[name] = f"{type(error).__name__}: {str(error)[:150]}"
-        torch.cuda.empty_cache()
+def recorded(measure: Callable[..., Any], *arguments: Any) -> Any:
+    """Return what a measurement returns, or its error: the cases after it are still measured."""
+    try:
+        found = measure(*arguments)
+    except Exception as error:
+        found = {"failed": f"{type(error).__name__}: {error}"[:200]}
+    torch.cuda.empty_cache()  # of what the measurement no longer holds
     return found

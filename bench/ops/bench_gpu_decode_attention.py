@@ -10,6 +10,7 @@ The timed CUDA graphs are the ones whose output was just compared with the refer
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -183,19 +184,19 @@ def measure_setting(setting: Setting, bandwidth: float, l2: L2) -> dict[str, Any
     }
 
 
-def measure() -> dict[str, Any]:
-    bandwidth, l2, found = copy_bandwidth(), L2(), []
+def measure() -> Iterator[dict[str, Any]]:
+    bandwidth, l2, found = copy_bandwidth(), L2(), list[dict[str, Any]]()
     for setting in sweep():
         torch.cuda.empty_cache()
         found.append(measure_setting(setting, bandwidth, l2))
         print("  ".join(map(str, summary(found[-1]))), flush=True)
-    return {
-        "copy_bandwidth_gb_per_s": round(bandwidth / 1e9, 1),
-        "heads": HEADS,
-        "width": WIDTH,
-        "dtype": "bfloat16",
-        "settings": found,
-    }
+        yield {
+            "copy_bandwidth_gb_per_s": round(bandwidth / 1e9, 1),
+            "heads": HEADS,
+            "width": WIDTH,
+            "dtype": "bfloat16",
+            "settings": found,
+        }
 
 
 HEADINGS = ("sequences", "models", "kv heads", "context", "lengths", *COLUMNS, "% copy in fp8")

@@ -8,7 +8,8 @@ The timed CUDA graphs are the ones whose output was just compared with the refer
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -146,23 +147,21 @@ def measure_op(name: str, models: int, bandwidth: float, l2: L2) -> dict[str, An
     }
 
 
-def measure() -> dict[str, Any]:
-    bandwidth, l2 = copy_bandwidth(), L2()
-    found = []
-    for name in OPS:
-        for models in (1, 2):
-            torch.cuda.empty_cache()
-            found.append(measure_op(name, models, bandwidth, l2))
-    return {
-        "copy_bandwidth_gb_per_s": round(bandwidth / 1e9, 1),
-        "sequences": SEQUENCES,
-        "hidden": HIDDEN,
-        "heads": HEADS,
-        "head_width": HEAD_WIDTH,
-        "feed_forward": FEED_FORWARD,
-        "dtype": "bfloat16",
-        "ops": found,
-    }
+def measure() -> Iterator[dict[str, Any]]:
+    bandwidth, l2, found = copy_bandwidth(), L2(), list[dict[str, Any]]()
+    for name, models in itertools.product(OPS, (1, 2)):
+        torch.cuda.empty_cache()
+        found.append(measure_op(name, models, bandwidth, l2))
+        yield {
+            "copy_bandwidth_gb_per_s": round(bandwidth / 1e9, 1),
+            "sequences": SEQUENCES,
+            "hidden": HIDDEN,
+            "heads": HEADS,
+            "head_width": HEAD_WIDTH,
+            "feed_forward": FEED_FORWARD,
+            "dtype": "bfloat16",
+            "ops": found,
+        }
 
 
 HEADINGS = ("op", "models", *COLUMNS)

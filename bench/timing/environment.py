@@ -116,11 +116,19 @@ def environment() -> dict[str, Any]:
     }
 
 
-def write_result(name: str, result: dict[str, Any], out: Path | None) -> None:
-    """Print the result with its environment as JSON, and write the same to `out` if given."""
-    document = {"benchmark": name, "environment": environment(), "result": result}
-    text = json.dumps(document, indent=2)
-    print(text)
+def as_json(name: str, result: dict[str, Any]) -> str:
+    """Return a result and the environment in which it was measured."""
+    return json.dumps({"benchmark": name, "environment": environment(), "result": result}, indent=2)
+
+
+def save_result(name: str, result: dict[str, Any], out: Path | None) -> None:
+    """Write the result and its environment to `out` if given."""
     if out:
         out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(text + "\n")
+        out.write_text(as_json(name, result) + "\n")
+
+
+def write_result(name: str, result: dict[str, Any], out: Path | None) -> None:
+    """Print the result and its environment, and write the same to `out` if given."""
+    print(as_json(name, result))
+    save_result(name, result, out)

@@ -17,14 +17,14 @@ import argparse
 import math
 import statistics
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
-from cdgen.bench.timing.environment import median_ratio, microseconds, write_result
+from cdgen.bench.timing.environment import median_ratio, microseconds, save_result
 
 Call = Callable[[int], Any]  # takes the index of an input set
 
@@ -257,15 +257,17 @@ def cells(found: dict[str, Any]) -> tuple[object, ...]:
 def command_line(
     description: str,
     name: str,
-    measure: Callable[[], dict[str, Any]],
+    measure: Callable[[], Iterator[dict[str, Any]]],  # the result so far, after every setting
     rows: Callable[[dict[str, Any]], Iterable[tuple[object, ...]]],  # headings first
 ) -> None:
+    """Run a benchmark from the command line. A run that is cut short leaves what it measured."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     require_cuda()
-    result = measure()
-    write_result(name, result, args.out)
+    result: dict[str, Any] = {}
+    for result in measure():
+        save_result(name, result, args.out)
     print(table(rows(result)))
 
 

@@ -1,6 +1,6 @@
 """The source of BAD: the values that `--bad` accepts, and the text that a plan records.
 
-To add a kind of BAD that is derived from GOOD, such as `layers:N`:
+To add a kind of BAD that is derived from GOOD, such as `window:N`:
 
 1. name it in `BadSource.kind` and give its number a field of its own;
 2. read it in `parse_bad`, and mention it in the messages there;
@@ -22,11 +22,20 @@ from cdgen.errors import UsageError
 
 @dataclass(frozen=True)
 class BadSource:
-    """A checkpoint folder, GOOD itself with attention dropout, or no BAD at all."""
+    """A checkpoint folder, a BAD made of GOOD itself, or no BAD at all.
 
-    kind: Literal["folder", "dropout", "none"]
+    dropout is GOOD with attention dropout. layers is GOOD stopped after its first layers (early
+    exit: the amateur of Li et al. 2023, arXiv 2210.15097, section 3.4).
+    """
+
+    kind: Literal["folder", "dropout", "layers", "none"]
     folder: Path | None = None  # set only for kind "folder"
     dropout: float = 0.0  # probability, set only for kind "dropout", strictly between 0 and 1
+    layers: int = 0  # set only for kind "layers", 1 or more
+
+    @property
+    def is_made_of_good(self) -> bool:
+        return self.kind in ("dropout", "layers")
 
     def plan_text(self, checkpoint_sha256: str | None) -> str:
         """Return what a plan records as its BAD: the hash of BAD's checkpoint, or else the kind.
@@ -35,18 +44,25 @@ class BadSource:
         """
         if checkpoint_sha256 is not None:
             return checkpoint_sha256
-        return f"dropout:{self.dropout}" if self.kind == "dropout" else "none"
+        return {"dropout": f"dropout:{self.dropout}", "layers": f"layers:{self.layers}"}.get(
+            self.kind, "none"
+        )
 
 
 def parse_bad(text: str) -> BadSource:
-    """Parse the value of `--bad`: `none`, `dropout:P` or a folder. Raises UsageError."""
+    """Parse the value of `--bad`: `none`, `dropout:P`, `layers:N` or a folder. Raises
+    UsageError."""
     if not text:
-        raise UsageError("--bad is empty: expected a checkpoint folder, dropout:P or none")
+        raise UsageError(
+            "--bad is empty: expected a checkpoint folder, dropout:P, layers:N or none"
+        )
     if text == "none":
         return BadSource("none")
-    kind, colon, rate = text.partition(":")
+    kind, _, value = text.partition(":")
     if kind == "dropout":
-        return BadSource("dropout", dropout=_parse_dropout(text, rate if colon else ""))
+        return BadSource("dropout", dropout=_parse_dropout(text, value))
+    if kind == "layers":
+        return BadSource("layers", layers=_parse_layers(text, value))
     return BadSource("folder", folder=Path(text))
 
 
@@ -61,3 +77,12 @@ def _parse_dropout(text: str, rate: str) -> float:
             " (for a folder of this name: ./dropout)"
         )
     return dropout
+
+
+def _parse_layers(text: str, count: str) -> int:
+    if not (count.isdecimal() and count.isascii()) or int(count) < 1:
+        raise UsageError(
+            f"--bad {text}: expected layers:N with N of 1 or more, such as layers:8 (for a folder"
+            " of this name: ./layers)"
+        )
+    return int(count)

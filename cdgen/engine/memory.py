@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 SLOT_MULTIPLE = 16  # row counts at which a matrix product gives each row the same bits
 MOST_SLOTS = 4096
 USABLE_SHARE = 0.9  # of the free memory: the allocator rounds up, and other processes come and go
+LOGPROB_BYTES = 24  # per logit: its float64 copy, and two more that logsumexp makes
 # An allowance for the CUDA libraries' workspaces and the captured graphs beside their tensors. It
 # was not measured.
 GRAPHS_BYTES = 256 << 20
@@ -28,7 +29,9 @@ class MemoryNeeds:
     dtype_bytes: int  # of a weight or an activation
     kv_bytes: int  # of a number in the KV caches
     shared_weights: bool = False  # BAD is GOOD under dropout
+    exits_early: bool = False  # BAD is GOOD after some of its layers: `bad` is None
     prefill_tokens: int = 0  # prompt tokens that go through the layers at once
+    logprobs: bool = False  # log-probabilities are summed, from float64 copies of the logits
 
     @property
     def models(self) -> list[DecoderConfig]:
@@ -51,6 +54,11 @@ def parameters(shape: DecoderConfig) -> int:
     return layer_parameters(shape) + tables + norms
 
 
+def padded_head(shape: DecoderConfig) -> int:
+    """Count the numbers in the copy of the head that makes logits of `logits_width` columns."""
+    return shape.logits_width * shape.hidden_size if shape.logits_width > shape.vocab_size else 0
+
+
 def kv_bytes_per_token(shape: DecoderConfig, kv_bytes: int) -> int:
     return 2 * shape.num_hidden_layers * shape.kv_size * kv_bytes
 
@@ -70,11 +78,13 @@ def plan_memory(needs: MemoryNeeds, slots: int) -> dict[str, int]:
     owners = models[:1] if needs.shared_weights else models
     rows = slots + needs.prefill_tokens  # a graph does not share its memory with the prefill
     # fp32 scratch for BAD's logits in rows that overflow the sampler's lists
-    scratch_bytes = 4 if needs.bad is not None else 0
+    scratch_bytes = 4 if needs.bad is not None or needs.exits_early else 0
     return {
-        "weights": needs.dtype_bytes * sum(map(parameters, owners)),
+        "weights": needs.dtype_bytes * sum(parameters(m) + padded_head(m) for m in owners),
         "kv": slots * needs.capacity * sum(kv_bytes_per_token(m, needs.kv_bytes) for m in models),
-        "logits": slots * needs.good.vocab_size * (needs.dtype_bytes + scratch_bytes),
+        "logits": slots
+        * needs.good.logits_width
+        * (needs.dtype_bytes + scratch_bytes + LOGPROB_BYTES * needs.logprobs),
         "activations": rows * needs.dtype_bytes * sum(map(_layer_numbers, models)),
         "graphs": GRAPHS_BYTES,
     }

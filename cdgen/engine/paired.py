@@ -17,7 +17,7 @@ class PairedModels:
     """GOOD's and BAD's decoders, and how a token is drawn from their hidden states."""
 
     good: Decoder
-    bad: Decoder | None  # None: there is no BAD, or its rows follow GOOD's in a stacked decoder
+    bad: Decoder | None  # None: there is no BAD, or GOOD's decoder returns its rows after GOOD's
     settings: EngineSettings
 
     def __post_init__(self) -> None:
@@ -34,7 +34,7 @@ class PairedModels:
         if self.bad is None:
             hidden = self.good.forward(tokens, positions, sequence_ids)
             slots = self.good.slots
-            return hidden[:slots], hidden[slots:] if self.good.rows > slots else None
+            return hidden[:slots], hidden[slots:] if len(hidden) > slots else None
         if self._bad_stream is None:
             bad_hidden = self.bad.forward(tokens, positions, sequence_ids)
             return self.good.forward(tokens, positions, sequence_ids), bad_hidden
@@ -64,7 +64,7 @@ class PairedModels:
         params, seed = self.settings.params, self.settings.seed
         bad_logits = None
         if bad_hidden is not None:
-            # In a stack BAD is the last model. BAD by dropout is GOOD's own weights, model 0.
+            # In a stack BAD is the last model. A BAD made of GOOD has GOOD's head, model 0.
             bad, model = (self.bad, 0) if self.bad else (self.good, self.good.models - 1)
             if params.alpha > 0:
                 return sample_contrastive_heads(

@@ -182,6 +182,7 @@ def _needs(
         kv_bytes=getattr(torch, plan.kv_dtype).itemsize,
         shared_weights=pair.bad_source.kind == "dropout",
         prefill_tokens=PREFILL_ROWS * prompt_tokens if prefills else 0,
+        logprobs=plan.logprobs,
     )
 
 

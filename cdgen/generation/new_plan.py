@@ -23,6 +23,8 @@ from cdgen.generation.inputs import (
 
 # Sequences per slot in a default range: about a minute of work. Slots stand empty at its end.
 RANGE_SLOTS = {"cpu": 8, "cuda": 32}
+# New tokens of a default range: with thousands of slots, two minutes of work that a kill may cost.
+RANGE_TOKENS = 16 << 20
 
 
 def plan_only(config: GenerateConfig) -> Plan:
@@ -118,6 +120,14 @@ def _with_sizes(plan: Plan, config: GenerateConfig, pair: Pair) -> Plan:
     slots, range_size = config.slots, config.range_size
     if slots == "auto":
         slots = begun.slots if begun else auto_slots(plan, pair)
-    if range_size == "auto":
-        range_size = begun.range_size if begun else slots * RANGE_SLOTS[plan.device_type]
+    if range_size == "auto" and begun:
+        range_size = begun.range_size
+    elif range_size == "auto":
+        range_size = default_range_size(plan.device_type, slots, plan.max_new_tokens)
     return plan.model_copy(update={"slots": slots, "range_size": range_size})
+
+
+def default_range_size(device_type: str, slots: int, max_new_tokens: int) -> int:
+    """Return the sequences of a range of `--range-size auto`, a multiple of the slots."""
+    most = max(1, RANGE_TOKENS // (slots * max_new_tokens))
+    return slots * min(RANGE_SLOTS[device_type], most)

@@ -41,6 +41,13 @@ class DecoderConfig:
     learned_positions: int = 0  # rows of the position table; 0 if positions are rotary
 
     @property
+    def logits_width(self) -> int:
+        """The columns of GOOD's logits on a GPU: V, rounded up so that every row starts at a
+        multiple of 16 bytes or more and is read 16 bytes at a time. The columns after V are never
+        drawn."""
+        return -(-self.vocab_size // 16) * 16
+
+    @property
     def query_size(self) -> int:
         """The numbers in the queries of one token: H * Dh."""
         return self.num_attention_heads * self.head_dim

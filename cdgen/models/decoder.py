@@ -74,13 +74,18 @@ class Decoder:
         dtype: torch.dtype = torch.float32,  # of weights and activations
         kv_dtype: torch.dtype | None = None,  # of the cache: dtype, or float8_e4m3fn
         dropout: Dropout | None = None,  # runs one model twice, the second time with dropout
+        exit_layers: int | None = None,  # of one model: its hidden state after so many layers too
     ) -> None:
         """Raise ModelError if a checkpoint does not hold the tensors that `config` implies."""
-        if dropout and len(models) != 1:
-            raise ValueError(f"dropout: expected one model, which runs twice, got {len(models)}")
+        if (dropout or exit_layers) and len(models) != 1:
+            raise ValueError(f"dropout, exit_layers: expected one model, got {len(models)}")
+        if exit_layers is not None and not 0 < exit_layers < config.num_hidden_layers:
+            most = config.num_hidden_layers - 1
+            raise ValueError(f"exit_layers: expected 1 to {most}, got {exit_layers}")
         if device.type == "cpu" and not dtype is (kv_dtype or dtype) is torch.float32:
             raise UsageError(f"dtype: expected float32 on the CPU, got {dtype}, cache {kv_dtype}")
         self.config, self.models, self.device = config, len(models), device
+        self.exit_layers = exit_layers
         self.slots, self.capacity = slots, capacity
         self.dropout, self.first_dropped = dropout, slots
         # The model whose weights each block of `slots` rows uses.
@@ -115,15 +120,23 @@ class Decoder:
         tokens: torch.Tensor,  # [B] int64, one per slot
         positions: torch.Tensor,  # [B] int64: of each token in its sequence
         sequence_ids: torch.Tensor,  # [B] int64, for dropout's noise
-    ) -> torch.Tensor:  # [R, D], GOOD's rows first: the normed hidden state, input of the head
+    ) -> torch.Tensor:  # [R, D], or [2 R, D] with `exit_layers`: GOOD's rows first
+        """Return the normed hidden state, the input of the head.
+
+        With `exit_layers` = N, the residual stream after the first N layers follows, under the same
+        final norm (early exit: Li et al. 2023, arXiv 2210.15097; Chuang et al. 2024, 2309.03883).
+        """
         c = self.config
         lengths, scale = positions + 1, c.head_dim**-0.5
         x = self.embed(tokens, positions)
-        delta = None
+        delta = early = None
         for i, layer in enumerate(self.layers):
             keys, values = self.keys[i], self.values[i]
+            normed = layer.attention_norm(x, delta)  # adds what layer i - 1 left to add
+            if i == self.exit_layers:
+                early = self.norm(x, None)
             query = rotary_to_cache(
-                layer.qkv(layer.attention_norm(x, delta)),
+                layer.qkv(normed),
                 self.cos,
                 self.sin,
                 positions,
@@ -140,7 +153,8 @@ class Decoder:
                 query, keys, values, lengths, scale=scale, dropout=dropout
             )
             delta = layer.after_attention(x, attention_out.flatten(1))
-        return self.norm(x, delta)
+        hidden = self.norm(x, delta)
+        return hidden if early is None else torch.cat([hidden, early])
 
     def embed(
         self,
@@ -160,8 +174,16 @@ class Decoder:
     def head_weight(self, model: int = 0) -> torch.Tensor:  # [V, D]; no head here has a bias
         return self._head[model]
 
-    def logits(self, hidden: torch.Tensor, model: int = 0) -> torch.Tensor:  # [B, D] -> [B, V]
+    def logits(
+        self,
+        hidden: torch.Tensor,  # [B, D]
+        model: int = 0,
+    ) -> torch.Tensor:  # [B, V]; on a GPU [B, logits_width], with 0 in the columns after V
         if model not in self._to_logits:
             # Packed on first use: BAD's head is usually needed at plausible tokens only.
-            self._to_logits[model] = linear(self.head_weight(model), None, self.slots)
+            weight = self.head_weight(model)
+            missing = self.config.logits_width - len(weight)
+            if missing and weight.device.type != "cpu":
+                weight = F.pad(weight, (0, 0, 0, missing))
+            self._to_logits[model] = linear(weight, None, self.slots)
         return self._to_logits[model](hidden)

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from cdgen.kernels import reference
-from cdgen.models.decoder import Decoder
+from cdgen.models.decoder import Decoder, Dropout
 from cdgen.models.layers import Layer
 
 
@@ -91,19 +91,27 @@ def _attend(
     if dropout is None or sequence_ids is None:
         return _causal(query, key, value)
     clean = count if decoder.first_dropped else 0
-    length = query.shape[2]
+    parts = [_causal(query[:clean], key[:clean], value[:clean])]
+    # One sequence at a time: the random words of all would take gigabytes with long prompts.
+    for row, sequence_id in enumerate(sequence_ids, start=clean):
+        own = slice(row, row + 1)
+        keep = _kept(dropout, layer, sequence_id, query.shape[1], query.shape[2])
+        parts.append(_causal(query[own], key[own], value[own], keep, dropout.rate))
+    return torch.cat(parts)
+
+
+def _kept(
+    dropout: Dropout,
+    layer: int,
+    sequence_id: torch.Tensor,  # scalar int64
+    heads: int,
+    length: int,
+) -> torch.Tensor:  # [1, H, P, P] bool
+    lengths = torch.arange(1, length + 1, device=sequence_id.device)
     keep = reference.dropout_keep(
-        dropout.seed,
-        dropout.rate,
-        layer,
-        sequence_ids.repeat_interleave(length),
-        torch.arange(1, length + 1, device=query.device).repeat(count),
-        query.shape[1],
-        length,
-    )
-    keep = keep.unflatten(0, (count, length)).transpose(1, 2)  # [N, H, P, P]
-    dropped = _causal(query[clean:], key[clean:], value[clean:], keep, dropout.rate)
-    return torch.cat([_causal(query[:clean], key[:clean], value[:clean]), dropped])
+        dropout.seed, dropout.rate, layer, sequence_id.expand(length), lengths, heads, length
+    )  # [P, H, P]
+    return keep.transpose(0, 1)[None]
 
 
 def _causal(

@@ -16,7 +16,7 @@ import torch
 import triton
 import triton.language as tl
 
-from cdgen.kernels.gpu.philox import in_token_order, signed_word
+from cdgen.kernels.gpu.philox import in_token_order, philox4x32, signed_word
 from cdgen.kernels.gpu.precision import dot, require_fp8, rounded, widened
 
 # Less than every score: exp2(_LOWEST - score) is 0, and no difference is NaN, as with -inf.
@@ -50,7 +50,8 @@ class RowNoise(NamedTuple):
     """The dropout noise of one row."""
 
     sequence: Any  # int64: its sequence id
-    seed: Any  # uint64: the key of Philox
+    key_low: Any  # uint32: the key of Philox
+    key_high: Any
     bound: Any  # uint32: smaller words drop a weight
     factor: Any  # of the weights that are kept
 
@@ -60,11 +61,11 @@ def _row_noise(sequence_ids, seed_low, seed_high, bound, kept_weight, row, batch
     """Return the noise of a row. Rows before `first_row` drop no weight."""
     sequence = tl.load(sequence_ids + row % batch)
     # The halves are reinterpreted, not converted: their signs must not spread.
-    low, high = seed_low.to(tl.uint32, bitcast=True), seed_high.to(tl.uint32, bitcast=True)
-    seed = ((high ^ 0xFFFFFFFF).to(tl.uint64) << 32) | low.to(tl.uint64)
+    key_low, seed_high = seed_low.to(tl.uint32, bitcast=True), seed_high.to(tl.uint32, bitcast=True)
+    key_high = seed_high ^ 0xFFFFFFFF
     drops = row >= first_row
     bound = tl.where(drops, bound, 0).to(tl.uint32, bitcast=True)
-    return RowNoise(sequence, seed, bound, tl.where(drops, kept_weight, 1.0))
+    return RowNoise(sequence, key_low, key_high, bound, tl.where(drops, kept_weight, 1.0))
 
 
 @triton.jit
@@ -72,13 +73,13 @@ def _kept(noise, length, stream, start, TILE: tl.constexpr):
     """Return `reference.dropout_keep` for the keys from `start` on; `stream` is layer * H +
     head."""
     block = start // 4 + tl.arange(0, TILE // 4)
-    upper = (noise.sequence >> 32).to(tl.int32) | (stream << 16)
+    upper = (noise.sequence >> 32).to(tl.uint32) | (stream << 16).to(tl.uint32)
     if len(upper.shape):
         block = block[None, :]
-    block, upper = tl.broadcast(block, upper)
+    block, upper = tl.broadcast(block.to(tl.uint32), upper)
     same = tl.zeros_like(block)
-    position, low = same + (length - 1), same + noise.sequence.to(tl.int32)
-    a, b, c, d = tl.philox(noise.seed, block, position, low, upper)
+    position, low = same + (length - 1).to(tl.uint32), same + noise.sequence.to(tl.uint32)
+    a, b, c, d = philox4x32(block, position, low, upper, noise.key_low, noise.key_high)
     # Key t takes word t & 3 of block t >> 2.
     return in_token_order(a, b, c, d) >= noise.bound
 
@@ -140,11 +141,16 @@ def _attend_single(
         if DROPOUT:
             keep = _kept(noise, length, first_stream + head, start, TILE)
             weight = tl.where(keep, weight, 0.0)
-        acc = acc * shrink[:, None] + weight[:, None] * v
+        # Spelled out, because the compiler would fuse one product or the other, by DROPOUT.
+        acc = tl.fma(tl.broadcast_to(weight[:, None], v.shape), v, acc * shrink[:, None])
         tile += TILE * HEAD_DIM
 
+    # A fused sum with 0 rounds each product before the slots are added. Otherwise two threads with
+    # copies of the same slots would each fuse one product into the sum, and not the same one.
     share = tl.exp2(largest - tl.max(largest, axis=0))
-    result = tl.sum(acc * share[:, None], axis=0) / tl.sum(total * share, axis=0)
+    acc = tl.fma(acc, tl.broadcast_to(share[:, None], acc.shape), tl.zeros_like(acc))
+    total = tl.fma(total, share, tl.zeros_like(total))
+    result = tl.sum(acc, axis=0) / tl.sum(total, axis=0)
     if DROPOUT:
         result *= noise.factor
     tl.store(out + program * HEAD_DIM + d, rounded(result, out.dtype.element_ty), mask=inside)

@@ -20,18 +20,37 @@ def signed_word(word: int) -> int:
 
 
 @triton.jit
+def _philox_round(c0, c1, c2, c3, k0, k1):
+    # One wide product has both halves; `tl.philox` takes two products for them.
+    p0 = c0.to(tl.uint64) * tl.full([], 0xD2511F53, tl.uint64)
+    p1 = c2.to(tl.uint64) * tl.full([], 0xCD9E8D57, tl.uint64)
+    high0, high1 = (p0 >> 32).to(tl.uint32), (p1 >> 32).to(tl.uint32)
+    return high1 ^ c1 ^ k0, p1.to(tl.uint32), high0 ^ c3 ^ k1, p0.to(tl.uint32)
+
+
+@triton.jit
+def philox4x32(c0, c1, c2, c3, k0, k1):
+    """Return the four uint32 words of Philox4x32-10 with counter c and key k, each uint32."""
+    for _ in tl.static_range(10):
+        c0, c1, c2, c3 = _philox_round(c0, c1, c2, c3, k0, k1)
+        k0 += tl.full([], 0x9E3779B9, tl.uint32)
+        k1 += tl.full([], 0xBB67AE85, tl.uint32)
+    return c0, c1, c2, c3
+
+
+@triton.jit
 def philox_words(blocks, noise):
     """Return the four words of each block of four token ids. `noise` is (position, sequence, seed
     low, seed high), with the seed as two int32 bit patterns."""
     position, sequence, seed_low, seed_high = noise
-    high, low = seed_high.to(tl.int64) << 32, seed_low.to(tl.int64) & 0xFFFFFFFF
     zero = tl.zeros_like(blocks).to(tl.uint32)
-    return tl.philox(
-        (high | low).to(tl.uint64, bitcast=True),
-        zero + blocks.to(tl.uint32),
+    return philox4x32(
+        blocks.to(tl.uint32),
         zero + position.to(tl.uint32),
         zero + sequence.to(tl.uint32),
         zero + (sequence >> 32).to(tl.uint32),
+        seed_low.to(tl.uint32, bitcast=True),
+        seed_high.to(tl.uint32, bitcast=True),
     )
 
 

@@ -38,7 +38,9 @@ BLOCK, GATHER = 2048, 512  # logits per tile of GOOD; per tile of plausible lane
 LIST_SIZES = {"num_warps": 8, "maxnreg": 64}
 LONG_LIST_SIZES = {"num_warps": 8, "maxnreg": 80}  # with truncation, or a head
 LANES, HEAD_LANES = 128, 16  # list entries at a time; with a head, each is a dot product
-DENSE_SIZES = {"BLOCK": 1024, "TALLY_BLOCK": 256, "num_warps": 4, "maxnreg": 96}
+DENSE_SIZES = {"BLOCK": 1024, "TALLY_BLOCK": 128, "num_warps": 4, "maxnreg": 96}
+LONG_DENSE_SIZES = {"BLOCK": 2048, "TALLY_BLOCK": 256, "num_warps": 8, "maxnreg": 128}  # it sorts
+SORTED = 1024  # tokens that a row of the dense kernel can list for truncation
 HEAD_SIZES = {  # by bytes per number
     2: {"ROWS": 64, "TOKENS": 64, "BLOCK_D": 64, "num_warps": 8, "maxnreg": 128},
     4: {"ROWS": 32, "TOKENS": 64, "BLOCK_D": 32, "num_warps": 4},
@@ -227,6 +229,9 @@ def _finish(
             **HEAD_SIZES[bad.head.element_size()],
         )
         bad = Bad(logits=logits, logits_stride=x.vocab)
+    lists = None
+    if x.truncates:
+        lists = Lists(x.scratch(torch.int32, SORTED), x.scratch(torch.float32, SORTED))
     columns = x.good.shape[1]
     if bad.logits is not None:
         columns = min(columns, bad.logits.shape[1])
@@ -240,10 +245,12 @@ def _finish(
         *x.truncation,
         *x.noise,
         row_max,
+        lists,
         x.drawn,
+        SORTED=SORTED,
         DIVIDE=x.params.temperature not in (0, 1),
         TRUNCATE=x.truncates,
-        **DENSE_SIZES,
+        **(LONG_DENSE_SIZES if x.truncates else DENSE_SIZES),
         **EXACT,
     )
 

@@ -41,8 +41,9 @@ def lane_maxima(
     if early > 0:
         x = tl.load(tile, mask=(lane >= early) & (lane < end), other=NEVER).to(tl.float32)
         maximum = x
-    # Several tiles are loaded at once, because no step waits for another.
-    begin = tl.where(early > 0, BLOCK, 0)
+    # Several tiles are loaded at once, because no step waits for another. The loop must not start
+    # past its end: Triton's unroller divides their difference as an unsigned number.
+    begin = tl.minimum(tl.where(early > 0, BLOCK, 0), whole * BLOCK)
     for start in tl.range(begin, whole * BLOCK, BLOCK, loop_unroll_factor=4):
         x = tl.load(tile + start).to(tl.float32)
         maximum = tl.maximum(maximum, x, propagate_nan=tl.PropagateNan.ALL)

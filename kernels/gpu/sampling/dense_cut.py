@@ -9,23 +9,14 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from cdgen.kernels.gpu.sampling.dense_row import load_tile, score_tile
+from cdgen.kernels.gpu.sampling.dense_row import (
+    LOWEST_KEY,
+    load_tile,
+    order_key,
+    score_of_key,
+    score_tile,
+)
 from cdgen.kernels.gpu.sampling.truncate import mass, mass_limit
-
-LOWEST_KEY = tl.constexpr(-(2**31))  # below the key of every score
-
-
-@triton.jit
-def order_key(score):
-    """Return an int32 in the order of the scores (-0.0 like 0.0); `score_of_key` is its
-    inverse."""
-    bits = tl.where(score == 0, 0.0, score).to(tl.int32, bitcast=True)
-    return tl.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
-
-
-@triton.jit
-def score_of_key(key):
-    return tl.where(key < 0, key ^ 0x7FFFFFFF, key).to(tl.float32, bitcast=True)
 
 
 @triton.jit
@@ -41,7 +32,9 @@ def _tally(
 ):
     """Return [16] int64: how many scores are at or above each of 16 keys; with WEIGH, the mass of
     those that are also above least_key."""
-    total = tl.zeros([16], tl.int64)
+    # A sum for every lane: one over all lanes in each tile would cost a barrier and ten times the
+    # instructions.
+    total = tl.zeros([16, BLOCK], tl.int64 if WEIGH else tl.int32)
     for start in range(0, row.vocab, BLOCK):
         g, b = load_tile(row, start, BLOCK)
         plausible, score = score_tile(row, g, b, start, score_params, DIVIDE, BLOCK)
@@ -50,8 +43,8 @@ def _tally(
             amount = tl.where(key > least_key, mass(score, top_score, score_params.mass_units), 0)
         else:
             amount = plausible.to(tl.int32)
-        total += tl.sum(tl.where(key[None, :] >= keys[:, None], amount[None, :], 0), 1).to(tl.int64)
-    return total
+        total += tl.where(key[None, :] >= keys[:, None], amount[None, :], 0)
+    return tl.sum(total.to(tl.int64), 1)
 
 
 @triton.jit

@@ -1,4 +1,4 @@
-"""A row of logits that is read tile by tile: loading a tile, and scoring it."""
+"""A row that is read tile by tile: loading a tile, scoring it, and the order of scores."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import triton
 import triton.language as tl
 
 from cdgen.kernels.gpu.sampling.draw import combine
-from cdgen.kernels.gpu.sampling.types import (
-    NEVER,
-)
+from cdgen.kernels.gpu.sampling.types import NEVER
+
+LOWEST_KEY = tl.constexpr(-(2**31))  # below the key of every score
 
 
 class Row(NamedTuple):
@@ -45,3 +45,16 @@ def score_tile(row, g, b, start, score_params, DIVIDE: tl.constexpr, BLOCK: tl.c
         plausible &= g >= row.threshold
     score = combine(g, b.to(tl.float32), score_params, row.bad is not None, DIVIDE)
     return plausible, tl.where(plausible, score, NEVER)
+
+
+@triton.jit
+def order_key(score):
+    """Return an int32 in the order of the scores (-0.0 like 0.0); `score_of_key` is its
+    inverse."""
+    bits = tl.where(score == 0, 0.0, score).to(tl.int32, bitcast=True)
+    return tl.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
+
+
+@triton.jit
+def score_of_key(key):
+    return tl.where(key < 0, key ^ 0x7FFFFFFF, key).to(tl.float32, bitcast=True)

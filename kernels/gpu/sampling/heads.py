@@ -12,6 +12,8 @@ import triton.language as tl
 
 from cdgen.kernels.gpu.precision import dot
 
+ROWS_AT_ONCE = tl.constexpr(1024)  # whose status one load reads
+
 
 @triton.jit
 def dot_products(bad, row, tokens, wanted, BLOCK_D: tl.constexpr):
@@ -34,6 +36,18 @@ def dot_products(bad, row, tokens, wanted, BLOCK_D: tl.constexpr):
 
 
 @triton.jit
+def _any_has(status, value, rows):
+    """Return whether a row has this status. Mostly none has, and every program finds that out: so
+    many rows are read at once."""
+    lane = tl.arange(0, ROWS_AT_ONCE)
+    found = tl.zeros([ROWS_AT_ONCE], tl.int32)
+    for start in range(0, rows, ROWS_AT_ONCE):
+        here = tl.load(status + start + lane, mask=start + lane < rows, other=0)
+        found |= (here == value).to(tl.int32)
+    return tl.max(found, 0) > 0
+
+
+@triton.jit
 def head_kernel(
     bad,  # Bad with a head
     rows,
@@ -47,6 +61,9 @@ def head_kernel(
 ):
     """A fixed number of programs shares the tiles of tokens; each takes all wanted rows in turn."""
     lane, column = tl.arange(0, ROWS), tl.arange(0, BLOCK_D)
+    if status is not None:
+        if not _any_has(status, pending, rows):
+            return
     for first_row in range(0, rows, ROWS):
         row = (first_row + lane).to(tl.int64)
         wanted = row < rows

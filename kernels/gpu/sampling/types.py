@@ -49,9 +49,9 @@ class Bad(NamedTuple):
 class Lists(NamedTuple):
     """Scratch memory for each row; None if a launch does not need it."""
 
-    tokens: Any  # [B, CAPACITY] int32: plausible tokens, ascending
-    scores: Any  # [B, CAPACITY] float32: their scores, for truncation
-    groups: Any  # [B, BLOCK / 4] int32: groups of four lanes with a plausible maximum
+    tokens: Any  # [B, CAPACITY | SORTED] int32: plausible tokens, or those near the top, ascending
+    scores: Any  # like tokens, float32: their scores, for truncation
+    groups: Any = None  # [B, BLOCK / 4] int32: groups of four lanes with a plausible maximum
 
 
 class Drawn(NamedTuple):

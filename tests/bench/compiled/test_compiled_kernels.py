@@ -105,28 +105,35 @@ def capabilities(request: pytest.FixtureRequest) -> tuple[int, ...]:
 
 
 @pytest.fixture(scope="module")
-def variants(capabilities: tuple[int, ...]) -> list[Variant]:
-    return compiled_kernels.inspect_all(capabilities)
+def variants() -> list[Variant]:
+    """Compile every kernel as every call launches it: four minutes on two cores, so the tests that
+    need it are thorough ones. `.ci/run` runs them."""
+    return compiled_kernels.inspect_all(CAPABILITIES)
 
 
+@pytest.mark.thorough
 def test_nothing_spills(variants: list[Variant]) -> None:
     assert [v for v in variants if v.code.spilled_bytes] == []
 
 
+@pytest.mark.thorough
 def test_registers_within_their_bound(variants: list[Variant]) -> None:
     assert [v for v in variants if v.code.registers > MOST_REGISTERS[v.kernel]] == []
 
 
+@pytest.mark.thorough
 def test_loops_load_16_bytes(variants: list[Variant]) -> None:
     narrow = {load.source for v in variants for load in v.code.loads if load.width < 16}
     assert narrow == set(NARROW)
 
 
-def test_every_kernel_for_every_capability(
-    variants: list[Variant], capabilities: tuple[int, ...]
-) -> None:
-    for capability in capabilities:
+@pytest.mark.thorough
+def test_every_kernel_for_every_capability(variants: list[Variant]) -> None:
+    for capability in CAPABILITIES:
         assert {v.kernel for v in variants if v.capability == capability} == kernels_in_source()
+
+
+def test_every_kernel_has_a_bound_of_registers() -> None:
     assert set(MOST_REGISTERS) == kernels_in_source()
 
 

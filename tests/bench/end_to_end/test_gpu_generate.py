@@ -5,21 +5,20 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-import torch
 
+from cdgen.bench.end_to_end import bench_gpu_generate
 from cdgen.bench.end_to_end.bench_gpu_generate import (
     check_graph,
     corpus_minutes,
     part_of,
+    places_change_nothing,
     steady,
 )
 from cdgen.bench.end_to_end.gpu_generation_workload import (
     PROMPT,
     make_engine,
-    measure_others,
     paper_model,
     requests,
-    transformers_rate,
 )
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -34,7 +33,7 @@ def pair() -> tuple[Any, Any]:
 def test_the_corpus_is_extrapolated_from_two_models_alone() -> None:
     found = {
         "contrast, 1024 slots": {"tokens_per_s": 108_089, "seconds": 60.1},
-        "contrast, 4096 slots": {"out of memory": "..."},
+        "contrast, 4096 slots": {"failed": "OutOfMemoryError: ..."},
         "one model, 1024 slots": {"tokens_per_s": 300_000, "seconds": 15.0},
     }
     # 30,400 prompts x 8 x 400 = 97.28 M tokens at 108,089 per second are 900 s.
@@ -64,21 +63,23 @@ def test_every_kind_of_engine_runs(pair: tuple[Any, Any], kind: str) -> None:
     assert found["tokens_per_s"] > 0 and found["seconds"] >= 0.05
 
 
-def test_a_baseline_that_fails_is_recorded(
+def test_slots_that_trade_places_draw_the_same(pair: tuple[Any, Any]) -> None:
+    assert places_change_nothing(make_engine(*pair, 16, new=6), PROMPT + 2)
+
+
+def test_a_case_that_fails_is_recorded_and_the_next_one_is_measured(
     pair: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cdgen.bench.end_to_end.gpu_generation_workload.NEW", 3)
-    assert transformers_rate(*pair, 2) > 0
+    make = bench_gpu_generate.make_engine
 
-    def fail(*_: Any) -> float:
-        raise RuntimeError("no such kernel")
+    def no_dropout(*models: Any, kind: str = "contrast", **options: Any) -> Any:
+        if kind == "dropout":
+            raise RuntimeError("no such kernel")
+        return make(*models, kind=kind, **options)
 
-    monkeypatch.setattr("cdgen.bench.end_to_end.gpu_generation_workload.transformers_rate", fail)
-    monkeypatch.setattr(
-        "cdgen.bench.end_to_end.gpu_generation_workload.continuous_batching_rate", fail
-    )
-    found = measure_others(*(model.to(torch.bfloat16) for model in pair), [1])
-    assert found == {
-        "generate, 1 rows": "RuntimeError: no such kernel",
-        "generate_batch of one model": "RuntimeError: no such kernel",
-    }
+    monkeypatch.setattr(bench_gpu_generate, "make_engine", no_dropout)
+    cases = {name: (16, {"kind": name, "new": 3}) for name in ("vanilla", "dropout", "contrast")}
+    monkeypatch.setattr(bench_gpu_generate, "steady_cases", lambda slots: cases)
+    found = dict(bench_gpu_generate.measure_steady(*pair, [16], 0.05))
+    assert found["dropout"] == {"failed": "RuntimeError: no such kernel"}
+    assert min(found[name]["tokens_per_s"] for name in ("vanilla", "contrast")) > 0

@@ -16,9 +16,11 @@ from cdgen.errors import UsageError
         ("none", BadSource("none")),
         ("dropout:0.5", BadSource("dropout", dropout=0.5)),
         ("dropout:1e-3", BadSource("dropout", dropout=0.001)),
+        ("layers:8", BadSource("layers", layers=8)),
         ("models/bad", BadSource("folder", folder=Path("models/bad"))),
         ("./none", BadSource("folder", folder=Path("none"))),
         ("./dropout:0.5", BadSource("folder", folder=Path("dropout:0.5"))),
+        ("./layers:8", BadSource("folder", folder=Path("layers:8"))),
         ("dropout-run", BadSource("folder", folder=Path("dropout-run"))),
     ],
 )
@@ -33,6 +35,13 @@ def test_a_rate_outside_zero_to_one_is_refused(rate: str) -> None:
     assert caught.value.exit_code == 2
 
 
+@pytest.mark.parametrize("count", ["", ":", ":0", ":-1", ":1.5", ":all", ":\u0662"])
+def test_a_number_of_layers_below_one_is_refused(count: str) -> None:
+    with pytest.raises(UsageError, match="expected layers:N with N of 1 or more") as caught:
+        parse_bad(f"layers{count}")
+    assert caught.value.exit_code == 2
+
+
 def test_an_empty_text_is_refused() -> None:
     with pytest.raises(UsageError, match="--bad is empty"):
         parse_bad("")
@@ -40,7 +49,12 @@ def test_an_empty_text_is_refused() -> None:
 
 @pytest.mark.parametrize(
     ("text", "recorded"),
-    [("none", "none"), ("dropout:0.5", "dropout:0.5"), ("dropout:.50", "dropout:0.5")],
+    [
+        ("none", "none"),
+        ("dropout:0.5", "dropout:0.5"),
+        ("dropout:.50", "dropout:0.5"),
+        ("layers:08", "layers:8"),
+    ],
 )
 def test_a_plan_records_a_bad_without_a_checkpoint_by_its_kind(text: str, recorded: str) -> None:
     """These texts are in finished corpora, so they must stay the same."""

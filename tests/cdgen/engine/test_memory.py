@@ -63,15 +63,27 @@ def test_parts_by_hand() -> None:
         vocab_size=100,
     )
     weights = 2 * (2 * 8 * 4 * (2 + 1) + 3 * 8 * 10) + 2 * 100 * 8 + 5 * 8
+    padded_head = 112 * 8  # 100 columns of logits, rounded up to 112
     row = 4 * 8 + (3 * 2 + 2) * 4 + 3 * 10
     needs = MemoryNeeds(tiny, tiny, capacity=7, dtype_bytes=2, kv_bytes=1, prefill_tokens=48)
     assert plan_memory(needs, 16) == {
-        "weights": 2 * 2 * weights,
+        "weights": 2 * 2 * (weights + padded_head),
         "kv": 16 * 7 * 2 * (2 * 2 * 4),
-        "logits": 16 * 100 * (2 + 4),  # GOOD's, and fp32 scratch of the sampler
+        "logits": 16 * 112 * (2 + 4),  # GOOD's, and fp32 scratch of the sampler
         "activations": (16 + 48) * 2 * 2 * row,
         "graphs": GRAPHS_BYTES,
     }
+
+
+def test_an_early_exit_needs_the_samplers_scratch_and_nothing_else() -> None:
+    alone, early = (plan_memory(paper_needs(None, exits_early=on), 64) for on in (False, True))
+    assert early["logits"] - alone["logits"] == 64 * 32_000 * 4
+    assert early | {"logits": alone["logits"]} == alone
+
+
+def test_log_probabilities_are_taken_from_float64_copies_of_the_logits() -> None:
+    plain, summed = (plan_memory(paper_needs(logprobs=on), 4096) for on in (False, True))
+    assert summed["logits"] - plain["logits"] == 3 * 8 * 4096 * 32_000
 
 
 def test_dropout_shares_the_weights_and_nothing_else() -> None:

@@ -155,16 +155,22 @@ def mixed_rows(vocab: int) -> tuple[torch.Tensor, torch.Tensor]:
     return good, bad
 
 
+def dense_sizes(**tiles: int) -> dict[str, dict[str, int]]:
+    """Return the sizes of both variants of the dense kernel, with other tiles."""
+    return {name: {**tiles, "num_warps": 4} for name in ("DENSE_SIZES", "LONG_DENSE_SIZES")}
+
+
 SIZES: dict[str, dict[str, Any]] = {
     "short lists": {"CAPACITY": 16},
-    "lists of one": {"CAPACITY": 1},
+    "lists of one": {"CAPACITY": 1, "SORTED": 2},
+    "long sorted lists": {"CAPACITY": 1, "SORTED": 128},
     "other tiles": {
         "BLOCK": 128, "GATHER": 32, "LANES": 16,
-        "DENSE_SIZES": {"BLOCK": 64, "TALLY_BLOCK": 32, "num_warps": 4},
+        **dense_sizes(BLOCK=64, TALLY_BLOCK=32),
     },
     "other tiles, short lists": {
         "BLOCK": 128, "CAPACITY": 16,
-        "DENSE_SIZES": {"BLOCK": 256, "TALLY_BLOCK": 128, "num_warps": 4},
+        **dense_sizes(BLOCK=256, TALLY_BLOCK=128),
     },
     "parts": {"BLOCK": 32, "PROGRAMS": 40},
     "parts, short lists": {"BLOCK": 32, "PROGRAMS": 40, "CAPACITY": 16},
@@ -256,8 +262,8 @@ def test_small_masses_add_up(device: str, capacity: int, monkeypatch: pytest.Mon
 def one_tile_per_block(monkeypatch: pytest.MonkeyPatch) -> None:
     """Give the dense kernel tiles of four tokens, which share a Philox block."""
     monkeypatch.setattr(gpu, "CAPACITY", 1)
-    tiles = {"BLOCK": 4, "TALLY_BLOCK": 4, "num_warps": 4}
-    monkeypatch.setattr(gpu, "DENSE_SIZES", tiles)
+    for name, sizes in dense_sizes(BLOCK=4, TALLY_BLOCK=4).items():
+        monkeypatch.setattr(gpu, name, sizes)
 
 
 def test_tiles_are_passed_over_only_where_no_token_can_win(

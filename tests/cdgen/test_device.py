@@ -1,0 +1,35 @@
+"""What the errors of a device mean."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from cdgen.device import is_out_of_memory
+
+
+def _failed_capture(cause: RuntimeError) -> RuntimeError:
+    """Return the error of a graph capture that cannot end, because of `cause`."""
+    try:
+        try:
+            raise cause
+        finally:
+            raise RuntimeError("CUDA error: operation failed due to a previous error")
+    except RuntimeError as error:
+        return error
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED"), True),
+        (RuntimeError("CUDA error: an illegal memory access was encountered"), False),
+        (_failed_capture(torch.OutOfMemoryError("CUDA out of memory")), True),
+        (_failed_capture(RuntimeError("CUDA error: misaligned address")), False),
+    ],
+)
+def test_out_of_memory_is_seen_behind_the_error_of_a_capture(
+    error: RuntimeError, expected: bool
+) -> None:
+    assert is_out_of_memory(error) is expected
