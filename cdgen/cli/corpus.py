@@ -29,7 +29,8 @@ def generate(
         str | None,
         option(
             "bad",
-            "BAD: a checkpoint folder, dropout:P (GOOD with attention dropout P) or none.",
+            "BAD: a checkpoint folder, layers:N (GOOD stopped after its first N layers, which costs"
+            " almost nothing), dropout:P (GOOD with attention dropout P) or none.",
         ),
     ] = None,
     prompts: Annotated[

@@ -120,7 +120,7 @@ def _facts(manifest: Manifest) -> dict[str, str]:
     reasons = (f"{count:,} {reason}" for reason, count in counts.finish_reasons.items())
     truncation = f"top-k {sampling.top_k}, top-p {sampling.top_p}, min-p {sampling.min_p}"
     names = manifest.models
-    derived = plan.bad == "none" or plan.bad.startswith("dropout:")
+    derived = plan.bad == "none" or ":" in plan.bad  # such as dropout:0.5
     source = f"source sha256 `{plan.prompts.source_sha256}`"
     return {
         "sequences": f"{counts.rows:,} ({', '.join(reasons)})",

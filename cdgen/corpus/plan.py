@@ -68,7 +68,7 @@ class Plan(FrozenModel):
     # them.
     prefix_token_ids: tuple[int, ...] | None = None
     tokenizer_sha256: str = ""  # `pair.tokenizer_sha256`; "" in the oldest corpora
-    bad: str  # sha256 of BAD, "dropout:P" or "none"
+    bad: str  # sha256 of BAD, "dropout:P", "layers:N" or "none"
     sampling: SamplingPlan
     strategy: Literal["cd", "vanilla", "plausible"]
     seed: int

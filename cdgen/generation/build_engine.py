@@ -1,4 +1,4 @@
-"""From a plan and a pair to an engine that is ready to run, within the device's memory."""
+"""From a plan and a pair to an engine that is ready to run."""
 
 from __future__ import annotations
 
@@ -11,27 +11,19 @@ from cdgen.checkpoints.loading import load_tensors
 from cdgen.checkpoints.pair import Pair
 from cdgen.checkpoints.pretrained import errors_of, load_causal_lm
 from cdgen.corpus.plan import Plan
-from cdgen.device import free_bytes, is_out_of_memory
+from cdgen.device import is_out_of_memory
 from cdgen.engine.continuation import TextModel
-from cdgen.engine.memory import (
-    SLOT_MULTIPLE,
-    MemoryNeeds,
-    describe_parts,
-    gib,
-    largest_slots,
-    plan_memory,
-)
+from cdgen.engine.memory import SLOT_MULTIPLE
 from cdgen.engine.sequences import Limits
 from cdgen.engine.settings import EngineSettings
-from cdgen.engine.slot_engine import PREFILL_ROWS, SlotEngine, uses_prefill
+from cdgen.engine.slot_engine import SlotEngine
 from cdgen.engine.wave_engine import WaveEngine
 from cdgen.errors import ModelError, one_line
+from cdgen.generation.fit_slots import require_memory, shapes_of
 from cdgen.kernels.sampling_params import SamplingParams
 from cdgen.models.config import DecoderConfig
 from cdgen.models.decoder import Decoder, Dropout
-from cdgen.models.registry import lean_config
 
-CPU_SLOTS = 64  # a CPU gains nothing from more
 _TRIED_TOKENS = 8  # with which a model of transformers shows that it can continue a text
 Engine = SlotEngine | WaveEngine
 
@@ -109,10 +101,13 @@ def _decoders(plan: Plan, pair: Pair, device: torch.device) -> tuple[Decoder, De
     shapes = shapes_of(pair, capacity)
     assert shapes is not None  # the plan says that the lean decoders cover both
     good, bad = shapes
-    _require_memory(plan, _needs(pair, shapes, plan))
+    require_memory(plan, pair, shapes)
 
     def decoder(
-        shape: DecoderConfig, models: list[Checkpoint], dropout: Dropout | None = None
+        shape: DecoderConfig,
+        models: list[Checkpoint],
+        dropout: Dropout | None = None,
+        exit_layers: int | None = None,
     ) -> Decoder:
         tensors = [load_tensors(model, torch.float32) for model in models]
         try:
@@ -125,14 +120,15 @@ def _decoders(plan: Plan, pair: Pair, device: torch.device) -> tuple[Decoder, De
                 dtype=getattr(torch, plan.dtype),
                 kv_dtype=getattr(torch, plan.kv_dtype),
                 dropout=dropout,
+                exit_layers=exit_layers,
             )
         except ModelError as error:
             folders = " or ".join(str(model.folder) for model in models)
             raise ModelError(f"{folders}: {error}") from error
 
-    if bad is None:
-        return decoder(good, [pair.good]), None
     source = pair.bad_source
+    if bad is None:
+        return decoder(good, [pair.good], exit_layers=source.layers or None), None
     dropout = Dropout(source.dropout, plan.seed) if source.kind == "dropout" else None
     if device.type == "cuda" and good == bad:
         models = [pair.good] if pair.bad is None else [pair.good, pair.bad]
@@ -141,63 +137,3 @@ def _decoders(plan: Plan, pair: Pair, device: torch.device) -> tuple[Decoder, De
     if dropout:
         second.drop_attention(dropout.rate, dropout.seed)
     return decoder(good, [pair.good]), second
-
-
-def shapes_of(pair: Pair, capacity: int) -> tuple[DecoderConfig, DecoderConfig | None] | None:
-    """Return the shapes of GOOD and of BAD if there is one, or None unless the lean decoders cover
-    both."""
-    good = lean_config(pair.good.config, capacity)
-    bad = lean_config((pair.bad or pair.good).config, capacity)
-    if good is None or bad is None:
-        return None
-    return good, None if pair.bad_source.kind == "none" else bad
-
-
-# ---- memory ------------------------------------------------------------------------------------
-
-
-def auto_slots(plan: Plan, pair: Pair) -> int:
-    """Return the slots of `--slots auto` for a plan whose own slots do not count yet: on a GPU as
-    many as the free memory holds, which is reported by part on stderr."""
-    enough = -(-plan.num_sequences // SLOT_MULTIPLE) * SLOT_MULTIPLE
-    shapes = shapes_of(pair, plan.prompts.prompt_tokens + plan.max_new_tokens)
-    if plan.device_type == "cpu" or shapes is None:
-        return min(CPU_SLOTS, enough)
-    needs, free = _needs(pair, shapes, plan), free_bytes(plan.device_type) or 0
-    slots = min(enough, largest_slots(needs, free))
-    parts = describe_parts(plan_memory(needs, slots))
-    print(f"memory: {parts} for {slots} slots, {gib(free)} free", file=sys.stderr)
-    return slots
-
-
-def _needs(
-    pair: Pair, shapes: tuple[DecoderConfig, DecoderConfig | None], plan: Plan
-) -> MemoryNeeds:
-    prompt_tokens = plan.prompts.prompt_tokens
-    prefills = uses_prefill(prompt_tokens, plan.device_type)
-    return MemoryNeeds(
-        *shapes,
-        capacity=prompt_tokens + plan.max_new_tokens,
-        dtype_bytes=getattr(torch, plan.dtype).itemsize,
-        kv_bytes=getattr(torch, plan.kv_dtype).itemsize,
-        shared_weights=pair.bad_source.kind == "dropout",
-        prefill_tokens=PREFILL_ROWS * prompt_tokens if prefills else 0,
-        logprobs=plan.logprobs,
-    )
-
-
-def _require_memory(plan: Plan, needs: MemoryNeeds) -> None:
-    """Raise ModelError, before anything is allocated, if the plan needs more memory than is free.
-
-    On a CPU only the KV caches are counted: everything else is small.
-    """
-    if (free := free_bytes(plan.device_type)) is None:
-        return
-    parts = plan_memory(needs, plan.slots)
-    if plan.device_type == "cpu":
-        parts = {"kv": parts["kv"]}
-    if sum(parts.values()) > free:
-        raise ModelError(
-            f"{plan.slots} slots x {needs.capacity} tokens need {describe_parts(parts)},"
-            f" {gib(free)} are free: give fewer --slots or --max-new-tokens"
-        )

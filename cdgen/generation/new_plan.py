@@ -77,18 +77,22 @@ def make_plan(config: GenerateConfig, pair: Pair, table: PromptTable) -> Plan:
 def _has_lean_decoders(config: GenerateConfig, pair: Pair) -> bool:
     """Return whether the lean decoders cover GOOD and BAD.
 
-    Raises UsageError if they do not while BAD is GOOD with dropout, which only they can compute.
+    Raises UsageError if they do not while BAD is made of GOOD, which only they can compute, or if
+    BAD would have as many layers as GOOD.
     """
-    from cdgen.generation.build_engine import shapes_of
+    from cdgen.generation.fit_slots import shapes_of
 
-    if shapes_of(pair, config.prompt_tokens + config.max_new_tokens) is not None:
-        return True
-    if pair.bad_source.kind == "dropout":
+    source, shapes = pair.bad_source, shapes_of(pair, config.prompt_tokens + config.max_new_tokens)
+    if shapes is None and source.is_made_of_good:
         raise UsageError(
-            "--bad dropout:P needs a GOOD that the lean decoders cover, which this"
+            f"--bad {source.kind}: needs a GOOD that the lean decoders cover, which this"
             f" {pair.good.config.get('model_type')} is not: give a checkpoint folder instead"
         )
-    return False
+    if shapes and source.layers >= (layers := shapes[0].num_hidden_layers):
+        raise UsageError(
+            f"--bad layers:{source.layers}: expected 1 to {layers - 1} of GOOD's {layers} layers"
+        )
+    return shapes is not None
 
 
 def _sampling(config: GenerateConfig) -> SamplingPlan:
@@ -113,7 +117,7 @@ def _with_sizes(plan: Plan, config: GenerateConfig, pair: Pair) -> Plan:
     `auto` means the sizes of the plan that `config.out` already has, or else as many slots as fit
     into the device's memory.
     """
-    from cdgen.generation.build_engine import auto_slots
+    from cdgen.generation.fit_slots import auto_slots
 
     folder = CorpusFolder(config.out)
     begun = folder.plan if folder.has_plan else None
