@@ -85,7 +85,7 @@ def _has_lean_decoders(config: GenerateConfig, pair: Pair) -> bool:
     source, shapes = pair.bad_source, shapes_of(pair, config.prompt_tokens + config.max_new_tokens)
     if shapes is None and source.is_made_of_good:
         raise UsageError(
-            f"--bad {source.kind}: needs a GOOD that the lean decoders cover, which this"
+            f"--bad {source.plan_text(None)} needs a GOOD that the lean decoders cover, which this"
             f" {pair.good.config.get('model_type')} is not: give a checkpoint folder instead"
         )
     if shapes and source.layers >= (layers := shapes[0].num_hidden_layers):

@@ -98,15 +98,15 @@ def test_a_token_that_the_model_has_no_row_for_stops_its_task(
 ) -> None:
     folder = copy_of(llama)
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    tokenizer.add_special_tokens(["[PAD]"])
+    tokenizer.add_tokens(["w99"])
     tokenizer.save(str(folder / "tokenizer.json"))
     assert run(folder).code == 0
     if task == "glue":
-        rows = [{"question": "a", "passage": "[PAD] b", "label": label} for label in (0, 1)]
+        rows = [{"question": "a", "passage": "w99 b", "label": label} for label in (0, 1)]
         for part in ("train", "valid"):
             write_jsonl(small_data / f"glue/boolq.{part}.jsonl", rows)
     else:
-        pair = {"sentence_good": "A [PAD] cat.", "sentence_bad": "A cat."}
+        pair = {"sentence_good": "A w99 cat.", "sentence_bad": "A cat."}
         write_jsonl(small_data / "blimp_fast/padded.jsonl", [pair])
     ended = run(folder, tasks=f"{task},ewok_fast")
     assert ended.code == 2, ended

@@ -121,7 +121,7 @@ def test_every_mistake_is_named(refused: Command) -> None:
 
 
 def test_contrast_needs_a_bad(refused: Command) -> None:
-    says = "--strategy cd needs --bad: a checkpoint folder or dropout:P"
+    says = "--strategy cd needs --bad: a checkpoint folder, layers:N or dropout:P"
     refused(2, says, bad=None)
     refused(2, says, bad="none")
 
@@ -255,11 +255,12 @@ def test_more_slots_than_memory_write_nothing(refused: Command) -> None:
     refused(4, "GiB are free: give fewer --slots", slots=16 * 10**9)
 
 
-def test_dropout_of_a_model_without_a_lean_decoder_is_refused(
-    refused: Command, tiny_gpt2_pair: Any
+@pytest.mark.parametrize("bad", ["dropout:0.5", "layers:1"])
+def test_a_bad_made_of_a_model_without_a_lean_decoder_is_refused(
+    refused: Command, tiny_gpt2_pair: Any, bad: str
 ) -> None:
-    says = "--bad dropout:P needs a GOOD that the lean decoders cover"
-    refused(2, says, "gpt2", good=tiny_gpt2_pair.good, bad="dropout:0.5")
+    says = f"--bad {bad} needs a GOOD that the lean decoders cover"
+    refused(2, says, "gpt2", good=tiny_gpt2_pair.good, bad=bad)
 
 
 def test_a_prompt_with_tokens_that_bad_lacks_writes_nothing(

@@ -115,7 +115,7 @@ def test_the_dropped_half_is_a_dropped_decoder(name: str, load: Load) -> None:
 
 def test_dropout_has_one_model(load: Load) -> None:
     shape, tensors = load("llama")
-    with pytest.raises(ValueError, match="expected one model, which runs twice, got 2"):
+    with pytest.raises(ValueError, match="dropout, exit_layers: expected one model, got 2"):
         Decoder(shape, [tensors] * 2, SLOTS, CAPACITY, dropout=Dropout(0.5, 0))
 
 
