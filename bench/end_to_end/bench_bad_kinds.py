@@ -90,8 +90,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     small = measure_size(random_llama(0), random_llama(1), 240, args.rounds)
-    models = (paper_model(seed, "cpu") for seed in (0, 1))
-    paper = measure_size(*models, 40, args.rounds)
+    paper = measure_size(paper_model(0, "cpu"), paper_model(1, "cpu"), 40, args.rounds)
     write_result("bad-kinds", {"256x6, V 16384": small, "768x12, V 32000": paper}, args.out)
 
 

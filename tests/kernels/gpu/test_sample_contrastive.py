@@ -270,7 +270,7 @@ def test_tiles_are_passed_over_only_where_no_token_can_win(
     device: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one_tile_per_block(monkeypatch)
-    good = torch.zeros(400 if COMPILED else 32, 64)
+    good = torch.zeros(400 if COMPILED else 12, 64)
     same(draw(good, None, VANILLA, device), draw(good, None, VANILLA, backend="reference"))
 
 
@@ -337,20 +337,23 @@ def test_noise_of_the_smallest_and_the_largest_words(device: str) -> None:
 def test_equal_keys_go_to_the_lowest_id(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """At 2**27, fp32 numbers are 16 apart: noise within 8 vanishes, and stronger noise lifts a
     token to exactly the key of a token with a higher score. Lists and the dense kernel agree."""
-    rows = 10_000 if COMPILED else 150
     generator = torch.Generator().manual_seed(0)
-    good = 2.0**27 + 16 * torch.randint(2, (rows, 64), generator=generator)
-    expected = draw(good, None, VANILLA, backend="reference")
-    assert (expected.tokens != good.argmax(-1)).any()
+    good = 2.0**27 + 16 * torch.randint(2, (10_000, 64), generator=generator)
+    expected = draw(good, None, VANILLA, backend="reference").tokens
+    lifted = (expected != good.argmax(-1)).nonzero().flatten()
+    rows = torch.arange(len(good)) if COMPILED else lifted[:40]
+    assert len(lifted) >= 40
+    seed, ids, positions = coordinates(len(good))
     for capacity in (64, 8):
         monkeypatch.setattr(gpu, "CAPACITY", capacity)
-        assert torch.equal(draw(good, None, VANILLA, device).tokens, expected.tokens)
+        noise = (seed, ids[rows], positions[rows])
+        out = draw(good[rows], None, VANILLA, device, noise=noise)
+        assert torch.equal(out.tokens, expected[rows])
 
 
 def test_every_bit_of_seed_sequence_and_position_counts(device: str) -> None:
-    ids = torch.tensor([0, 1, 2**31, 2**32 - 1, 2**32, 2**63 - 1])
-    positions = torch.tensor([0, 1, 2**31 - 1, 2**31, 2**32 - 1])
-    ids, positions = (x.flatten() for x in torch.meshgrid(ids, positions, indexing="ij"))
+    ids = torch.tensor([0, 1, 2**31, 2**32 - 1, 2**32, 2**63 - 1, 0, 0, 0, 0])
+    positions = torch.tensor([0, 0, 0, 0, 0, 0, 1, 2**31 - 1, 2**31, 2**32 - 1])
     good, params = torch.zeros(len(ids), 200), SamplingParams(bad_weight=0.0)
     seen = set()
     for seed in (0, 1, 2**32 - 1, 2**32, 2**63, 2**64 - 1):
@@ -503,7 +506,7 @@ def test_a_weight_below_fp32_leaves_bad_unread(device: str) -> None:
 
 
 def op_arguments(device: str, vocab: int = 300) -> tuple[Any, ...]:
-    good, bad = (x.to(device) for x in mixed_rows(vocab))
+    good, bad = (x[:2].to(device) for x in mixed_rows(vocab))
     ids = torch.arange(len(good), device=device)
     rule = [1.0, 1.0, 1.0, math.log(0.1), -INF, gpu.mass_units(vocab)]
     return good, bad, None, None, None, rule, 50, 0.9, -5, ids, ids, vocab
