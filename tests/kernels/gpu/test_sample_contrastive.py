@@ -191,6 +191,21 @@ def test_sizes_change_no_bit(
     same(draw(good, bad, PARAMETERS[name], device), expected)
 
 
+@pytest.mark.parametrize(
+    "truncation",
+    [{"top_k": 20, "min_p": 0.3}, {"top_p": 0.95, "min_p": 0.3}, {"top_k": 20, "top_p": 0.5}],
+    ids=["top-k min-p", "top-p min-p", "top-k top-p"],
+)
+def test_a_sorted_list_is_cut_by_whatever_cuts_first(
+    truncation: dict[str, Any], device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gpu, "CAPACITY", 1)
+    good, bad = mixed_rows(250)
+    for temperature in (1.0, 0.0):
+        params = SamplingParams(alpha=0.0, temperature=temperature, **truncation)
+        same(draw(good, bad, params, device), draw(good, bad, params, backend="reference"))
+
+
 def test_few_rows_are_split_and_many_are_not() -> None:
     assert [gpu.splits_of(rows, 50257) for rows in (1, 16, 32, 255, 256, 4096)] == [
         16,

@@ -8,11 +8,13 @@ from typing import Any
 
 import pytest
 import torch
+import triton.language as tl
 from grids import thinned
 from head_cases import KEY_TOLERANCE, PARAMETERS, VOCAB, noise, problem
 
 from cdgen.kernels import reference
 from cdgen.kernels.gpu import sample_contrastive as gpu
+from cdgen.kernels.gpu.sampling import heads
 from cdgen.kernels.sample_contrastive import sample_contrastive_heads
 from cdgen.kernels.sampling_params import RowStatus, SampleOutput, SamplingParams
 
@@ -106,6 +108,25 @@ def test_whole_numbers_leave_no_room_for_rounding(
         out = draw(good, hidden, head, params, device, bad_bias=bias)
         expected = draw(good, hidden, head, params, backend="reference", bad_bias=bias)
         assert columns(out) == columns(expected)
+
+
+@pytest.mark.skipif(COMPILED, reason="compiled kernels do not take another constant")
+@pytest.mark.parametrize("pending", [0, 3, 7])
+def test_a_row_to_finish_is_seen_wherever_it_is(
+    pending: int, device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two rows' status are read at a time, and of 8 rows one has more tokens than its list."""
+    monkeypatch.setattr(heads, "ROWS_AT_ONCE", tl.constexpr(2))
+    monkeypatch.setattr(gpu, "CAPACITY", 4)
+    good, hidden, head, _ = problem(33, torch.float32, ROWS)
+    good[:, 1:] -= 100.0  # one token is plausible
+    good[pending] = 0.0
+    out, expected = (
+        draw(good, hidden, head, device=device),
+        draw(good, hidden, head, backend="reference"),
+    )
+    assert expected.plausible.tolist() == [VOCAB if row == pending else 1 for row in range(ROWS)]
+    assert columns(out) == columns(expected)
 
 
 @CAPACITIES
