@@ -108,9 +108,9 @@ def measure(
     )
 
 
-def documents_of(source: Path, text_column: str = "text") -> Iterator[str]:
+def documents_of(source: Path, text_column: str = "text", say: bool = True) -> Iterator[str]:
     """Yield the texts of a cdgen corpus, finished or not, with their prompts; or of other text:
-    what `cdgen.corpus.documents` reads, without blank documents; say what that was.
+    what `cdgen.corpus.documents` reads, without blank documents, and `say` what that was.
 
     Raises UsageError, StorageError.
     """
@@ -118,7 +118,8 @@ def documents_of(source: Path, text_column: str = "text") -> Iterator[str]:
         return (row["text"] for row in rows_so_far(source, ["text"]))
     if not source.exists():  # `open_source` would look for a dataset of that name on the Hub
         raise UsageError(f"{source}: no such file or folder")
-    return _said(open_source(str(source), text_column))
+    found = open_source(str(source), text_column)
+    return _said(found) if say else found.texts()
 
 
 def _said(source: DocumentSource) -> Iterator[str]:

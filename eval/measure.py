@@ -48,7 +48,8 @@ def measure_corpus(
     if checkpoint:
         if found["documents"] < 2:
             raise UsageError(f"--judge: expected two or more documents in {corpus}, found one")
-        judged = _evenly_spaced(texts(corpus), found["documents"])
+        again = texts(corpus, say=False)
+        judged = _evenly_spaced(again, found["documents"])
         found["judge"] = {
             "model_sha256": checkpoint.sha256,
             "documents": len(judged),

@@ -12,53 +12,23 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import time
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from cdgen.bench.end_to_end.bench_generate import PARAMS, random_llama, scale_heads
-from cdgen.bench.end_to_end.gpu_generation_workload import PROMPT, VANILLA, paper_model
+from cdgen.bench.end_to_end.bench_generate import (
+    PROMPT,
+    ROWS,
+    make_engine,
+    random_llama,
+    run_engine,
+    scale_heads,
+)
+from cdgen.bench.end_to_end.gpu_generation_workload import paper_model
 from cdgen.bench.timing.environment import write_result
-from cdgen.engine.sequences import Limits, Request
-from cdgen.engine.settings import EngineSettings
-from cdgen.engine.slot_engine import SlotEngine
-from cdgen.models.decoder import Decoder
-from cdgen.models.registry import lean_config
 
-ROWS = 64
 KINDS = ("none", "layers", "folder", "dropout")
-
-
-def make_engine(kind: str, good: Any, bad: Any, new: int) -> SlotEngine:
-    """Return the engine that `cdgen generate` builds on a CPU for this kind of BAD."""
-    shape = lean_config(good.config.to_dict(), PROMPT + new)
-    assert shape is not None
-
-    def decoder(model: Any, exit_layers: int | None = None) -> Decoder:
-        return Decoder(shape, [model.state_dict()], ROWS, PROMPT + new, exit_layers=exit_layers)
-
-    first = decoder(good, shape.num_hidden_layers // 2 if kind == "layers" else None)
-    second = None
-    if kind in ("folder", "dropout"):
-        second = decoder(bad if kind == "folder" else good)
-    if second and kind == "dropout":
-        second.drop_attention(0.5, seed=1)
-    params = VANILLA if kind == "none" else PARAMS
-    limits = Limits(max_new_tokens=new, eos_token_ids=(), stop_on_eos=False)
-    return SlotEngine(first, second, EngineSettings(params, limits, 0, shape.vocab_size))
-
-
-def seconds(engine: SlotEngine, prompts: torch.Tensor) -> float:
-    """Return the time of one run. Raises RuntimeError if a row could not be sampled."""
-    requests = [Request(i, row) for i, row in enumerate(prompts.tolist())]
-    start = time.perf_counter()
-    sequences = list(engine.generate(requests))
-    elapsed = time.perf_counter() - start
-    if any(sequence.finish_reason != "length" for sequence in sequences):
-        raise RuntimeError("a row could not be sampled")
-    return elapsed
 
 
 def measure_size(good: Any, bad: Any, new: int, rounds: int) -> dict[str, Any]:
@@ -67,11 +37,11 @@ def measure_size(good: Any, bad: Any, new: int, rounds: int) -> dict[str, Any]:
     prompts = torch.randint(good.config.vocab_size, (ROWS, PROMPT), generator=generator)
     engines = {kind: make_engine(kind, good, bad, new) for kind in KINDS}
     for engine in engines.values():
-        seconds(engine, prompts)
+        run_engine(engine, prompts)
     taken: dict[str, list[float]] = {kind: [] for kind in KINDS}
     for _ in range(rounds):
         for kind, engine in engines.items():
-            taken[kind].append(seconds(engine, prompts))
+            taken[kind].append(run_engine(engine, prompts)[0])
     return {
         kind: {
             "tokens_per_s": round(ROWS * new / statistics.median(times)),

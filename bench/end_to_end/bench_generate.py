@@ -30,17 +30,18 @@ from cdgen.models.registry import lean_config
 
 ROWS, PROMPT, NEW, VOCAB = 64, 20, 240, 16384
 PARAMS = SamplingParams(alpha=0.1, bad_weight=1.0)
+VANILLA = SamplingParams(alpha=0.0, bad_weight=0.0)
 
 
-def random_llama(seed: int) -> Any:
+def random_llama(seed: int, layers: int = 6, width: int = 256, vocab: int = VOCAB) -> Any:
     torch.manual_seed(seed)
     config = LlamaConfig(
-        hidden_size=256,
-        intermediate_size=1024,
-        num_hidden_layers=6,
-        num_attention_heads=4,
-        vocab_size=VOCAB,
-        max_position_embeddings=512,
+        hidden_size=width,
+        intermediate_size=4 * width,
+        num_hidden_layers=layers,
+        num_attention_heads=width // 64,
+        vocab_size=vocab,
+        max_position_embeddings=1024,
         tie_word_embeddings=False,
         eos_token_id=None,
         bos_token_id=None,
@@ -82,7 +83,9 @@ class Contrast(LogitsProcessor):
         return (good_logp - PARAMS.bad_weight * bad_logp).masked_fill(masked, float("-inf"))
 
 
-def run_transformers(good: Any, bad: Any, prompts: torch.Tensor) -> float:
+@torch.inference_mode()
+def run_transformers(good: Any, bad: Any, prompts: torch.Tensor, new: int = NEW) -> float:
+    """Return the seconds of `new` tokens for every prompt [B, T], on the models' device."""
     start = time.perf_counter()
     out = good.generate(
         prompts,
@@ -90,30 +93,44 @@ def run_transformers(good: Any, bad: Any, prompts: torch.Tensor) -> float:
         logits_processor=[Contrast(bad)],
         do_sample=True,
         top_k=0,
-        max_new_tokens=NEW,
+        max_new_tokens=new,
         pad_token_id=0,
     )
-    assert out.shape == (ROWS, PROMPT + NEW)
+    assert out.cpu().shape == (len(prompts), prompts.shape[1] + new)
     return time.perf_counter() - start
 
 
-def make_engine(good: Any, bad: Any) -> SlotEngine:
-    def decoder(model: Any) -> Decoder:
-        config = lean_config(model.config.to_dict(), PROMPT + NEW)
-        assert config is not None
-        return Decoder(config, [model.state_dict()], ROWS, PROMPT + NEW)
+def make_engine(kind: str, good: Any, bad: Any, new: int = NEW) -> SlotEngine:
+    """Return the engine that `cdgen generate` builds on a CPU for a kind of BAD: none, layers (the
+    first half of GOOD's), folder or dropout."""
 
-    limits = Limits(max_new_tokens=NEW, eos_token_ids=(), stop_on_eos=False)
-    return SlotEngine(
-        decoder(good), decoder(bad), EngineSettings(PARAMS, limits, seed=0, vocab_size=VOCAB)
-    )
+    def decoder(model: Any, exit_layers: int | None = None) -> Decoder:
+        shape = lean_config(model.config.to_dict(), PROMPT + new)
+        assert shape is not None
+        return Decoder(shape, [model.state_dict()], ROWS, PROMPT + new, exit_layers=exit_layers)
+
+    layers = good.config.num_hidden_layers // 2 if kind == "layers" else None
+    second = None
+    if kind in ("folder", "dropout"):
+        second = decoder(bad if kind == "folder" else good)
+    if second and kind == "dropout":
+        second.drop_attention(0.5, seed=1)
+    params = VANILLA if kind == "none" else PARAMS
+    limits = Limits(max_new_tokens=new, eos_token_ids=(), stop_on_eos=False)
+    settings = EngineSettings(params, limits, seed=0, vocab_size=good.config.vocab_size)
+    return SlotEngine(decoder(good, layers), second, settings)
 
 
 def run_engine(engine: SlotEngine, prompts: torch.Tensor) -> tuple[float, list[Sequence]]:
+    """Return the seconds of one run, and what it wrote. Raises RuntimeError if a row could not be
+    sampled."""
     requests = [Request(i, row) for i, row in enumerate(prompts.tolist())]
     start = time.perf_counter()
     sequences = list(engine.generate(requests))
-    return time.perf_counter() - start, sequences
+    elapsed = time.perf_counter() - start
+    if any(sequence.finish_reason != "length" for sequence in sequences):
+        raise RuntimeError("a row could not be sampled")
+    return elapsed, sequences
 
 
 @torch.inference_mode()
@@ -136,7 +153,7 @@ def measure(repeats: int) -> dict[str, Any]:
     good, bad = random_llama(0), random_llama(1)
     scale_heads(good, bad)
     prompts = torch.randint(VOCAB, (ROWS, PROMPT), generator=torch.Generator().manual_seed(1))
-    engine = make_engine(good, bad)
+    engine = make_engine("folder", good, bad)
     _, sequences = run_engine(engine, prompts)
     check_draws(good, bad, sequences)
     plausible = sum(s.plausible for s in sequences) / (ROWS * NEW)

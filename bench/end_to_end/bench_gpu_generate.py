@@ -30,10 +30,9 @@ from typing import Any
 import torch
 
 from cdgen.bench.bounds.roofline import GPUS, step_bound
-from cdgen.bench.end_to_end.bench_generate import scale_heads
+from cdgen.bench.end_to_end.bench_generate import PROMPT, scale_heads
 from cdgen.bench.end_to_end.gpu_generation_workload import (
     NEW,
-    PROMPT,
     make_engine,
     paper_model,
     recorded,

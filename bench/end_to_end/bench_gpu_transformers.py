@@ -18,10 +18,9 @@ from typing import Any
 
 import torch
 
-from cdgen.bench.end_to_end.bench_generate import Contrast, scale_heads
+from cdgen.bench.end_to_end.bench_generate import PROMPT, run_transformers, scale_heads
 from cdgen.bench.end_to_end.gpu_generation_workload import (
     NEW,
-    PROMPT,
     paper_model,
     recorded,
     requests,
@@ -30,24 +29,11 @@ from cdgen.bench.timing.environment import save_result, write_result
 from cdgen.bench.timing.gpu_timing import require_cuda
 
 
-@torch.inference_mode()
 def transformers_rate(good: Any, bad: Any, rows: int) -> int:
     """Run generate with a contrastive logits processor, in bf16."""
     generator = torch.Generator().manual_seed(1)
     prompts = torch.randint(good.config.vocab_size, (rows, PROMPT), generator=generator)
-    prompts = prompts.to(good.device)
-    began = time.perf_counter()
-    out = good.generate(
-        prompts,
-        attention_mask=torch.ones_like(prompts),
-        logits_processor=[Contrast(bad)],
-        do_sample=True,
-        top_k=0,
-        max_new_tokens=NEW,
-        pad_token_id=0,
-    )
-    assert out.cpu().shape == (rows, PROMPT + NEW)
-    return round(rows * NEW / (time.perf_counter() - began))
+    return round(rows * NEW / run_transformers(good, bad, prompts.to(good.device), NEW))
 
 
 @torch.inference_mode()

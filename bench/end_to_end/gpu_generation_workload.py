@@ -9,35 +9,18 @@ from typing import Any
 
 import torch
 
-from cdgen.bench.end_to_end.bench_generate import PARAMS
+from cdgen.bench.end_to_end.bench_generate import PARAMS, PROMPT, VANILLA, random_llama
 from cdgen.engine.sequences import Limits, Request
 from cdgen.engine.settings import EngineSettings
 from cdgen.engine.slot_engine import SlotEngine
-from cdgen.kernels.sampling_params import SamplingParams
 from cdgen.models.decoder import Decoder, Dropout
 from cdgen.models.registry import lean_config
 
-PROMPT, NEW = 20, 400
-VANILLA = SamplingParams(alpha=0.0, bad_weight=0.0)
+NEW = 400
 
 
 def paper_model(seed: int, device: str, layers: int = 12, width: int = 768) -> Any:
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    torch.manual_seed(seed)
-    config = LlamaConfig(
-        hidden_size=width,
-        intermediate_size=4 * width,
-        num_hidden_layers=layers,
-        num_attention_heads=width // 64,
-        vocab_size=32_000,
-        max_position_embeddings=1024,
-        tie_word_embeddings=False,
-        eos_token_id=None,
-        bos_token_id=None,
-    )
-    model: Any = LlamaForCausalLM(config)
-    return model.to(device).eval()
+    return random_llama(seed, layers, width, vocab=32_000).to(device)
 
 
 def make_engine(

@@ -21,7 +21,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 
 from cdgen.bench.timing.environment import write_result
-from cdgen.corpus.documents import read_documents
+from cdgen.corpus.documents import open_source
 from cdgen.kernels import reference
 
 DTYPES = (torch.bfloat16, torch.float8_e4m3fn)
@@ -51,7 +51,7 @@ def windows(
     """Return the first documents of a text, end to end, in rows that each start with BOS."""
     row = context - 1
     ids: list[int] = []
-    for document in read_documents(text):
+    for document in open_source(text).texts():
         ids += tokenizer(document, add_special_tokens=False).input_ids
         if len(ids) >= count * row:
             break

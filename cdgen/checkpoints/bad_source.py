@@ -24,8 +24,7 @@ from cdgen.errors import UsageError
 class BadSource:
     """A checkpoint folder, a BAD made of GOOD itself, or no BAD at all.
 
-    dropout is GOOD with attention dropout. layers is GOOD stopped after its first layers (early
-    exit: the amateur of Li et al. 2023, arXiv 2210.15097, section 3.4).
+    dropout is GOOD with attention dropout; layers is GOOD stopped after its first layers.
     """
 
     kind: Literal["folder", "dropout", "layers", "none"]
@@ -44,9 +43,9 @@ class BadSource:
         """
         if checkpoint_sha256 is not None:
             return checkpoint_sha256
-        return {"dropout": f"dropout:{self.dropout}", "layers": f"layers:{self.layers}"}.get(
-            self.kind, "none"
-        )
+        if self.kind == "dropout":
+            return f"dropout:{self.dropout}"
+        return f"layers:{self.layers}" if self.kind == "layers" else "none"
 
 
 def parse_bad(text: str) -> BadSource:

@@ -6,7 +6,7 @@ import json
 import re
 from pathlib import Path
 
-_ADAPTER = "adapter_config.json"  # of PEFT
+ADAPTER = "adapter_config.json"  # of PEFT
 _HUB_PLACES = ("snapshots/*", "models--*/snapshots/*", "hub/models--*/snapshots/*")
 _RUN_PLACES = ("checkpoint-*", "checkpoints/checkpoint-*")
 
@@ -15,7 +15,7 @@ def describe_folder(folder: Path) -> str | None:
     """Return what a path without a model of its own is, and what to give; None if not known."""
     if folder.suffix == ".gguf" and folder.is_file():
         return _gguf(folder, folder)
-    if (folder / _ADAPTER).is_file():
+    if (folder / ADAPTER).is_file():
         return (
             f"{folder} is a PEFT adapter of {_base_of(folder)}, not a model: merge it once and give"
             " the merged folder (AutoPeftModelForCausalLM.from_pretrained(...).merge_and_unload()"
@@ -34,9 +34,9 @@ def describe_folder(folder: Path) -> str | None:
 
 def adapter_note(folder: Path) -> str | None:
     """Return a line if an adapter lies beside a model's weights."""
-    if not (folder / _ADAPTER).is_file():
+    if not (folder / ADAPTER).is_file():
         return None
-    return f"{folder}: the adapter beside the weights ({_ADAPTER}) is not used: merge it to use it"
+    return f"{folder}: the adapter beside the weights ({ADAPTER}) is not used: merge it to use it"
 
 
 def _gguf(folder: Path, file: Path) -> str:
@@ -49,7 +49,7 @@ def _gguf(folder: Path, file: Path) -> str:
 
 def _base_of(folder: Path) -> str:
     try:
-        base = json.loads((folder / _ADAPTER).read_bytes())["base_model_name_or_path"]
+        base = json.loads((folder / ADAPTER).read_bytes())["base_model_name_or_path"]
     except (ValueError, KeyError, TypeError, RecursionError):
         base = None
     return f"{base!r:.100}" if base else "an unnamed model"
@@ -57,7 +57,7 @@ def _base_of(folder: Path) -> str:
 
 def _checkpoints(folder: Path, *places: str) -> list[Path]:
     found = (path for place in places for path in folder.glob(place))
-    return sorted(p for p in found if (p / "config.json").is_file() or (p / _ADAPTER).is_file())
+    return sorted(p for p in found if (p / "config.json").is_file() or (p / ADAPTER).is_file())
 
 
 def _current(snapshots: list[Path]) -> Path:

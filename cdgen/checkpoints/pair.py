@@ -48,6 +48,7 @@ class Pair:
     vocab_size: int
     bos_token_id: int | None
     eos_token_ids: tuple[int, ...]
+    prefix_token_ids: tuple[int, ...]  # what GOOD's tokenizer puts before a text
     context_length: int | None  # tokens, the shorter of the two; None if neither states one
     notes: tuple[str, ...]  # lines for the user
 
@@ -82,6 +83,7 @@ def open_pair(good: Path, bad: BadSource) -> Pair:
         vocab_size=vocab_size,
         bos_token_id=special.bos,
         eos_token_ids=special.eos,
+        prefix_token_ids=special.prefix,
         context_length=min(contexts, default=None),
         notes=tuple(notes),
     )

@@ -22,6 +22,7 @@ from cdgen.checkpoints.loading_report import (
     require_no_surplus,
     require_ties,
 )
+from cdgen.checkpoints.other_folders import ADAPTER
 from cdgen.errors import CdgenError, ModelError, one_line
 
 # No question, no code of the checkpoint, no download.
@@ -154,7 +155,7 @@ def _from_pretrained(
 def _without_adapter(folder: Path) -> Iterator[Path]:
     """Yield a folder that holds `folder` without a PEFT adapter: transformers would apply it if
     peft is installed, and no other part of cdgen does."""
-    if not (folder / "adapter_config.json").exists():
+    if not (folder / ADAPTER).exists():
         yield folder
         return
     with TemporaryDirectory() as view:

@@ -168,16 +168,6 @@ def _corpus_files(folder: Path) -> list[Path]:
     return [folder / entry.path for entry in read_manifest(CorpusFolder(folder)).files]
 
 
-def read_documents(name: str, column: str = "text") -> Iterator[str]:
-    """Yield every document with visible text, in order. Raises UsageError with file and line."""
-    return open_source(name, column).texts()
-
-
-def hash_source(name: str) -> str:
-    """Return `DocumentSource.sha256` of the source of that name."""
-    return open_source(name).sha256()
-
-
 def _between_marks(lines: Iterable[TextRow], label: str) -> Iterator[TextRow]:
     """Yield the texts between lines that are an end-of-text mark, numbered by their first line."""
     held: list[str] = []

@@ -9,7 +9,6 @@ from cdgen.checkpoints.bad_source import BadSource, parse_bad
 from cdgen.checkpoints.checkpoint import Checkpoint, read_json
 from cdgen.checkpoints.origin import origin_of
 from cdgen.checkpoints.pair import Pair, open_pair, tokenizer_sha256
-from cdgen.checkpoints.text_prefix import prefix_of
 from cdgen.corpus.model_names import ModelName, ModelNames
 from cdgen.corpus.prompts import PromptSource, PromptTable
 from cdgen.errors import UsageError
@@ -55,7 +54,7 @@ def prompt_source(config: GenerateConfig, pair: Pair) -> PromptSource:
 def prompt_prefix(config: GenerateConfig, pair: Pair) -> tuple[int, ...]:
     """Return the tokens before every document: what GOOD's tokenizer puts there, unless --bos says
     otherwise. Raises UsageError if --bos always finds no BOS."""
-    own = tuple(prefix_of(pair.tokenizer))
+    own = pair.prefix_token_ids
     if config.bos == "auto":
         return own
     if config.bos == "never":
@@ -70,7 +69,7 @@ def add_bos_note(pair: Pair) -> tuple[str, ...]:
     tokenizer.json does; as in transformers, the latter counts."""
     path = pair.good.folder / "tokenizer_config.json"
     asked = read_json(path).get("add_bos_token") if path.is_file() else None
-    puts = pair.bos_token_id in prefix_of(pair.tokenizer)
+    puts = pair.bos_token_id in pair.prefix_token_ids
     if not isinstance(asked, bool) or asked == puts or pair.bos_token_id is None:
         return ()
     does = "puts BOS" if puts else "puts no BOS"

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from cdgen.bench.end_to_end import bench_bad_kinds
-from cdgen.bench.end_to_end.bench_bad_kinds import KINDS, make_engine, measure_size
+from cdgen.bench.end_to_end import bench_bad_kinds, bench_generate
+from cdgen.bench.end_to_end.bench_bad_kinds import KINDS, measure_size
+from cdgen.bench.end_to_end.bench_generate import make_engine, run_engine
 from cdgen.bench.end_to_end.gpu_generation_workload import paper_model
 from cdgen.engine.sequences import Request
 
@@ -17,7 +18,8 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 @pytest.fixture
 def pair(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    monkeypatch.setattr(bench_bad_kinds, "ROWS", 16)
+    for module in (bench_bad_kinds, bench_generate):
+        monkeypatch.setattr(module, "ROWS", 16)
     return [paper_model(seed, "cpu", layers=2, width=64) for seed in (0, 1)]
 
 
@@ -44,4 +46,4 @@ def test_a_row_that_is_not_sampled_is_no_rate(pair: list[Any]) -> None:
     engine = make_engine("none", *pair, new=4)
     engine.good.embedding[:] = float("nan")
     with pytest.raises(RuntimeError, match="a row could not be sampled"):
-        bench_bad_kinds.seconds(engine, torch.ones(16, 20, dtype=torch.int64))
+        run_engine(engine, torch.ones(16, 20, dtype=torch.int64))

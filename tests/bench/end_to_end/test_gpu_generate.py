@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from cdgen.bench.end_to_end import bench_gpu_generate
+from cdgen.bench.end_to_end.bench_generate import PROMPT
 from cdgen.bench.end_to_end.bench_gpu_generate import (
     check_graph,
     corpus_minutes,
@@ -15,7 +16,6 @@ from cdgen.bench.end_to_end.bench_gpu_generate import (
     steady,
 )
 from cdgen.bench.end_to_end.gpu_generation_workload import (
-    PROMPT,
     make_engine,
     paper_model,
     requests,

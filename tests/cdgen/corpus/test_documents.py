@@ -17,7 +17,7 @@ import pytest
 from small_corpus import begin, fill
 
 from cdgen.corpus import text_files
-from cdgen.corpus.documents import hash_source, open_source, read_documents
+from cdgen.corpus.documents import open_source
 from cdgen.corpus.finalize import finalize
 from cdgen.corpus.reader import corpus_rows
 from cdgen.errors import UsageError
@@ -83,7 +83,7 @@ def zstd(content: bytes) -> bytes:
 @pytest.mark.parametrize("name", WRITERS)
 def test_every_kind_of_file_gives_the_same_documents(tmp_path: Path, name: str) -> None:
     WRITERS[name](tmp_path / name)
-    assert list(read_documents(str(tmp_path / name))) == DOCUMENTS
+    assert list(open_source(str(tmp_path / name)).texts()) == DOCUMENTS
 
 
 def test_a_folder_is_its_files_in_order_of_name(tmp_path: Path) -> None:
@@ -91,7 +91,7 @@ def test_a_folder_is_its_files_in_order_of_name(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("one\ntwo\n")
     (tmp_path / "notes.md").write_text("not a prompt")
     (tmp_path / "sub.txt").mkdir()
-    assert list(read_documents(str(tmp_path))) == ["one", "two", "three", "four"]
+    assert list(open_source(str(tmp_path)).texts()) == ["one", "two", "three", "four"]
 
 
 def test_a_corpus_of_cdgen_is_read_as_its_rows(tmp_path: Path) -> None:
@@ -99,7 +99,7 @@ def test_a_corpus_of_cdgen_is_read_as_its_rows(tmp_path: Path) -> None:
     fill(folder)
     finalize(folder.out)
     texts = [row["text"] for row in corpus_rows(folder.out, ["text"])]
-    assert list(read_documents(str(folder.out))) == texts
+    assert list(open_source(str(folder.out)).texts()) == texts
 
 
 # ---- what divides documents --------------------------------------------------------------------
@@ -137,13 +137,13 @@ def test_a_row_that_is_only_a_mark_is_no_document(tmp_path: Path) -> None:
 
 def test_a_file_called_state_makes_no_saved_dataset(tmp_path: Path) -> None:
     (tmp_path / "state.json").write_text('{"text": "Texas"}')
-    assert list(read_documents(str(tmp_path))) == ["Texas"]
+    assert list(open_source(str(tmp_path)).texts()) == ["Texas"]
 
 
 @pytest.mark.parametrize("mark", ["</s>", "<eos>", "<|end_of_text|>"])
 def test_marks_of_other_tokenizers(tmp_path: Path, mark: str) -> None:
     (tmp_path / "a.train").write_text(f"One.\nMore.\n{mark}\nTwo.\n")
-    assert list(read_documents(str(tmp_path / "a.train"))) == ["One.\nMore.", "Two."]
+    assert list(open_source(str(tmp_path / "a.train")).texts()) == ["One.\nMore.", "Two."]
 
 
 def test_a_document_between_marks_that_is_too_long(
@@ -152,18 +152,18 @@ def test_a_document_between_marks_that_is_too_long(
     monkeypatch.setattr(text_files, "MAX_LINE_BYTES", 1 << 10)
     (tmp_path / "a.txt").write_text("<|endoftext|>\n" + "a line\n" * 400)
     with pytest.raises(UsageError, match=r"a\.txt, line 172: a document longer"):
-        list(read_documents(str(tmp_path / "a.txt")))
+        list(open_source(str(tmp_path / "a.txt")).texts())
 
 
 def test_a_source_is_hashed_by_its_bytes(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_text("one\ntwo\n")
-    assert hash_source(str(path)) == hashlib.sha256(b"one\ntwo\n").hexdigest()
-    folder_hash = hash_source(str(tmp_path))
+    assert open_source(str(path)).sha256() == hashlib.sha256(b"one\ntwo\n").hexdigest()
+    folder_hash = open_source(str(tmp_path)).sha256()
     path.rename(tmp_path / "z.txt")
-    assert hash_source(str(tmp_path)) == folder_hash
+    assert open_source(str(tmp_path)).sha256() == folder_hash
     (tmp_path / "z.txt").write_text("one\ntwo")
-    assert hash_source(str(tmp_path)) != folder_hash
+    assert open_source(str(tmp_path)).sha256() != folder_hash
 
 
 def test_a_datasets_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -176,19 +176,19 @@ def test_a_datasets_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     monkeypatch.chdir(tmp_path)
-    assert list(read_documents("some/corpus")) == DOCUMENTS
+    assert list(open_source("some/corpus").texts()) == DOCUMENTS
     assert calls == [("some/corpus", "train")]
-    digest = hash_source("some/corpus")
+    digest = open_source("some/corpus").sha256()
     (tmp_path / "some").mkdir()
     (tmp_path / "some" / "corpus").mkdir()
     (tmp_path / "some" / "corpus" / "a.txt").write_text("a local path wins")
-    assert list(read_documents("some/corpus")) == ["a local path wins"]
-    assert hash_source("some/corpus") != digest
+    assert list(open_source("some/corpus").texts()) == ["a local path wins"]
+    assert open_source("some/corpus").sha256() != digest
     table = table.select([0, 2, 1, 3, 4])
-    assert hash_source("another") != digest
+    assert open_source("another").sha256() != digest
     table = table.remove_columns("text")
     with pytest.raises(UsageError, match=r"no column `text`, only \['n'\]"):
-        list(read_documents("another"))
+        list(open_source("another").texts())
 
 
 def test_a_dataset_that_cannot_be_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -197,7 +197,7 @@ def test_a_dataset_that_cannot_be_loaded(monkeypatch: pytest.MonkeyPatch) -> Non
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     with pytest.raises(UsageError) as caught:
-        list(read_documents("no/such"))
+        list(open_source("no/such").texts())
     assert "no such file or folder here" in str(caught.value)
     assert str(caught.value).endswith("Couldn't reach the Hub")
 
@@ -208,25 +208,25 @@ def test_a_dataset_that_cannot_be_loaded(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_a_folder_without_prompts(tmp_path: Path) -> None:
     (tmp_path / "readme.md").write_text("x")
     with pytest.raises(UsageError, match="no usable file in this folder"):
-        list(read_documents(str(tmp_path)))
+        list(open_source(str(tmp_path)).texts())
 
 
 @pytest.mark.parametrize("source", ["./prompts", "/no/such/prompts", "~/prompts", "a/b/c"])
 def test_what_cannot_be_a_dataset_is_a_missing_file(source: str) -> None:
     with pytest.raises(UsageError, match="no such file or folder"):
-        list(read_documents(source))
+        list(open_source(source).texts())
 
 
 def test_an_empty_name_is_not_the_current_folder() -> None:
     with pytest.raises(UsageError, match="got an empty name"):
-        list(read_documents(""))
+        list(open_source("").texts())
 
 
 def test_a_line_that_is_too_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(text_files, "MAX_LINE_BYTES", 1 << 20)
     path = tmp_path / "p.txt"
     path.write_bytes(b"short\n" + b"x" * (1 << 20))
-    assert [len(text) for text in read_documents(str(path))] == [5, 1 << 20]
+    assert [len(text) for text in open_source(str(path)).texts()] == [5, 1 << 20]
     path.write_bytes(b"short\n" + b"x" * (1 << 20) + b"x\nnext\n")
     with pytest.raises(UsageError, match=r"p\.txt, line 2: longer than 1 MB"):
-        list(read_documents(str(path)))
+        list(open_source(str(path)).texts())

@@ -18,7 +18,7 @@ from tokenizers import Tokenizer, normalizers
 
 from cdgen.checkpoints.pair import tokenizer_sha256
 from cdgen.corpus import prompts
-from cdgen.corpus.documents import hash_source
+from cdgen.corpus.documents import open_source
 from cdgen.corpus.prompts import PromptSource, PromptTable, open_table, prepare_prompts
 from cdgen.errors import PlanMismatch, StorageError, UsageError
 from cdgen.storage import read_record, write_record
@@ -47,7 +47,7 @@ def test_the_table_holds_every_prompt(tmp_path: Path, bos: int | None) -> None:
     assert [table[i] for i in range(len(table))] == expected
     assert [open_table(tmp_path)[i] for i in range(len(documents))] == expected
     assert table.plan.count == len(documents)
-    assert table.plan.source_sha256 == hash_source(source)
+    assert table.plan.source_sha256 == open_source(source).sha256()
     size = (tmp_path / "tokens.bin").stat().st_size
     assert size == len(documents) * 6 * 4
 

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from cdgen.corpus.documents import open_source, read_documents
+from cdgen.corpus.documents import open_source
 from cdgen.errors import UsageError
 
 
@@ -36,13 +36,13 @@ def test_a_folder_is_read_as_a_whole_or_not_at_all(tmp_path: Path, name: str) ->
     (tmp_path / "deep").mkdir()
     (tmp_path / name).write_text("what is this?")
     with pytest.raises(UsageError, match=f"cannot read {name}; expected .txt.* move them out"):
-        list(read_documents(str(tmp_path)))
+        list(open_source(str(tmp_path)).texts())
 
 
 def test_data_named_like_documentation_are_data(tmp_path: Path) -> None:
     (tmp_path / "authors.jsonl").write_text(json.dumps({"text": "one"}))
     (tmp_path / "notice.train").write_text("two")
-    assert list(read_documents(str(tmp_path))) == ["one", "two"]
+    assert list(open_source(str(tmp_path)).texts()) == ["one", "two"]
 
 
 def test_a_link_to_a_folder_is_followed_once(tmp_path: Path) -> None:
@@ -52,4 +52,4 @@ def test_a_link_to_a_folder_is_followed_once(tmp_path: Path) -> None:
     (data / "loop").symlink_to(data)
     (tmp_path / "seeds").mkdir()
     (tmp_path / "seeds/linked").symlink_to(data)
-    assert list(read_documents(str(tmp_path / "seeds"))) == ["one"]
+    assert list(open_source(str(tmp_path / "seeds")).texts()) == ["one"]

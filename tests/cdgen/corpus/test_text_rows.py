@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from cdgen.corpus.documents import read_documents
+from cdgen.corpus.documents import open_source
 from cdgen.errors import UsageError
 
 DOCUMENTS = ["first one", "zweites Stück", "третий", "  indented", "last"]
@@ -27,19 +27,19 @@ def test_another_column_or_a_nested_field(tmp_path: Path, kind: str) -> None:
         pq.write_table(pa.Table.from_pylist(NESTED), path)
     else:
         datasets.Dataset.from_list(NESTED).save_to_disk(path)
-    assert list(read_documents(str(path), "body.en")) == DOCUMENTS
+    assert list(open_source(str(path), "body.en").texts()) == DOCUMENTS
     for column in ("text", "body.de", "n.en"):
         with pytest.raises(UsageError, match=rf'no column `{column}`|object with "{column}"'):
-            list(read_documents(str(path), column))
+            list(open_source(str(path), column).texts())
     with pytest.raises(UsageError, match='"n" to be a string, got int'):
-        list(read_documents(str(path), "n"))
+        list(open_source(str(path), "n").texts())
 
 
 def test_a_column_whose_name_has_a_dot(tmp_path: Path) -> None:
     pq.write_table(pa.table({"a.b": ["whole"], "a": [{"b": "nested"}]}), tmp_path / "p.parquet")
-    assert list(read_documents(str(tmp_path / "p.parquet"), "a.b")) == ["whole"]
+    assert list(open_source(str(tmp_path / "p.parquet"), "a.b").texts()) == ["whole"]
     (tmp_path / "p.jsonl").write_text('{"a.b": "whole", "a": {"b": "nested"}}\n')
-    assert list(read_documents(str(tmp_path / "p.jsonl"), "a.b")) == ["whole"]
+    assert list(open_source(str(tmp_path / "p.jsonl"), "a.b").texts()) == ["whole"]
 
 
 def test_memory_does_not_grow_with_an_array(tmp_path: Path) -> None:
@@ -47,7 +47,7 @@ def test_memory_does_not_grow_with_an_array(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     path.write_text(json.dumps([{"text": "w" * 12_000}] * 1000))
     tracemalloc.start()
-    assert sum(len(text) for text in read_documents(str(path))) == 12_000_000
+    assert sum(len(text) for text in open_source(str(path)).texts()) == 12_000_000
     _, most = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert most < 6_000_000
@@ -60,14 +60,14 @@ def test_memory_does_not_grow_with_a_row_group(tmp_path: Path) -> None:
         pa.table({"text": texts}), tmp_path / "p.parquet", compression="none", use_dictionary=False
     )
     before = pa.total_allocated_bytes()
-    peaks = [pa.total_allocated_bytes() for _ in read_documents(str(tmp_path / "p.parquet"))]
+    peaks = [pa.total_allocated_bytes() for _ in open_source(str(tmp_path / "p.parquet")).texts()]
     assert len(peaks) == 4000 and max(peaks) - before < 16_000_000
 
 
 def bad_parquet(path: Path, array: pa.Array, column: str = "text") -> str:
     pq.write_table(pa.table({column: array}), path)
     with pytest.raises(UsageError) as caught:
-        list(read_documents(str(path)))
+        list(open_source(str(path)).texts())
     return str(caught.value)
 
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cdgen.corpus.documents import read_documents as read_prompts
+from cdgen.corpus.documents import open_source
 from cdgen.errors import UsageError
 from cdgen.train.config import Source
 from cdgen.train.data.documents import Document
@@ -156,5 +156,5 @@ def test_prompts_are_what_generate_reads(tmp_path: Path) -> None:
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     assert [row["source"] for row in rows] == ["a", "b", "b", "b"]
     assert all(100 <= len(row["text"].split()) <= 200 for row in rows[1:3])
-    assert list(read_prompts(str(path))) == [row["text"] for row in rows]
+    assert list(open_source(str(path)).texts()) == [row["text"] for row in rows]
     assert " ".join(row["text"] for row in rows[1:]) == long
