@@ -12,6 +12,8 @@ the whole row (dense_cut.py) and one more pass draws.
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
 import triton
 import triton.language as tl
 
@@ -25,7 +27,7 @@ from cdgen.kernels.gpu.sampling.dense_row import (
     order_key,
     score_tile,
 )
-from cdgen.kernels.gpu.sampling.draw import is_finite, write
+from cdgen.kernels.gpu.sampling.draw import combine, is_finite, write
 from cdgen.kernels.gpu.sampling.truncate import best_of
 from cdgen.kernels.gpu.sampling.types import (
     BAD_NOT_FINITE,
@@ -44,6 +46,8 @@ LOG2_E = tl.constexpr(1.4426950408889634)
 # and best key are within 16 of each other. Rounding of the argument and of exp2 is then below 1e-5,
 # and that of gumbel below 6e-6.
 MARGIN = tl.constexpr(1e-4)
+# Stands for LOG2_E without noise: any score below the best then has reach 0.
+STEEP = tl.constexpr(1e30)
 
 
 @triton.jit
@@ -51,14 +55,15 @@ def _any_rival(score, words, best_key, score_params):
     """Return whether a token with this score and word, or a better one, may beat the best key."""
     # The word's upper 23 bits as a fraction: at most 1 + word / 2**32, minus 1.
     u = ((words >> 9) | 0x3F800000).to(tl.float32, bitcast=True) - 1.0
-    reach = tl.exp2((score - best_key) * LOG2_E + MARGIN)
-    rivals = tl.where(score_params.temperature == 0, score > best_key, u <= reach)
+    slope = tl.where(score_params.temperature == 0, STEEP, LOG2_E)
+    rivals = u <= tl.exp2((score - best_key) * slope + MARGIN)
     return tl.max(rivals.to(tl.int32), 0) > 0
 
 
 @triton.jit
 def _draw_tile(score, start, noise, score_params, best_key, best_token, BLOCK: tl.constexpr):
-    """Return the best key and token after a tile of scores that starts at a multiple of 4."""
+    """Return the best key and token after a tile of scores that starts at a multiple of 4. Scores
+    that are NaN are never drawn."""
     token = start + tl.arange(0, BLOCK)
     blocks = (start >> 2) + tl.arange(0, BLOCK // 4)
     w0, w1, w2, w3 = philox_words(blocks, noise)
@@ -73,8 +78,111 @@ def _draw_tile(score, start, noise, score_params, best_key, best_token, BLOCK: t
     return best_key, best_token
 
 
+class Pass(NamedTuple):
+    """What the first pass knows after some tiles."""
+
+    best_key: Any
+    best_token: Any
+    top: Any  # [BLOCK] float32: the largest score of each lane
+    magnitude: Any  # [BLOCK] float32: the largest absolute score of each lane, or NaN
+    plausible: Any  # [BLOCK] int32, counted only if the row has a threshold
+
+
 @triton.jit
-def _sweep(
+def _take_tile(
+    row,
+    g,
+    b,
+    start,
+    score_params,
+    noise,
+    before,  # Pass
+    DIVIDE: tl.constexpr,
+    DRAW: tl.constexpr,
+    WHOLE: tl.constexpr,  # all of the tile lies in the row
+    BLOCK: tl.constexpr,
+):
+    """Return `before` and one more tile, of which tokens are drawn with DRAW."""
+    best_key, best_token, top, magnitude, count = before
+    if row.threshold is None:
+        # Holes, logits of -inf, are not masked: a score of -inf or NaN cannot win. They make the
+        # magnitude infinite, and `_examine` counts them.
+        g, b = g.to(tl.float32), b.to(tl.float32)
+        score = combine(g, b, score_params, row.bad is not None, DIVIDE)
+        size = tl.abs(score)
+        if not WHOLE:
+            inside = start + tl.arange(0, BLOCK) < row.vocab
+            score, size = tl.where(inside, score, NEVER), tl.where(inside, size, 0.0)
+    else:
+        plausible, score = score_tile(row, g, b, start, score_params, DIVIDE, BLOCK)
+        size = tl.where(plausible, tl.abs(score), 0.0)
+        count += plausible.to(tl.int32)
+    magnitude = tl.maximum(magnitude, size, propagate_nan=tl.PropagateNan.ALL)
+    if DRAW:
+        best_key, best_token = _draw_tile(
+            score, start, noise, score_params, best_key, best_token, BLOCK
+        )
+    else:
+        top = tl.where(score > top, score, top)  # not NaN, on a GPU and interpreted
+    return Pass(best_key, best_token, top, magnitude, count)
+
+
+@triton.jit
+def _first_pass(
+    row, score_params, noise, DIVIDE: tl.constexpr, DRAW: tl.constexpr, BLOCK: tl.constexpr
+):
+    """Return token (with DRAW), the number of plausible tokens, status, and the [BLOCK] largest
+    scores of the lanes (without DRAW)."""
+    state = Pass(
+        tl.full([], NEVER, tl.float32),
+        tl.full([], NO_TOKEN, tl.int32),
+        tl.full([BLOCK], NEVER, tl.float32),
+        tl.zeros([BLOCK], tl.float32),
+        tl.zeros([BLOCK], tl.int32),
+    )
+    whole = row.vocab // BLOCK * BLOCK
+    g_next, b_next = load_tile(row, 0, BLOCK)
+    for start in range(0, whole, BLOCK):
+        g, b = g_next, b_next
+        g_next, b_next = load_tile(row, start + BLOCK, BLOCK)  # loaded while this tile is processed
+        state = _take_tile(row, g, b, start, score_params, noise, state, DIVIDE, DRAW, True, BLOCK)
+    if whole < row.vocab:
+        state = _take_tile(
+            row, g_next, b_next, whole, score_params, noise, state, DIVIDE, DRAW, False, BLOCK
+        )
+    plausible, status = tl.sum(state.plausible, 0), tl.full([], OK, tl.int32)
+    if row.threshold is None:
+        plausible = row.vocab
+    largest = tl.where(state.magnitude == state.magnitude, state.magnitude, float("inf"))
+    if tl.max(largest, 0) == float("inf"):
+        plausible, status = _examine(row, score_params, DIVIDE, BLOCK)
+    return state.best_token, plausible, status, state.top
+
+
+@triton.jit
+def _examine(row, score_params, DIVIDE: tl.constexpr, BLOCK: tl.constexpr):
+    """Return the number of plausible tokens and the status of a row in which some score is not
+    finite."""
+    plausible_lanes = tl.zeros([BLOCK], tl.int32)
+    ways = tl.zeros([BLOCK], tl.int32)  # one bit for each reason
+    for start in range(0, row.vocab, BLOCK):
+        g, b = load_tile(row, start, BLOCK)
+        plausible, score = score_tile(row, g, b, start, score_params, DIVIDE, BLOCK)
+        g, b = g.to(tl.float32), b.to(tl.float32)
+        plausible_lanes += plausible.to(tl.int32)
+        ways |= tl.where(plausible & ~is_finite(g), 1, 0)
+        ways |= tl.where(plausible & ~is_finite(score), 4, 0)
+        if row.bad is not None:
+            ways |= tl.where(plausible & ~is_finite(b), 2, 0)
+    plausible = tl.sum(plausible_lanes, 0)
+    status = tl.where(plausible == 0, NO_FINITE_GOOD, OK)
+    status = tl.where(tl.max(ways & 4, 0) > 0, SCORE_OVERFLOW, status)
+    status = tl.where(tl.max(ways & 2, 0) > 0, BAD_NOT_FINITE, status)
+    return plausible, tl.where(tl.max(ways & 1, 0) > 0, GOOD_NOT_FINITE, status)
+
+
+@triton.jit
+def _draw_cut(
     row,
     score_params,
     cut_key,
@@ -82,62 +190,31 @@ def _sweep(
     least_score,
     noise,
     DIVIDE: tl.constexpr,
-    DRAW: tl.constexpr,
-    CUT: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Make one pass: return token, plausible, kept, the [BLOCK] largest scores of the lanes, and
-    whether any was not finite. With CUT, only the first `ties` of those at cut_key are kept, and no
-    score below least_score."""
+    """Return token and kept of the tokens above cut_key, the first `ties` of those at cut_key, and
+    no score below least_score."""
     best_key = tl.full([], NEVER, tl.float32)
     best_token = tl.full([], NO_TOKEN, tl.int32)
     ties_seen = tl.full([], 0, tl.int64)
-    plausible_lanes = tl.zeros([BLOCK], tl.int32)
     kept_lanes = tl.zeros([BLOCK], tl.int32)
-    magnitude = tl.zeros([BLOCK], tl.float32)
-    top = tl.full([BLOCK], NEVER, tl.float32)
     g_next, b_next = load_tile(row, 0, BLOCK)
     for start in range(0, row.vocab, BLOCK):
         g, b = g_next, b_next
         g_next, b_next = load_tile(row, start + BLOCK, BLOCK)  # loaded while this tile is processed
         plausible, score = score_tile(row, g, b, start, score_params, DIVIDE, BLOCK)
-        plausible_lanes += plausible.to(tl.int32)
-        size = tl.where(plausible, tl.abs(score), 0.0)
-        magnitude = tl.maximum(magnitude, size, propagate_nan=tl.PropagateNan.ALL)
-        if CUT:
-            order = order_key(score)
-            tie = (plausible & (order == cut_key)).to(tl.int32)
-            place = ties_seen + tl.cumsum(tie, 0) - tie
-            keep = plausible & (score >= least_score)
-            keep &= (order > cut_key) | ((tie != 0) & (place < ties))
-            ties_seen += tl.sum(tie, 0)
-            kept_lanes += keep.to(tl.int32)
-            score = tl.where(keep, score, NEVER)
-        if DRAW:
-            best_key, best_token = _draw_tile(
-                score, start, noise, score_params, best_key, best_token, BLOCK
-            )
-        else:
-            top = tl.maximum(top, score)
-    plausible = tl.sum(plausible_lanes, 0)
-    kept = tl.sum(kept_lanes, 0) if CUT else plausible
-    largest = tl.max(tl.where(magnitude == magnitude, magnitude, float("inf")), 0)
-    return best_token, plausible, kept, top, largest == float("inf")
-
-
-@triton.jit
-def _diagnose(row, score_params, DIVIDE: tl.constexpr, BLOCK: tl.constexpr):
-    """Return the status of a row in which some score is not finite."""
-    ways = tl.zeros([BLOCK], tl.int32)  # one bit for each reason
-    for start in range(0, row.vocab, BLOCK):
-        g, b = load_tile(row, start, BLOCK)
-        plausible, _ = score_tile(row, g, b, start, score_params, DIVIDE, BLOCK)
-        g, b = g.to(tl.float32), b.to(tl.float32)
-        ways |= tl.where(plausible & ~is_finite(g), 1, 0)
-        if row.bad is not None:
-            ways |= tl.where(plausible & ~is_finite(b), 2, 0)
-    status = tl.where(tl.max(ways & 2, 0) > 0, BAD_NOT_FINITE, SCORE_OVERFLOW)
-    return tl.where(tl.max(ways & 1, 0) > 0, GOOD_NOT_FINITE, status)
+        order = order_key(score)
+        tie = (plausible & (order == cut_key)).to(tl.int32)
+        place = ties_seen + tl.cumsum(tie, 0) - tie
+        keep = plausible & (score >= least_score)
+        keep &= (order > cut_key) | ((tie != 0) & (place < ties))
+        ties_seen += tl.sum(tie, 0)
+        kept_lanes += keep.to(tl.int32)
+        score = tl.where(keep, score, NEVER)
+        best_key, best_token = _draw_tile(
+            score, start, noise, score_params, best_key, best_token, BLOCK
+        )
+    return best_token, tl.sum(kept_lanes, 0)
 
 
 @triton.jit
@@ -181,9 +258,7 @@ def _draw_truncated(
             )
     if not known:
         least_score = top_score + score_params.log_min_p
-        token, _, kept, _, _ = _sweep(
-            row, score_params, cut_key, ties, least_score, noise, DIVIDE, True, True, BLOCK
-        )
+        token, kept = _draw_cut(row, score_params, cut_key, ties, least_score, noise, DIVIDE, BLOCK)
     return token, kept
 
 
@@ -222,12 +297,10 @@ def finish_kernel(
         bad_row = bad.logits + program * bad.logits_stride
     row = Row(good + program * good_stride, bad_row, vocab, readable, threshold)
     noise = (tl.load(positions + program), tl.load(sequence_ids + program), seed_low, seed_high)
-    token, plausible, kept, lane_max, odd = _sweep(
-        row, score_params, LOWEST_KEY, 0, NEVER, noise, DIVIDE, not TRUNCATE, False, BLOCK
+    token, plausible, status, lane_max = _first_pass(
+        row, score_params, noise, DIVIDE, not TRUNCATE, BLOCK
     )
-    status = tl.where(plausible == 0, NO_FINITE_GOOD, OK)
-    if odd:
-        status = _diagnose(row, score_params, DIVIDE, BLOCK)
+    kept = plausible
     if TRUNCATE:  # known to the compiler, unlike the status
         if status == OK:
             token, kept = _draw_truncated(

@@ -498,6 +498,37 @@ def test_row_without_a_finite_logit(params: SamplingParams, vocab: int, device: 
     same(out, draw(good, bad, params, backend="reference"))
 
 
+@pytest.mark.parametrize(
+    "params",
+    [
+        VANILLA,
+        SamplingParams(alpha=0.0),
+        SamplingParams(alpha=0.0, temperature=0.0),
+        SamplingParams(alpha=0.0, temperature=0.7, top_k=20),
+        DENSE,
+    ],
+    ids=["vanilla", "contrast", "greedy", "cold top-k", "top-p"],
+)
+def test_holes_are_counted_and_never_drawn(
+    params: SamplingParams, device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The dense kernel does not mask logits of -inf, whatever BAD says there."""
+    monkeypatch.setattr(gpu, "CAPACITY", 16)
+    for sizes in ("DENSE_SIZES", "LONG_DENSE_SIZES"):
+        monkeypatch.setattr(gpu, sizes, {"BLOCK": 64, "TALLY_BLOCK": 32, "num_warps": 4})
+    good, bad = torch.randn(2, 6, 300, generator=torch.Generator().manual_seed(3))
+    holes = torch.zeros(6, 300, dtype=torch.bool)
+    holes[0, ::2] = holes[1, 1:] = holes[2, 64:128] = holes[3, 256:] = holes[4, :299] = True
+    good[holes] = -INF
+    answers = torch.tensor([math.nan, INF, -INF, 3e38, 0.0])
+    bad = torch.where(holes, answers[torch.arange(300) % 5], bad)
+    out = draw(good, bad, params, device)
+    assert out.status.tolist() == [RowStatus.OK] * 6
+    assert out.plausible.tolist() == (~holes).sum(1).tolist()
+    assert not holes.gather(1, out.tokens[:, None]).any()
+    same(out, draw(good, bad, params, backend="reference"))
+
+
 @pytest.mark.parametrize("vocab", [300, 2000])
 @pytest.mark.parametrize("params", [CD, DENSE, SamplingParams(temperature=0.0)])
 def test_overflow_of_a_score(params: SamplingParams, vocab: int, device: str) -> None:
