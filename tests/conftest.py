@@ -156,9 +156,9 @@ def poisoned_memory(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(torch, name, poisoned(getattr(torch, name)))
 
 
-@pytest.fixture(params=["avx2", "portable"])
+@pytest.fixture(params=["avx512", "avx2", "portable"])
 def instruction_set(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Run a test with each build of the native kernels; skip avx2 if the processor lacks it."""
+    """Run a test with each build of the native kernels; skip those that the processor lacks."""
     from cdgen.kernels.dispatch import native
 
     before = native.instruction_set()

@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "cache_shape.h"
+#include "instruction_sets.h"
 
 namespace cdgen {
 
@@ -28,11 +29,6 @@ struct AttentionArgs {
     int threads;
 };
 
-namespace avx2 {
-void decode_attention(const AttentionArgs& args);
-}
-namespace portable {
-void decode_attention(const AttentionArgs& args);
-}
+CDGEN_DECLARE(void decode_attention(const AttentionArgs& args));
 
 }  // namespace cdgen

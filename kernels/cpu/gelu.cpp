@@ -44,9 +44,8 @@ void gelu(const GeluArgs& args) {
             store(args.out + first, gelu_of(load(args.x + first), args.tanh));
             continue;
         }
-        float lane[kLanes];
-        store(lane, gelu_of(load_tail(args.x + first, left, 0.0f), args.tanh));
-        for (int64_t i = 0; i < left; ++i) args.out[first + i] = lane[i];
+        const f32x8 x = load_tail(args.x + first, left, 0.0f);
+        store_tail(args.out + first, gelu_of(x, args.tanh), left);
     }
 }
 

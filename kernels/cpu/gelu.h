@@ -3,6 +3,8 @@
 
 #include <cstdint>
 
+#include "instruction_sets.h"
+
 namespace cdgen {
 
 struct GeluArgs {
@@ -13,11 +15,6 @@ struct GeluArgs {
     int threads;
 };
 
-namespace avx2 {
-void gelu(const GeluArgs& args);
-}
-namespace portable {
-void gelu(const GeluArgs& args);
-}
+CDGEN_DECLARE(void gelu(const GeluArgs& args));
 
 }  // namespace cdgen

@@ -3,6 +3,8 @@
 
 #include <cstdint>
 
+#include "instruction_sets.h"
+
 namespace cdgen {
 
 struct LayerNormArgs {
@@ -16,11 +18,6 @@ struct LayerNormArgs {
     int threads;
 };
 
-namespace avx2 {
-void layer_norm(const LayerNormArgs& args);
-}
-namespace portable {
-void layer_norm(const LayerNormArgs& args);
-}
+CDGEN_DECLARE(void layer_norm(const LayerNormArgs& args));
 
 }  // namespace cdgen

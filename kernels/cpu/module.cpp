@@ -10,6 +10,7 @@
 
 #include "decode_attention.h"
 #include "gelu.h"
+#include "instruction_set_choice.h"
 #include "layer_norm.h"
 #include "rms_norm.h"
 #include "rotary_to_cache.h"
@@ -28,33 +29,6 @@ template <class T>
 T* at(Address address) {
     return reinterpret_cast<T*>(address);
 }
-
-bool has_avx2() {
-#if defined(CDGEN_HAS_AVX2)
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-           __builtin_cpu_supports("f16c");
-#else
-    return false;
-#endif
-}
-
-bool use_avx2 = has_avx2();
-
-std::string instruction_set() { return use_avx2 ? "avx2" : "portable"; }
-
-void set_instruction_set(const std::string& name) {
-    if (name != "portable" && !(name == "avx2" && has_avx2()))
-        throw std::invalid_argument(
-            "instruction set: expected 'portable' or, if the processor has it, 'avx2'");
-    use_avx2 = name == "avx2";
-}
-
-#if defined(CDGEN_HAS_AVX2)
-#define CDGEN_RUN(kernel, args) \
-    (use_avx2 ? cdgen::avx2::kernel(args) : cdgen::portable::kernel(args))
-#else
-#define CDGEN_RUN(kernel, args) cdgen::portable::kernel(args)
-#endif
 
 cdgen::Dtype dtype_named(const std::string& name) {
     if (name == "float32") return cdgen::Dtype::f32;
@@ -232,8 +206,8 @@ void bind_attention_records(nb::module_& m) {
 }  // namespace
 
 NB_MODULE(_cpu, m) {
-    m.def("instruction_set", &instruction_set);
-    m.def("set_instruction_set", &set_instruction_set);
+    m.def("instruction_set", &cdgen::instruction_set);
+    m.def("set_instruction_set", &cdgen::set_instruction_set);
     bind_sampling_records(m);
     bind_attention_records(m);
     m.def("sample_contrastive", &sample_contrastive, "good"_a, "rows"_a, "vocab_size"_a,

@@ -3,6 +3,8 @@
 
 #include <cstdint>
 
+#include "instruction_sets.h"
+
 namespace cdgen {
 
 struct RmsNormArgs {
@@ -15,11 +17,6 @@ struct RmsNormArgs {
     int threads;
 };
 
-namespace avx2 {
-void rms_norm(const RmsNormArgs& args);
-}
-namespace portable {
-void rms_norm(const RmsNormArgs& args);
-}
+CDGEN_DECLARE(void rms_norm(const RmsNormArgs& args));
 
 }  // namespace cdgen

@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "cache_shape.h"
+#include "instruction_sets.h"
 
 namespace cdgen {
 
@@ -25,11 +26,6 @@ struct RotaryArgs {
     int threads;
 };
 
-namespace avx2 {
-void rotary_to_cache(const RotaryArgs& args);
-}
-namespace portable {
-void rotary_to_cache(const RotaryArgs& args);
-}
+CDGEN_DECLARE(void rotary_to_cache(const RotaryArgs& args));
 
 }  // namespace cdgen

@@ -3,6 +3,8 @@
 
 #include <cstdint>
 
+#include "instruction_sets.h"
+
 namespace cdgen {
 
 enum class Dtype { f32, bf16, fp16 };
@@ -54,11 +56,6 @@ struct SampleArgs {
     int threads;
 };
 
-namespace avx2 {
-void sample_contrastive(const SampleArgs& args);
-}
-namespace portable {
-void sample_contrastive(const SampleArgs& args);
-}
+CDGEN_DECLARE(void sample_contrastive(const SampleArgs& args));
 
 }  // namespace cdgen

@@ -18,9 +18,8 @@ void swiglu_row(const float* gate, const float* up, int64_t width, float* out) {
     for (; i + kLanes <= width; i += kLanes) store(out + i, gated(load(gate + i), load(up + i)));
     if (i == width) return;
     const int64_t left = width - i;
-    float lane[kLanes];
-    store(lane, gated(load_tail(gate + i, left, 0.0f), load_tail(up + i, left, 0.0f)));
-    for (int64_t j = 0; j < left; ++j) out[i + j] = lane[j];
+    const f32x8 last = gated(load_tail(gate + i, left, 0.0f), load_tail(up + i, left, 0.0f));
+    store_tail(out + i, last, left);
 }
 
 }  // namespace

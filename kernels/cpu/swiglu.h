@@ -3,6 +3,8 @@
 
 #include <cstdint>
 
+#include "instruction_sets.h"
+
 namespace cdgen {
 
 struct SwigluArgs {
@@ -12,11 +14,6 @@ struct SwigluArgs {
     int threads;
 };
 
-namespace avx2 {
-void swiglu(const SwigluArgs& args);
-}
-namespace portable {
-void swiglu(const SwigluArgs& args);
-}
+CDGEN_DECLARE(void swiglu(const SwigluArgs& args));
 
 }  // namespace cdgen

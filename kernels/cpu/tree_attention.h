@@ -4,6 +4,8 @@
 
 #include <cstdint>
 
+#include "instruction_sets.h"
+
 namespace cdgen {
 
 struct NodeHeads {  // [nodes, heads, head_dim], the last dimension contiguous
@@ -21,11 +23,6 @@ struct TreeArgs {
 };
 
 // Returns -1, or the first node that is not in depth-first order; `out` is then not written.
-namespace avx2 {
-int64_t tree_attention(const TreeArgs& args);
-}
-namespace portable {
-int64_t tree_attention(const TreeArgs& args);
-}
+CDGEN_DECLARE(int64_t tree_attention(const TreeArgs& args));
 
 }  // namespace cdgen
