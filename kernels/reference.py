@@ -22,6 +22,7 @@ import torch
 import torch.nn.functional as F
 
 from cdgen.kernels.sampling_params import RowStatus, SampleOutput, SamplingParams, fp32
+from cdgen.kernels.slot_event import SlotEvent
 
 _MASK32 = 0xFFFFFFFF
 _NEVER = float("-inf")
@@ -274,3 +275,31 @@ def gelu(x: torch.Tensor, kind: Literal["tanh", "erf"]) -> torch.Tensor:  # [B, 
     (Hendrycks and Gimpel 2016)."""
     approximate = {"tanh": "tanh", "erf": "none"}[kind]
     return F.gelu(x.float(), approximate=approximate).to(x.dtype)
+
+
+def advance_slots(
+    tokens: torch.Tensor,  # [B] int64, written: to feed next
+    positions: torch.Tensor,  # [B] int64, written: of that token in its sequence
+    alive: torch.Tensor,  # [B] bool, written
+    prompt_tokens: torch.Tensor,  # [B] int64, length of the prompt
+    prompts: torch.Tensor,  # [B, P] int64
+    drawn: SampleOutput,
+    stops: torch.Tensor,  # [K] int64
+    max_new_tokens: int,
+    record: torch.Tensor,  # [3, B] int32, written: SlotEvent, token, size of the plausible set
+) -> None:
+    """Advance every slot by one token: of its prompt, or the drawn one once the prompt is used
+    up."""
+    following = positions + 1
+    draws = alive & (following >= prompt_tokens)
+    event = torch.full_like(positions, SlotEvent.DRAWN)
+    event.masked_fill_(following - prompt_tokens + 1 >= max_new_tokens, SlotEvent.LENGTH)
+    event.masked_fill_((drawn.tokens[:, None] == stops).any(1), SlotEvent.EOS)
+    event.masked_fill_(drawn.status != RowStatus.OK, SlotEvent.QUARANTINED)
+    event.masked_fill_(~draws, SlotEvent.NOTHING)
+    record[0], record[1], record[2] = event, drawn.tokens, drawn.plausible
+    alive &= event <= SlotEvent.DRAWN
+    last = prompts.shape[1] - 1
+    from_prompt = prompts.gather(1, following.clamp(max=last)[:, None])[:, 0]
+    tokens.copy_(torch.where(draws, drawn.tokens, from_prompt) * alive)
+    positions.copy_(following * alive)

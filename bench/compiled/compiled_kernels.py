@@ -45,6 +45,7 @@ MOST_REGISTERS = {
     "_swiglu": 64,
     "_layer_norm": 64,
     "_gelu": 64,
+    "_advance_slots": 64,
 }
 
 # Loads of fewer than 16 bytes that a loop, or a kernel without one, may make, and why.

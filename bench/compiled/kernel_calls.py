@@ -195,6 +195,19 @@ def _draw(
     )
 
 
+def advance_slots_calls() -> Calls:
+    from cdgen.kernels.gpu.advance_slots import advance_slots
+
+    slots, prompt_capacity = 1024, 32
+    number = torch.zeros(slots, dtype=torch.int64)
+    prompts = number.new_zeros(slots, prompt_capacity)
+    record = torch.zeros(3, slots, dtype=torch.int32)
+    state = number, number.clone(), number.bool(), number, prompts
+    drawn = number, number.to(torch.uint8), number.int()
+    arguments = *state, *drawn, number[:2], 400, record
+    yield f"B {slots}, P {prompt_capacity}", partial(advance_slots, *arguments)
+
+
 OPS: dict[str, Callable[[], Calls]] = {
     "sample_contrastive": sample_contrastive_calls,
     "sample_contrastive_heads": sample_contrastive_heads_calls,
@@ -204,6 +217,7 @@ OPS: dict[str, Callable[[], Calls]] = {
     "swiglu": swiglu_calls,
     "layer_norm": layer_norm_calls,
     "gelu": gelu_calls,
+    "advance_slots": advance_slots_calls,
     "decode_attention of fp8": fp8_decode_attention_calls,
     "rotary_to_cache to fp8": fp8_rotary_to_cache_calls,
 }

@@ -8,10 +8,11 @@ are plausible. The parts are
 
     step      one step at full slots and the mean context, and the share of the bound that
               bench/bounds/roofline.py gives for this card's own copy bandwidth
-    parts     the time of each kernel in a step, from the profiler; `gaps` is the rest
+    parts     the launches of a step and the time of its kernels by kind, from the profiler; `gaps`
+              is the rest
     steady    tokens per second of the whole engine, slots refilled, for `--seconds` at 1024 slots
-              and a quarter of that elsewhere: contrast, one model, dropout, fp8 caches, other
-              numbers of slots
+              and a quarter of that elsewhere: contrast, one model, dropout, early exit, fp8 caches,
+              other numbers of slots
     corpus    the paper's 97.3M new tokens at these rates: an extrapolation
 
 A step is checked before it is timed: the graph's tokens are those of the same steps one by one. The
@@ -23,6 +24,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -53,6 +55,7 @@ PARTS = {
     "sampler": ("sample_kernel", "part_kernel", "finish_kernel", "head_kernel", "collect"),
     "norms, rotary, activations": ("rms_norm", "layer_norm", "rotary", "swiglu", "gelu"),
     "matrix products": ("gemm", "nvjet", "cutlass", "cublas", "xmma"),
+    "bookkeeping": ("_advance_slots",),
 }
 
 
@@ -130,8 +133,8 @@ def part_of(kernel: str) -> str:
 
 
 @torch.inference_mode()
-def step_parts(engine: SlotEngine, context: int) -> dict[str, float]:
-    """Return microseconds per step by part, and the time between kernels."""
+def profile_step(engine: SlotEngine, context: int) -> dict[str, Any]:
+    """Return what `by_part` makes of a launch; nothing if the profiler is not permitted."""
     from torch.profiler import ProfilerActivity, profile
 
     steps = len(engine.runner.records[0])
@@ -140,16 +143,25 @@ def step_parts(engine: SlotEngine, context: int) -> dict[str, float]:
     with profile(activities=[ProfilerActivity.CUDA]) as found:
         engine.runner.launch().result()
     kernels = [e for e in found.events() if e.device_type == torch.autograd.DeviceType.CUDA]
-    if not kernels:
-        return {}  # the profiler may not be permitted
-    parts: dict[str, float] = {}
+    return by_part(kernels, steps) if kernels else {}
+
+
+def by_part(kernels: list[Any], steps: int) -> dict[str, Any]:
+    """Return the launches of a step by part, their microseconds, and the time between them, from
+    the kernels of several steps as the profiler lists them."""
+    launches, us = Counter[str](), Counter[str]()
     for kernel in kernels:
-        name = part_of(kernel.name)
-        parts[name] = parts.get(name, 0.0) + kernel.time_range.elapsed_us() / steps
+        part = part_of(kernel.name)
+        launches[part] += 1
+        us[part] += kernel.time_range.elapsed_us()
     begin = min(k.time_range.start for k in kernels)
     end = max(k.time_range.end for k in kernels)
-    parts["gaps"] = max(0.0, (end - begin) / steps - sum(parts.values()))
-    return {name: round(us, 1) for name, us in parts.items()}
+    us["gaps"] = max(0.0, end - begin - us.total())
+    return {
+        "launches": round(launches.total() / steps, 1),
+        "launches_by_part": {part: round(n / steps, 1) for part, n in launches.items()},
+        "parts_us": {part: round(t / steps, 1) for part, t in us.items()},
+    }
 
 
 def measure_step(
@@ -168,7 +180,7 @@ def measure_step(
         "step_us": round(us, 1),
         "bound_us": round(least, 1),
         "of_roofline": round(least / us, 3),
-        "parts_us": step_parts(engine, context),
+        **profile_step(engine, context),
         "places_change_nothing": places_change_nothing(engine, context),
     }
 
@@ -203,6 +215,7 @@ def steady_cases(slots: list[int]) -> dict[str, tuple[int, dict[str, Any]]]:
         f"contrast, fp8, {SLOTS} slots": (SLOTS, fp8),
         f"one model, {SLOTS} slots": (SLOTS, {"kind": "vanilla"}),
         f"dropout, {SLOTS} slots": (SLOTS, {"kind": "dropout"}),
+        f"early exit, {SLOTS} slots": (SLOTS, {"kind": "layers"}),
         # About one token in 200 ends a sequence, so that slots become free one by one.
         f"contrast, {SLOTS} slots, ends anywhere": (SLOTS, {"stops": 160}),
         f"contrast, {SLOTS} slots, prompts in batches": (SLOTS, {"stops": 160, "prefills": True}),

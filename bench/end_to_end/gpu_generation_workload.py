@@ -28,7 +28,7 @@ def make_engine(
     bad: Any,
     slots: int,
     *,
-    kind: str = "contrast",  # contrast | vanilla | dropout
+    kind: str = "contrast",  # contrast | vanilla | dropout | layers: half of GOOD's
     kv_dtype: torch.dtype | None = None,
     new: int = NEW,
     stops: int = 0,  # number of the vocabulary's first tokens that end a sequence
@@ -47,6 +47,7 @@ def make_engine(
         dtype=torch.bfloat16 if on_gpu else torch.float32,
         kv_dtype=kv_dtype,
         dropout=Dropout(0.5, 1) if kind == "dropout" else None,
+        exit_layers=shape.num_hidden_layers // 2 if kind == "layers" else None,
     )
     limits = Limits(new, tuple(range(stops)), stops > 0)
     params = VANILLA if kind == "vanilla" else PARAMS

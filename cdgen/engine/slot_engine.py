@@ -20,15 +20,16 @@ from cdgen.engine.graph_runner import STEPS, GraphRunner, InFlightSteps, Records
 from cdgen.engine.paired import PairedModels
 from cdgen.engine.sequences import Request, Sequence, StepReport
 from cdgen.engine.settings import EngineSettings
-from cdgen.engine.slots import Event, Slots, padded_prompts
+from cdgen.engine.slots import Slots, padded_prompts
 from cdgen.finish_reason import FinishReason
+from cdgen.kernels.slot_event import SlotEvent
 from cdgen.models.decoder import Decoder
 from cdgen.models.prefill import prefill
 
 _REASONS: dict[int, FinishReason] = {
-    Event.EOS: "eos",
-    Event.LENGTH: "length",
-    Event.QUARANTINED: "quarantined",
+    SlotEvent.EOS: "eos",
+    SlotEvent.LENGTH: "length",
+    SlotEvent.QUARANTINED: "quarantined",
 }
 # Prompts of PREFILL_FROM tokens and more go through the models in batches on a GPU, always of
 # PREFILL_ROWS, so that their bits do not depend on how many slots happened to be free. Shorter ones
@@ -158,9 +159,9 @@ class SlotEngine:
         """Collect the drawn tokens; return the sequences that ended and free their slots."""
         finished = []
         for (event, token, plausible), logprob in zip(*records, strict=True):
-            drawn = np.flatnonzero((event != Event.NOTHING) & (event != Event.QUARANTINED))
+            drawn = np.flatnonzero((event != SlotEvent.NOTHING) & (event != SlotEvent.QUARANTINED))
             self.buffer.append(drawn, token[drawn], plausible[drawn], logprob[drawn])
-            for row in np.flatnonzero(event > Event.DRAWN).tolist():
+            for row in np.flatnonzero(event > SlotEvent.DRAWN).tolist():
                 request = self.rows[row]
                 assert request is not None
                 reason = _REASONS[event[row]]

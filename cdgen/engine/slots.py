@@ -10,24 +10,13 @@ are ignored.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from enum import IntEnum
 
 import torch
 
 from cdgen.engine.buffers import to_device
 from cdgen.engine.paired import PairedModels, log_probs
 from cdgen.engine.sequences import Request
-from cdgen.kernels.sampling_params import RowStatus, SampleOutput
-
-
-class Event(IntEnum):
-    """The outcome of a step for one slot."""
-
-    NOTHING = 0  # the slot is empty, or its prompt is not used up
-    DRAWN = 1
-    EOS = 2  # drawn, and it ends the sequence
-    LENGTH = 3  # drawn, and the sequence has reached its limit
-    QUARANTINED = 4  # could not be drawn
+from cdgen.kernels.advance_slots import SlotState, advance_slots
 
 
 class Slots:
@@ -43,6 +32,9 @@ class Slots:
         self.prompts = torch.zeros(slots, prompt_capacity, dtype=torch.int64, device=device)
         self.alive = torch.zeros(slots, dtype=torch.bool, device=device)  # [B]
         self.stops = torch.tensor(self.settings.limits.stops, dtype=torch.int64, device=device)
+        self._slot_state = SlotState(
+            self.tokens, self.positions, self.alive, self.prompt_tokens, self.prompts
+        )
 
     def admit(
         self,
@@ -69,36 +61,17 @@ class Slots:
 
     def step(
         self,
-        record: torch.Tensor,  # [3, B] int32, written: Event, token, size of the plausible set
+        record: torch.Tensor,  # [3, B] int32, written: SlotEvent, token, size of the plausible set
         logprob: torch.Tensor,  # [B] float64, written if `logprobs`: GOOD's of the token, nats
     ) -> None:
         """Feed one token per slot, draw, and write what happened."""
         hidden, bad_hidden = self.models.hidden(self.tokens, self.positions, self.sequence_ids)
         logits = self.models.good.logits(hidden)
-        following = self.positions + 1
-        out = self.models.sample(logits, bad_hidden, self.sequence_ids, following)
-        drawing = self.alive & (following >= self.prompt_tokens)
-        event = self._event(out, following - self.prompt_tokens + 1)
-        event = event.masked_fill(~drawing, Event.NOTHING)
-        record[0], record[1], record[2] = event, out.tokens, out.plausible
+        out = self.models.sample(logits, bad_hidden, self.sequence_ids, self.positions + 1)
         if self.settings.logprobs:
             logprob.copy_(log_probs(logits, out.tokens, self.settings.vocab_size))
-        self.alive &= event <= Event.DRAWN
-        last = self.prompts.shape[1] - 1
-        from_prompt = self.prompts.gather(1, following.clamp(max=last)[:, None])[:, 0]
-        self.tokens.copy_(torch.where(drawing, out.tokens, from_prompt) * self.alive)
-        self.positions.copy_(following * self.alive)
-
-    def _event(
-        self,
-        out: SampleOutput,
-        new_tokens: torch.Tensor,  # [B]: length of each continuation, this draw included
-    ) -> torch.Tensor:  # [B] int64
-        is_stop = (out.tokens[:, None] == self.stops).any(1)
-        event = torch.full_like(new_tokens, Event.DRAWN)
-        event.masked_fill_(new_tokens >= self.settings.limits.max_new_tokens, Event.LENGTH)
-        event.masked_fill_(is_stop, Event.EOS)
-        return event.masked_fill_(out.status != RowStatus.OK, Event.QUARANTINED)
+        limits = self.settings.limits
+        advance_slots(self._slot_state, out, self.stops, limits.max_new_tokens, record)
 
 
 def padded_prompts(requests: Sequence[Request], capacity: int) -> torch.Tensor:  # [N, P] int64

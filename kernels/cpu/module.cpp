@@ -8,6 +8,7 @@
 #include <stdexcept>
 #include <string>
 
+#include "advance_slots.h"
 #include "decode_attention.h"
 #include "gelu.h"
 #include "instruction_set_choice.h"
@@ -134,6 +135,28 @@ void swiglu(Address gate_up, Address out, int64_t rows, int64_t intermediate_siz
     CDGEN_RUN(swiglu, args);
 }
 
+void advance_slots(Address tokens, Address positions, Address alive, Address prompt_tokens,
+                   Address prompts, Address drawn, Address status, Address plausible, Address stops,
+                   Address record, int64_t slots, int64_t prompt_capacity, int64_t stop_count,
+                   int64_t max_new_tokens) {
+    const cdgen::SlotArgs args{.tokens = at<int64_t>(tokens),
+                               .positions = at<int64_t>(positions),
+                               .alive = at<bool>(alive),
+                               .prompt_tokens = at<const int64_t>(prompt_tokens),
+                               .prompts = at<const int64_t>(prompts),
+                               .drawn = at<const int64_t>(drawn),
+                               .status = at<const uint8_t>(status),
+                               .plausible = at<const int32_t>(plausible),
+                               .stops = at<const int64_t>(stops),
+                               .record = at<int32_t>(record),
+                               .slots = slots,
+                               .prompt_capacity = prompt_capacity,
+                               .stop_count = stop_count,
+                               .max_new_tokens = max_new_tokens};
+    nb::gil_scoped_release release;
+    CDGEN_RUN(advance_slots, args);
+}
+
 void gelu(Address x, Address out, int64_t count, bool tanh, int threads) {
     const cdgen::GeluArgs args{.x = at<const float>(x),
                                .out = at<float>(out),
@@ -220,4 +243,5 @@ NB_MODULE(_cpu, m) {
     m.def("swiglu", &swiglu);
     m.def("layer_norm", &layer_norm);
     m.def("gelu", &gelu);
+    m.def("advance_slots", &advance_slots);
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from cdgen.bench.end_to_end import bench_gpu_generate
 from cdgen.bench.end_to_end.bench_generate import PROMPT
 from cdgen.bench.end_to_end.bench_gpu_generate import (
+    by_part,
     check_graph,
     corpus_minutes,
     part_of,
@@ -26,7 +28,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 @pytest.fixture(scope="module")
 def pair() -> tuple[Any, Any]:
-    good, bad = (paper_model(seed, "cpu", layers=1, width=64) for seed in (0, 1))
+    good, bad = (paper_model(seed, "cpu", layers=2, width=64) for seed in (0, 1))
     return good, bad
 
 
@@ -55,7 +57,26 @@ def test_kernels_are_known_by_name(kernel: str, part: str) -> None:
     assert part_of(kernel) == part
 
 
-@pytest.mark.parametrize("kind", ["contrast", "vanilla", "dropout"])
+def test_launches_and_times_are_those_of_one_step() -> None:
+    def kernel(name: str, start: int, end: int) -> Any:
+        times = SimpleNamespace(start=start, end=end, elapsed_us=lambda: end - start)
+        return SimpleNamespace(name=name, time_range=times)
+
+    two_steps = [
+        kernel("_attend_single", 100, 140),
+        kernel("_advance_slots", 142, 144),
+        kernel("_attend_single", 150, 190),
+        kernel("_advance_slots", 190, 193),
+        kernel("Memcpy DtoD", 193, 194),
+    ]
+    assert by_part(two_steps, 2) == {
+        "launches": 2.5,
+        "launches_by_part": {"attention": 1.0, "bookkeeping": 1.0, "others": 0.5},
+        "parts_us": {"attention": 40.0, "bookkeeping": 2.5, "others": 0.5, "gaps": 4.0},
+    }
+
+
+@pytest.mark.parametrize("kind", ["contrast", "vanilla", "dropout", "layers"])
 def test_every_kind_of_engine_runs(pair: tuple[Any, Any], kind: str) -> None:
     engine = make_engine(*pair, 16, kind=kind, new=6)
     check_graph(engine, PROMPT + 2)

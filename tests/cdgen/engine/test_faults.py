@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -34,6 +35,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 SLOTS, CAPACITY, VOCABULARY = 16, 64, 48
 OPS = (
+    "advance_slots",
     "decode_attention",
     "gelu",
     "layer_norm",
@@ -74,7 +76,12 @@ def on_meta(
     for name in OPS:
         monkeypatch.setattr(f"cdgen.kernels.{name}.choose_backend", lambda *_: "triton")
 
-    def decoder(*folders: Path, kv_dtype: Any = None, dropout: Dropout | None = None) -> Decoder:
+    def decoder(
+        *folders: Path,
+        kv_dtype: Any = None,
+        dropout: Dropout | None = None,
+        exit_layers: int | None = None,
+    ) -> Decoder:
         checkpoints = [open_checkpoint(folder) for folder in folders]
         shape = lean_config(checkpoints[0].config, CAPACITY)
         assert shape is not None
@@ -87,6 +94,7 @@ def on_meta(
             dtype=torch.bfloat16,
             kv_dtype=kv_dtype,
             dropout=dropout,
+            exit_layers=exit_layers,
         )
 
     def make(case: str) -> SlotEngine:
@@ -98,6 +106,8 @@ def on_meta(
             params = SamplingParams(alpha=0.0)
         elif case == "dropout":
             first = decoder(good, dropout=Dropout(0.4, 1 << 40))
+        elif case == "early exit":
+            first = decoder(good, exit_layers=1)
         elif case == "twins of GPT-2":
             first = decoder(tiny_others["gpt2"], tiny_others["gpt2"])
         else:
@@ -110,7 +120,14 @@ def on_meta(
     return make
 
 
-CASES = ["twins, fp8", "twins of GPT-2", "two shapes", "every token plausible", "dropout"]
+CASES = [
+    "twins, fp8",
+    "twins of GPT-2",
+    "two shapes",
+    "every token plausible",
+    "dropout",
+    "early exit",
+]
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -137,6 +154,29 @@ def test_no_admission_waits_for_the_device(
     with torch.inference_mode(), waits:
         engine._refill(iter([Request(n, [2] * (1 + n % 5)) for n in range(SLOTS)]))
     assert [name for name in waits.found if "empty_like" not in name] == []
+
+
+class Launches(TorchDispatchMode):
+    """A record of the ops that launch a kernel: all but views."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ops: list[str] = []
+
+    def __torch_dispatch__(self, op: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if not op.is_view:
+            self.ops.append(op.name().partition(".")[0])
+        return op(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_one_launch_follows_the_draw(on_meta: Callable[[str], SlotEngine], case: str) -> None:
+    engine = on_meta(case)
+    engine.slots.settings = replace(engine.settings, logprobs=False)
+    with torch.inference_mode(), Launches() as launches:
+        engine.runner.run()
+    one_step = launches.ops[: len(launches.ops) // len(engine.runner.records[0])]
+    assert one_step[-2:] == ["cdgen::sample_contrastive", "cdgen::advance_slots"]
 
 
 # ---- streams -----------------------------------------------------------------------------------
