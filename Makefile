@@ -27,7 +27,7 @@ OUT ?= bench/results
 
 .PHONY: demo test test-thorough check format package types bench bench-eval bench-bad-kinds bench-train wheel \
 	test-gpu test-gpu-engine test-gpu-kernels test-gpu-sanitizers \
-	bench-gpu bench-gpu-generate bench-gpu-transformers bench-gpu-ops bench-gpu-sampler bench-gpu-train bench-gpu-eval kernels-table
+	bench-gpu bench-gpu-generate bench-gpu-transformers bench-gpu-ops bench-gpu-sampler bench-gpu-train bench-gpu-eval gpu-packages kernels-table
 
 demo: $(RUNTIME)
 	$(PYTHON) -m cdgen.cli.demo out/demo
@@ -133,6 +133,14 @@ bench-gpu-eval: package
 	$(NEEDS_GPU)
 	$(GPU_PYTHON) -m cdgen.bench.end_to_end.bench_eval --model $(MODEL) --data $(DATA) --paper-size \
 		--device cuda --out $(OUT)/gpu-eval.json
+
+# What the Python of a GPU machine without a network may lack: bring the folder along and name it in
+# PYTHONPATH.
+GPU_PYTHON_VERSION ?= 3.12
+gpu-packages: $(READY)
+	$(PIP) install -c constraints.txt --target build/gpu-packages --upgrade --only-binary :all: --no-deps \
+		--python-version $(GPU_PYTHON_VERSION) pydantic pydantic-core annotated-types typing-inspection typing-extensions \
+		datasets dill xxhash multiprocess hypothesis sortedcontainers
 
 # docs/kernels-compiled.md: registers, spills and loads of every kernel. Needs no GPU.
 kernels-table: $(READY)
