@@ -1,0 +1,133 @@
+"""The recipe of `cdgen run` (recipes/*-run.yaml and others), checked before anything is trained.
+
+It reads like the section "Methods" of a paper: the base run, how GOOD and BAD are chosen, the arms,
+the mixtures, the seeds and the tasks. A student differs from the base run in nothing but its seed
+and the synthetic text that it reads.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from cdgen.experiment.bad_choice import parse_bad_choice, parse_step
+from cdgen.train.config import ModelShape, Recipe, Seed
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+BASELINE = "baseline"  # the arm that every experiment has: real text only
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Corpora(_Section):
+    """What all corpora have in common; the words are those of `cdgen generate`."""
+
+    prompt_tokens: int = Field(default=20, ge=1)
+    num_sequences: int = Field(default=8, ge=1)  # per prompt
+    max_new_tokens: int = Field(default=400, ge=1)
+    on_eos: Literal["stop", "continue"] = "stop"
+    seed: int = Field(default=0, ge=0, lt=2**64)
+
+
+class Arm(_Section):
+    """One way of writing a corpus.
+
+    `contrast` is the paper's lambda: log p_GOOD - lambda log p_BAD. `beta` is the strength in the
+    form of O'Brien & Lewis 2023, (1 + beta) log p_GOOD - beta log p_BAD, which is the same score
+    for lambda = beta / (1 + beta) at the temperature 1 / (1 + beta).
+    """
+
+    strategy: Literal["vanilla", "plausible", "cd"]
+    bad: str | None = None  # step:N, gap:G, small:NAME, dropout:P, layers:N
+    contrast: float | None = Field(default=None, ge=0)
+    beta: float | None = Field(default=None, gt=0)
+    alpha: float | None = Field(default=None, ge=0, le=1)
+    temperature: float = Field(default=1.0, ge=0)
+    top_k: int = Field(default=0, ge=0)
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    min_p: float = Field(default=0.0, ge=0, le=1)
+
+    @field_validator("bad")
+    @classmethod
+    def _bad_is_known(cls, value: str | None) -> str | None:
+        if value is not None:
+            parse_bad_choice(value)
+        return value
+
+    @model_validator(mode="after")
+    def _fields_fit_the_strategy(self) -> Self:
+        contrasts = {"bad": self.bad, "contrast": self.contrast, "beta": self.beta}
+        given = [name for name, value in contrasts.items() if value is not None]
+        if self.strategy == "cd" and self.bad is None:
+            raise ValueError("strategy cd needs `bad`: step:N, gap:G, small:NAME or a --bad")
+        if self.strategy != "cd" and given:
+            raise ValueError(f"{', '.join(given)}: only for strategy cd")
+        if self.contrast is not None and self.beta is not None:
+            raise ValueError("contrast and beta are two forms of one number: give one")
+        if self.strategy == "vanilla" and self.alpha is not None:
+            raise ValueError("alpha: strategy vanilla has no plausible set; use `plausible`")
+        return self
+
+
+class Mixture(_Section):
+    """How much of a student's training is synthetic."""
+
+    ratios: tuple[float, ...] = Field(min_length=1)
+    mode: Literal["replace", "add"] = "replace"
+
+    @field_validator("ratios")
+    @classmethod
+    def _ratios_are_shares(cls, ratios: tuple[float, ...]) -> tuple[float, ...]:
+        if wrong := [r for r in ratios if not 0 < r < 1]:
+            raise ValueError(f"expected shares above 0 and below 1, got {wrong}")
+        if len(set(ratios)) < len(ratios):
+            raise ValueError(f"each ratio once, got {list(ratios)}")
+        return ratios
+
+
+class Evaluation(_Section):
+    """The tasks, by the names of their folders in `data`, and the checkpoint that they judge.
+
+    `perplexity` needs no folder: it is measured on the text that the base run holds out.
+    """
+
+    tasks: tuple[str, ...] = Field(default=("perplexity",), min_length=1)
+    data: Path = Path(".")  # below --data: a folder of tasks, or a .tar archive of one
+    checkpoint: Literal["last", "validation", "paper"] = "last"
+    compat: Literal["default", "babylm2025", "paper"] = "default"
+
+
+class RunRecipe(_Section):
+    """A whole experiment."""
+
+    name: str
+    base: Recipe  # of `cdgen train`; without bad_gap and synthetic, which `run` decides
+    smaller: dict[str, ModelShape] = {}  # models to take BAD from, trained like the base run
+    # `best`, the checkpoint of least validation loss, or step:N.
+    good: Literal["best"] | int = "best"
+    corpora: Corpora = Corpora()
+    arms: dict[str, Arm] = Field(min_length=1)
+    mixture: Mixture
+    seeds: tuple[Seed, ...] = Field(min_length=1)
+    evaluation: Evaluation = Evaluation()
+
+    @field_validator("good", mode="before")
+    @classmethod
+    def _good_is_a_step(cls, value: Any) -> Any:
+        return value if value == "best" or isinstance(value, int) else parse_step(value)
+
+    @field_validator("arms", "smaller")
+    @classmethod
+    def _names_can_be_folders(cls, named: Mapping[str, Any]) -> Mapping[str, Any]:
+        if wrong := [name for name in named if not _NAME.fullmatch(name) or name == BASELINE]:
+            raise ValueError(
+                f"{', '.join(wrong)}: expected names of letters, digits, '.', '_' and '-', and not"
+                f" {BASELINE}, which every experiment has"
+            )
+        return named
