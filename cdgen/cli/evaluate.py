@@ -29,8 +29,9 @@ def evaluate(
         str,
         typer.Option(
             metavar="NAME,...",
-            help="Tasks by the names of their data folders, such as blimp_fast,reading [default:"
-            " all zero-shot tasks].",
+            help="Tasks by the names of their data folders, such as blimp_fast,reading, or"
+            " NAME=blimp for a folder of another name in BLiMP's format [default: all zero-shot"
+            " tasks].",
             show_default=False,
         ),
     ] = "",
