@@ -32,7 +32,7 @@ class StageRecord(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str
-    commands: list[str]  # as one would type them
+    command: str  # as one would type it
     state: Literal["done", "failed", "stopped"]  # of the last attempt
     seconds: float  # over all attempts
     attempts: int
