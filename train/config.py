@@ -65,6 +65,9 @@ class Synthetic(_Section):
     name: str
     path: Path  # relative to the working directory, unlike a source's
     weight: float = Field(default=1.0, gt=0)  # share among the corpora
+    # Put an end-of-text after rows that were cut off, as Ulm et al. 2025 do. It teaches the model
+    # to stop anywhere.
+    false_ends: bool = False
 
 
 class Mixing(_Section):

@@ -37,6 +37,11 @@ def run(
     Train the base model, choose GOOD and BAD, write a corpus per arm, train students on real and
     synthetic text, evaluate and compare them. Run the same command again to continue.
     """
-    from cdgen.experiment.run import RunConfig, run_experiment
+    from cdgen.experiment.run import RunConfig, run_experiment, show_plan
 
-    run_experiment(RunConfig(recipe, data, out, only, first, jobs))
+    config = RunConfig(recipe, data, out, only, first, jobs)
+    if dry_run:
+        for line in show_plan(config):
+            typer.echo(line)
+        return
+    run_experiment(config)

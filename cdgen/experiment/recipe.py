@@ -18,6 +18,13 @@ from cdgen.experiment.bad_choice import parse_bad_choice, parse_step
 from cdgen.train.config import ModelShape, Recipe, Seed
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_PAPER_BATCH = 16  # sequences in a micro-batch of Ulm et al. 2025
+_NOT_THERE = (
+    "paper: true cannot be met: tokens outside the plausible set are excluded exactly, not by 20"
+    " nats, and perplexity is that of documents, not of blocks across them. The other choices of"
+    " the paper are fields of their own: corpora.on_eos: continue, mixture.rounding: paper,"
+    " mixture.false_ends: true, evaluation.checkpoint: paper, evaluation.compat: paper"
+)
 BASELINE = "baseline"  # the arm that every experiment has: real text only
 
 
@@ -76,10 +83,17 @@ class Arm(_Section):
 
 
 class Mixture(_Section):
-    """How much of a student's training is synthetic."""
+    """How much of a student's training is synthetic, and how its text is cut.
+
+    `rounding: paper` trains on int(16 ratio) / 16, as the released code of Ulm et al. 2025 does
+    with its micro-batches of 16: "30 %" is 25 %. `false_ends` puts an end-of-text after rows that
+    were cut off, as theirs does.
+    """
 
     ratios: tuple[float, ...] = Field(min_length=1)
     mode: Literal["replace", "add"] = "replace"
+    rounding: Literal["exact", "paper"] = "exact"
+    false_ends: bool = False
 
     @field_validator("ratios")
     @classmethod
@@ -89,6 +103,16 @@ class Mixture(_Section):
         if len(set(ratios)) < len(ratios):
             raise ValueError(f"each ratio once, got {list(ratios)}")
         return ratios
+
+    @model_validator(mode="after")
+    def _rounding_leaves_something(self) -> Self:
+        if none := [ratio for ratio in self.ratios if not self.trained(ratio)]:
+            raise ValueError(f"ratios: rounding: paper makes 0 of {none}; 1/16 is the least")
+        return self
+
+    def trained(self, ratio: float) -> float:
+        """Return the share of synthetic text in training for a nominal ratio."""
+        return int(_PAPER_BATCH * ratio) / _PAPER_BATCH if self.rounding == "paper" else ratio
 
 
 class Evaluation(_Section):
@@ -101,6 +125,16 @@ class Evaluation(_Section):
     data: Path = Path(".")  # below --data: a folder of tasks, or a .tar archive of one
     checkpoint: Literal["last", "validation", "paper"] = "last"
     compat: Literal["default", "babylm2025", "paper"] = "default"
+
+
+class Rates(_Section):
+    """Tokens per second to estimate times with, instead of measuring: for another machine."""
+
+    training: float = Field(gt=0)  # of one run of the base model
+    generation: float = Field(gt=0)  # new tokens of GOOD and BAD
+    evaluation: float = Field(gt=0)
+    start: float = Field(default=10.0, ge=0)  # seconds that a stage takes to begin
+    machine: str  # which, and where the rates come from
 
 
 class RunRecipe(_Section):
@@ -116,6 +150,15 @@ class RunRecipe(_Section):
     mixture: Mixture
     seeds: tuple[Seed, ...] = Field(min_length=1)
     evaluation: Evaluation = Evaluation()
+    paper: Literal[False] = False
+    rates: Rates | None = None
+
+    @field_validator("paper", mode="before")
+    @classmethod
+    def _paper_is_not_pretended(cls, value: Any) -> Any:
+        if value is True:
+            raise ValueError(_NOT_THERE)
+        return value
 
     @field_validator("good", mode="before")
     @classmethod

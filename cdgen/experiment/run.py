@@ -2,19 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cdgen import __version__
 from cdgen.errors import UsageError
+from cdgen.experiment.checks import (
+    require_disk,
+    require_empty,
+    require_same_experiment,
+    require_same_text,
+    require_usable,
+    warnings,
+)
+from cdgen.experiment.costs import Cost, Rates, cost_of, task_tokens
+from cdgen.experiment.dry_run import script
 from cdgen.experiment.layout import Layout
 from cdgen.experiment.load import load_run_recipe
-from cdgen.experiment.record import Experiment, write_experiment
-from cdgen.experiment.runner import Runner, last_line
+from cdgen.experiment.recipe import RunRecipe
+from cdgen.experiment.record import Experiment, read_experiment, write_experiment
+from cdgen.experiment.runner import Runner, last_line, threads_of_a_job
 from cdgen.experiment.stages import Plan, Stage
+from cdgen.experiment.student_recipes import write_recipe
 from cdgen.experiment.view import View
-from cdgen.storage import lock, make_folder
+from cdgen.storage import lock
 
 
 @dataclass(frozen=True)
@@ -30,28 +45,97 @@ class RunConfig:
 
 
 def run_experiment(config: RunConfig) -> None:
-    """Run every stage that is not done. Raises UsageError for a recipe or data that cannot be used,
-    PlanMismatch if `out` holds another experiment, StorageError if another run writes into it,
-    Interrupted on a signal, and the error of the first stage that failed."""
-    layout = Layout(config.out)
-    busy = f"another cdgen run is at work in {config.out}: wait for it, or name another --out"
-    make_folder(config.out)
-    with lock(layout.lock, busy):
-        stages = prepare(config)
-        chosen = choose(stages, config)
+    """Run every stage that is not done.
+
+    Raises UsageError for a recipe or data that cannot be used, PlanMismatch if `out` holds another
+    experiment, StorageError if another run writes into it or the disk is too small, Interrupted on
+    a signal, and the error class of the first stage that failed.
+    """
+    with _held(config.out):
+        experiment, layout = _Prepared.of(config), Layout(config.out)
+        chosen = choose(experiment.stages, config)
+        require_disk(config.out, chosen, experiment.costs)
+        experiment.record(config)
         view = View(chosen, lambda stage: last_line(layout.log(stage.name)))
         Runner(chosen, layout, config.jobs, view).run()
 
 
-def prepare(config: RunConfig) -> list[Stage]:
-    """Check the recipe, record it in OUT/recipe.json and return its stages."""
-    recipe = load_run_recipe(config.recipe, config.data)
-    layout = Layout(config.out)
-    again = ("run", str(config.recipe), "--data", str(config.data), "--out", str(config.out))
-    stages = Plan(recipe, config.data, layout, again).stages()
-    experiment = Experiment(recipe=recipe, data=config.data.absolute(), cdgen_version=__version__)
-    write_experiment(experiment, config.out)
-    return stages
+def show_plan(config: RunConfig) -> Iterator[str]:
+    """Yield every stage as its command, with its cost. Writes OUT/recipe.json and the recipes that
+    the commands name, and runs nothing. Raises the errors of `run_experiment` but the last two."""
+    with _held(config.out):
+        experiment = _Prepared.of(config)
+        experiment.record(config)
+    stages = choose(experiment.stages, config)
+    rates = _rates(experiment.recipe, config.jobs)
+    yield from script(stages, experiment.costs, experiment.recipe, rates, config.jobs)
+
+
+@contextmanager
+def _held(out: Path) -> Iterator[None]:
+    """Be the only `cdgen run` in `out`; leave no empty folder behind."""
+    there = out.exists()
+    busy = f"another cdgen run is at work in {out}: wait for it, or name another --out"
+    try:
+        with lock(Layout(out).lock, busy):
+            yield
+    finally:
+        if not there and not Layout(out).recipe.exists():
+            Layout(out).lock.unlink(missing_ok=True)
+            with suppress(OSError):  # not empty
+                out.rmdir()
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """A recipe that was checked against its data and its folder."""
+
+    recipe: RunRecipe
+    stages: list[Stage]
+    costs: dict[str, Cost]
+
+    @classmethod
+    def of(cls, config: RunConfig) -> _Prepared:
+        layout = Layout(config.out)
+        recipe = load_run_recipe(config.recipe, config.data)
+        again = ("run", str(config.recipe), "--data", str(config.data), "--out", str(config.out))
+        plan = Plan(recipe, config.data, layout, again)
+        stages = plan.stages()
+        if layout.recipe.is_file():
+            before = replace(plan, recipe=read_experiment(config.out).recipe)
+            require_same_experiment(stages, recipe, before)
+        else:
+            require_empty(config.out)
+        text = require_usable(recipe, config.data, layout)
+        if any(stage.recipe is not None and not stage.is_done() for stage in stages):
+            require_same_text(recipe.base, config.data, layout)
+        for warning in warnings(recipe, text):
+            print(f"warning: {warning}", file=sys.stderr)
+        judged = task_tokens(recipe, config.data, layout)
+        costs = {stage.name: cost_of(stage, recipe, text, judged) for stage in stages}
+        return cls(recipe, stages, costs)
+
+    def record(self, config: RunConfig) -> None:
+        """Write OUT/recipe.json and the recipes of all runs."""
+        data = config.data.absolute()
+        found = Experiment(recipe=self.recipe, data=data, cdgen_version=__version__)
+        write_experiment(found, config.out)
+        for stage in self.stages:
+            if stage.recipe is not None:
+                write_recipe(stage.recipe, Layout(config.out).train_recipe(stage.recipe_name))
+
+
+def _rates(recipe: RunRecipe, jobs: int) -> Rates:
+    """Return the rates that the recipe states, or else those of this machine."""
+    if (stated := recipe.rates) is not None:
+        return Rates(
+            stated.training, stated.generation, stated.evaluation, stated.start, stated.machine
+        )
+    began = time.monotonic()
+    from cdgen.experiment.rates import measure_rates
+
+    start = time.monotonic() - began
+    return measure_rates(recipe, threads_of_a_job(jobs), start)
 
 
 def choose(stages: Sequence[Stage], config: RunConfig) -> list[Stage]:

@@ -21,7 +21,6 @@ from cdgen.errors import CdgenError
 from cdgen.experiment.layout import Layout
 from cdgen.experiment.record import StageRecord, read_stages, write_stages
 from cdgen.experiment.stages import Stage, shown_command
-from cdgen.experiment.student_recipes import write_recipe
 from cdgen.experiment.view import View
 from cdgen.generation.signals import StopSignals
 from cdgen.storage import make_folder
@@ -88,8 +87,6 @@ class Runner:
         return not known and self.done.issuperset(stage.needs)
 
     def _start(self, stage: Stage) -> None:
-        if stage.recipe is not None:
-            write_recipe(stage.recipe, self.layout.train_recipe(stage.recipe_name))
         if stage.action is not None:  # no other command does it
             began = time.monotonic()
             stage.action()
@@ -176,7 +173,12 @@ def thread_settings(jobs: int) -> Mapping[str, str]:
     """
     if jobs == 1 or "OMP_NUM_THREADS" in os.environ:
         return {}
-    return {"OMP_NUM_THREADS": str(max(1, len(os.sched_getaffinity(0)) // jobs))}
+    return {"OMP_NUM_THREADS": str(threads_of_a_job(jobs))}
+
+
+def threads_of_a_job(jobs: int) -> int:
+    given = os.environ.get("OMP_NUM_THREADS", "")
+    return int(given) if given.isdecimal() else max(1, len(os.sched_getaffinity(0)) // jobs)
 
 
 _libc = ctypes.CDLL(None) if sys.platform == "linux" else None

@@ -35,6 +35,7 @@ class Stage:
     name: str
     command: Command
     needs: tuple[str, ...]  # names of stages
+    place: Path  # the folder or file that it writes
     is_done: Callable[[], bool]
     recipe: Recipe | None = None  # what `cdgen train` reads, to be written before
     action: Callable[[], None] | None = None  # done by `run` itself
@@ -75,7 +76,8 @@ class Plan:
         command = ("train", "--config", str(config), "--data", str(self.data), "--out", str(run))
         last = run / "checkpoints" / f"checkpoint-{recipe.total_steps}" / "complete.json"
         ends = (last, run / "budget.md")  # the budget is written last
-        return Stage(name, command, needs, lambda: all(end.is_file() for end in ends), recipe)
+        done = lambda: all(end.is_file() for end in ends)  # noqa: E731
+        return Stage(name, command, needs, run, done, recipe)
 
     def _smaller(self) -> Iterator[Stage]:
         for name, shape in self.recipe.smaller.items():
@@ -89,6 +91,7 @@ class Plan:
             "tasks",
             (*self.again, "--only", "tasks"),
             needs,
+            self.layout.tasks,
             is_done=lambda: tasks_are_there(wanted, self.layout),
             action=lambda: prepare_tasks(wanted, self.data, self.layout),
         )
@@ -99,7 +102,7 @@ class Plan:
             file = self.layout.pair(gap)
             base = str(self.layout.base)
             command = ("train", "--select-pair", base, "--gap", gap, "--out", str(file))
-            yield Stage(f"pair-gap-{gap}", command, ("base",), file.is_file)
+            yield Stage(f"pair-gap-{gap}", command, ("base",), file, file.is_file)
 
     def _bads(self) -> Iterator[BadChoice]:
         for arm in self.recipe.arms.values():
@@ -122,7 +125,7 @@ class Plan:
             *("--seed", str(shared.seed)),
             *("--out", str(out)),
         )
-        return Stage(f"corpus-{name}", command, needs, (out / "manifest.json").is_file)
+        return Stage(f"corpus-{name}", command, needs, out, (out / "manifest.json").is_file)
 
     def _models(self, arm: Arm) -> tuple[Command, tuple[str, ...]]:
         """Return the flags that name GOOD and BAD, and the stages that make them."""
@@ -164,7 +167,7 @@ class Plan:
         judge = _checkpoint(self.layout.base, good if isinstance(good, int) else self._last_step)
         texts = [arg for path in self._texts() for arg in ("--training", str(path))]
         command = ("measure", corpus, *texts, "--judge", str(judge), "--out", str(file))
-        return Stage(f"measure-{arm}", command, (f"corpus-{arm}",), file.is_file)
+        return Stage(f"measure-{arm}", command, (f"corpus-{arm}",), file, file.is_file)
 
     def _texts(self) -> Iterator[Path]:
         """Yield the files of the training text that `cdgen measure` can read as they are."""
@@ -189,7 +192,7 @@ class Plan:
         )
         maker = "base" if run == self.layout.base else f"student-{student.name}"
         done = lambda: all(_has_tasks(file, wanted.tasks) for file in files)  # noqa: E731
-        return Stage(f"eval-{student.name}", command, (maker, "tasks"), done)
+        return Stage(f"eval-{student.name}", command, (maker, "tasks"), out, done)
 
     def _compare(self) -> Stage:
         methods: dict[str, list[Path]] = {}
@@ -203,7 +206,7 @@ class Plan:
         needs = tuple(f"eval-{student.name}" for student in students_of(self.recipe))
         scores = [self.layout.scores(student) for student in students_of(self.recipe)]
         counts = {name: len(found) for name, found in methods.items()}
-        return Stage("compare", command, needs, lambda: _compared(out, counts, scores))
+        return Stage("compare", command, needs, out, lambda: _compared(out, counts, scores))
 
 
 def shown_command(stage: Stage) -> str:

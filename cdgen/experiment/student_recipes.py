@@ -37,9 +37,11 @@ def student_recipe(recipe: RunRecipe, student: Student, layout: Layout) -> Recip
         "tokenizer": _tokenizer(layout),
     }
     if student.ratio:
-        corpus = Synthetic(name=student.arm, path=layout.corpus(student.arm).absolute())
+        mixture, path = recipe.mixture, layout.corpus(student.arm).absolute()
         changed["synthetic"] = Mixing(
-            ratio=student.ratio, mode=recipe.mixture.mode, corpora=(corpus,)
+            ratio=mixture.trained(student.ratio),
+            mode=mixture.mode,
+            corpora=(Synthetic(name=student.arm, path=path, false_ends=mixture.false_ends),),
         )
     return base_recipe(recipe).model_copy(update=changed)
 

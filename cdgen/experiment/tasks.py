@@ -11,7 +11,7 @@ import shutil
 import tarfile
 from pathlib import Path, PurePosixPath
 
-from cdgen.errors import CdgenError, UsageError, one_line
+from cdgen.errors import UsageError, one_line
 from cdgen.experiment.layout import Layout
 from cdgen.experiment.recipe import Evaluation
 from cdgen.storage import make_folder
@@ -49,16 +49,14 @@ def prepare_tasks(evaluation: Evaluation, data: Path, layout: Layout) -> None:
 
 def task_problems(evaluation: Evaluation, data: Path) -> list[str]:
     """Return what is wrong with the tasks: unknown ones, and those that have no data."""
-    from cdgen.eval.tasks.task_list import require_known
+    from cdgen.eval.tasks.task_list import parse_tasks  # it imports torch
 
     place, problems = data / evaluation.data, []
     names = [folder_of_task(task) for task in evaluation.tasks]
-    for task, name in zip(evaluation.tasks, names, strict=True):
-        try:
-            if task == name:
-                require_known(name)
-        except CdgenError as error:
-            problems.append(f"evaluation.tasks: {error}")
+    try:
+        parse_tasks(evaluation.tasks)
+    except UsageError as error:
+        problems.append(f"evaluation.tasks: {error}")
     try:
         there = _folders_in(place)
     except UsageError as error:
@@ -69,6 +67,18 @@ def task_problems(evaluation: Evaluation, data: Path) -> list[str]:
             " of the recipe, or get its data"
         )
     return problems
+
+
+def bytes_of_task(task: str, evaluation: Evaluation, data: Path, layout: Layout) -> int:
+    """Return the size of a task's data, 0 for held-out text that the base run has not left yet."""
+    name, place = folder_of_task(task), data / evaluation.data
+    for folder in (layout.tasks / name, place / name):
+        if folder.is_dir():
+            return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    if not place.is_file() or (within := _folders_in(place).get(name)) is None:
+        return 0
+    with tarfile.open(place) as archive:
+        return sum(m.size for m in archive.getmembers() if within in PurePosixPath(m.name).parents)
 
 
 def _folders_in(place: Path) -> dict[str, PurePosixPath]:

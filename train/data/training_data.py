@@ -27,7 +27,7 @@ from cdgen.train.data.sources import (
     read_documents,
     source_sha256,
 )
-from cdgen.train.data.synthetic import manifest_sha256, synthetic_sequences
+from cdgen.train.data.synthetic import ended, manifest_sha256, synthetic_sequences
 from cdgen.train.data.token_files import Tokens, reuse_or_build
 from cdgen.train.data.tokenizer import (
     MADE,
@@ -208,6 +208,7 @@ def _synthetic_tokens(
         "special": asdict(names),
         "block_size": recipe.block_size,
         "seed": recipe.seed,
+        "false_ends": corpus.false_ends,
     }
 
     def build() -> Tokens:
@@ -228,6 +229,8 @@ def _corpus_blocks(
     sequences, notes = synthetic_sequences(corpus.path, tokenizer, special)
     for note in notes:
         print(f"{corpus.name}: {note}")
+    if corpus.false_ends:
+        sequences = [ended(sequence, special) for sequence in sequences]
     blocks = training_blocks([(sequences, 1)], recipe.block_size, special, recipe.seed)
     return blocks[:-1] if (blocks[-1:, -1] < 0).any() else blocks
 
