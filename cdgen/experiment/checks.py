@@ -10,15 +10,14 @@ from pathlib import Path
 from cdgen.differences import differences
 from cdgen.errors import PlanMismatch, StorageError, UsageError
 from cdgen.experiment.bad_choice import parse_bad_choice
-from cdgen.experiment.costs import TOKENS_PER_WORD, Cost, Text, read_tokens, times_read
+from cdgen.experiment.costs import Cost, read_tokens, times_read
 from cdgen.experiment.layout import Layout
 from cdgen.experiment.recipe import Arm, RunRecipe
 from cdgen.experiment.stages import Plan, Stage
-from cdgen.experiment.tasks import task_problems
+from cdgen.experiment.tasks import task_problems, tasks_are_there
+from cdgen.experiment.text import TOKENS_PER_WORD, Text
 from cdgen.train.config import Recipe
-from cdgen.train.data.holdout import prompt_lines, split_sources
-from cdgen.train.data.sources import read_documents, source_sha256
-from cdgen.words import split_words
+from cdgen.train.data.sources import source_sha256
 
 MANY_READINGS = 4  # more epochs of a corpus than this are worth a warning
 _MANY_EPOCHS = 10  # of the real text
@@ -89,54 +88,19 @@ def _step_problems(base: Recipe, step: int, what: str) -> Iterator[str]:
         yield (f"{what}: step:{step} is no checkpoint; they are every {every} steps up to {last}")
 
 
-def read_text(base: Recipe, data: Path) -> tuple[Text, list[str]]:
-    """Read and split all sources; return what they hold, and what is wrong with them."""
-    read, problems = [], []
-    for source in base.sources:
-        try:
-            read.append((source, read_documents(source, data)))
-        except UsageError as error:
-            problems.append(str(error))
+def require_usable(recipe: RunRecipe, data: Path, layout: Layout, text: Text) -> None:
+    """Raise UsageError with everything that is wrong."""
+    problems = [*recipe_problems(recipe), *text.problems]
+    if not tasks_are_there(recipe.evaluation, layout):
+        problems += task_problems(recipe.evaluation, data)
     if problems:
-        return Text(0, 0), problems
-    try:
-        parts, _ = split_sources(read, base.holdout_seed)
-    except UsageError as error:
-        return Text(0, 0), [str(error)]
-    repeats = {source.name: source.repeat for source in base.sources}
-    words = sum(
-        repeats[name] * len(split_words(document.text))
-        for name, found in parts.items()
-        for document in found.train
-    )
-    prompts = prompt_lines({name: found.prompts for name, found in parts.items()}).count(b"\n")
-    return Text(words, prompts), []
-
-
-def text_of_base(base: Recipe, layout: Layout) -> Text | None:
-    """Return what the text held according to the base run; None if it has not got so far."""
-    mixture, prompts = layout.base / "mixture.json", layout.base / "prompts.jsonl"
-    if not (mixture.is_file() and prompts.is_file()):
-        return None
-    texts = json.loads(mixture.read_bytes())["texts"]
-    words = sum(source.repeat * texts[source.name]["words"] for source in base.sources)
-    return Text(words, prompts.read_bytes().count(b"\n"))
-
-
-def require_usable(recipe: RunRecipe, data: Path, layout: Layout) -> Text:
-    """Return what the text holds. Raises UsageError with everything that is wrong."""
-    problems = recipe_problems(recipe)
-    if (text := text_of_base(recipe.base, layout)) is None:
-        text, wrong = read_text(recipe.base, data)
-        problems += [*wrong, *task_problems(recipe.evaluation, data)]
-    if problems:
-        raise UsageError("\n  ".join([f"{len(problems)} problems:", *problems]))
-    return text
+        head = [f"{len(problems)} problems:"] if len(problems) > 1 else []
+        raise UsageError("\n  ".join([*head, *problems]))
 
 
 def warnings(recipe: RunRecipe, text: Text) -> Iterator[str]:
     """Yield what is allowed but unwise."""
-    for ratio in recipe.mixture.ratios:
+    for ratio in sorted({r for arm in recipe.arms.values() for r in recipe.ratios_of(arm)}):
         if (times := times_read(recipe, ratio, text)) > MANY_READINGS:
             yield (
                 f"at ratio {ratio:g} a corpus is read {times:.1f} times over or more; above"
@@ -189,6 +153,7 @@ def require_same_experiment(stages: Sequence[Stage], recipe: RunRecipe, before: 
     )
     if changed or judged:
         found = differences(before.recipe.model_dump(mode="json"), recipe.model_dump(mode="json"))
+        found.sort(key=lambda text: "(absent)" in text)  # what was added or left out is allowed
         raise PlanMismatch(
             f"{before.layout.out} holds an experiment of another recipe"
             f" ({', '.join([*changed, *['evaluation'] * judged][:_SHOWN])} would be others):"

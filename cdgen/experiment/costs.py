@@ -10,21 +10,13 @@ from cdgen.experiment.layout import Layout
 from cdgen.experiment.recipe import RunRecipe
 from cdgen.experiment.stages import Stage
 from cdgen.experiment.tasks import bytes_of_task
+from cdgen.experiment.text import TOKENS_PER_WORD, Text
 from cdgen.train.config import ModelShape, Recipe
 
-TOKENS_PER_WORD = 1.4  # English, vocabularies of 4,096 to 32,000
 _BYTES_PER_TOKEN = 4  # of text
 _CORPUS_BYTES = 8  # of a token in a corpus: its id and its text, little compressed
 _CHECKPOINT_BYTES = 12  # of a parameter: fp32, and AdamW's two moments
 _EXPORT_BYTES = 2  # of a parameter in bf16
-
-
-@dataclass(frozen=True)
-class Text:
-    """What the recipe's sources hold."""
-
-    words: int  # one epoch of training text
-    prompts: int
 
 
 @dataclass(frozen=True)

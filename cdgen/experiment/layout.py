@@ -49,9 +49,9 @@ class Student:
 def students_of(recipe: RunRecipe) -> Iterator[Student]:
     """Yield the baselines, then each arm's students, ratio by ratio and seed by seed."""
     yield from (Student(BASELINE, 0.0, seed) for seed in recipe.seeds)
-    for arm in recipe.arms:
-        for ratio in recipe.mixture.ratios:
-            yield from (Student(arm, ratio, seed) for seed in recipe.seeds)
+    for name, arm in recipe.arms.items():
+        for ratio in recipe.ratios_of(arm):
+            yield from (Student(name, ratio, seed) for seed in recipe.seeds)
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from cdgen.experiment.bad_choice import parse_bad_choice, parse_step
 from cdgen.train.config import ModelShape, Recipe, Seed
@@ -28,16 +28,30 @@ _NOT_THERE = (
 BASELINE = "baseline"  # the arm that every experiment has: real text only
 
 
+def _shares(ratios: tuple[float, ...]) -> tuple[float, ...]:
+    if wrong := [r for r in ratios if not 0 < r < 1]:
+        raise ValueError(f"expected shares above 0 and below 1, got {wrong}")
+    if len(set(ratios)) < len(ratios):
+        raise ValueError(f"each ratio once, got {list(ratios)}")
+    return ratios
+
+
+Ratios = Annotated[tuple[float, ...], Field(min_length=1), AfterValidator(_shares)]
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Corpora(_Section):
-    """What all corpora have in common; the words are those of `cdgen generate`."""
+    """What all corpora have in common; the words are those of `cdgen generate`.
+
+    Numbers that a recipe leaves out follow from the text (sizes.py).
+    """
 
     prompt_tokens: int = Field(default=20, ge=1)
-    num_sequences: int = Field(default=8, ge=1)  # per prompt
-    max_new_tokens: int = Field(default=400, ge=1)
+    num_sequences: int = Field(ge=1)  # per prompt
+    max_new_tokens: int = Field(ge=1)
     on_eos: Literal["stop", "continue"] = "stop"
     seed: int = Field(default=0, ge=0, lt=2**64)
 
@@ -59,6 +73,7 @@ class Arm(_Section):
     top_k: int = Field(default=0, ge=0)
     top_p: float = Field(default=1.0, gt=0, le=1)
     min_p: float = Field(default=0.0, ge=0, le=1)
+    ratios: Ratios | None = None  # instead of those of `mixture`
 
     @field_validator("bad")
     @classmethod
@@ -90,25 +105,10 @@ class Mixture(_Section):
     were cut off, as theirs does.
     """
 
-    ratios: tuple[float, ...] = Field(min_length=1)
+    ratios: Ratios
     mode: Literal["replace", "add"] = "replace"
     rounding: Literal["exact", "paper"] = "exact"
     false_ends: bool = False
-
-    @field_validator("ratios")
-    @classmethod
-    def _ratios_are_shares(cls, ratios: tuple[float, ...]) -> tuple[float, ...]:
-        if wrong := [r for r in ratios if not 0 < r < 1]:
-            raise ValueError(f"expected shares above 0 and below 1, got {wrong}")
-        if len(set(ratios)) < len(ratios):
-            raise ValueError(f"each ratio once, got {list(ratios)}")
-        return ratios
-
-    @model_validator(mode="after")
-    def _rounding_leaves_something(self) -> Self:
-        if none := [ratio for ratio in self.ratios if not self.trained(ratio)]:
-            raise ValueError(f"ratios: rounding: paper makes 0 of {none}; 1/16 is the least")
-        return self
 
     def trained(self, ratio: float) -> float:
         """Return the share of synthetic text in training for a nominal ratio."""
@@ -145,7 +145,7 @@ class RunRecipe(_Section):
     smaller: dict[str, ModelShape] = {}  # models to take BAD from, trained like the base run
     # `best`, the checkpoint of least validation loss, or step:N.
     good: Literal["best"] | int = "best"
-    corpora: Corpora = Corpora()
+    corpora: Corpora
     arms: dict[str, Arm] = Field(min_length=1)
     mixture: Mixture
     seeds: tuple[Seed, ...] = Field(min_length=1)
@@ -160,10 +160,28 @@ class RunRecipe(_Section):
             raise ValueError(_NOT_THERE)
         return value
 
+    @model_validator(mode="after")
+    def _rounding_leaves_something(self) -> Self:
+        found = {ratio for arm in self.arms.values() for ratio in self.ratios_of(arm)}
+        if none := sorted(ratio for ratio in found if not self.mixture.trained(ratio)):
+            raise ValueError(f"mixture.rounding: paper makes 0 of {none}; 1/16 is the least")
+        return self
+
+    def ratios_of(self, arm: Arm) -> tuple[float, ...]:
+        """Return the shares of synthetic text that the students of an arm are trained on."""
+        return self.mixture.ratios if arm.ratios is None else arm.ratios
+
     @field_validator("good", mode="before")
     @classmethod
     def _good_is_a_step(cls, value: Any) -> Any:
         return value if value == "best" or isinstance(value, int) else parse_step(value)
+
+    @field_validator("seeds")
+    @classmethod
+    def _seeds_differ(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
+        if len(set(seeds)) < len(seeds):
+            raise ValueError(f"each seed once, got {list(seeds)}")
+        return seeds
 
     @field_validator("arms", "smaller")
     @classmethod

@@ -56,7 +56,8 @@ def read_experiment(out: Path) -> Experiment:
 
 def write_experiment(experiment: Experiment, out: Path) -> None:
     make_folder(out)
-    write_atomic(Layout(out).recipe, canonical_json(experiment.model_dump(mode="json")))
+    # The order of the arms is that of the recipe.
+    write_atomic(Layout(out).recipe, f"{experiment.model_dump_json(indent=2)}\n".encode())
 
 
 def read_stages(out: Path) -> dict[str, StageRecord]:

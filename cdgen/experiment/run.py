@@ -73,17 +73,18 @@ def show_plan(config: RunConfig) -> Iterator[str]:
 
 @contextmanager
 def _held(out: Path) -> Iterator[None]:
-    """Be the only `cdgen run` in `out`; leave no empty folder behind."""
+    """Be the only `cdgen run` in `out`; leave no trace of a recipe that was refused."""
     there = out.exists()
     busy = f"another cdgen run is at work in {out}: wait for it, or name another --out"
     try:
         with lock(Layout(out).lock, busy):
             yield
     finally:
-        if not there and not Layout(out).recipe.exists():
+        if not Layout(out).recipe.exists():
             Layout(out).lock.unlink(missing_ok=True)
-            with suppress(OSError):  # not empty
-                out.rmdir()
+            if not there:
+                with suppress(OSError):  # not empty
+                    out.rmdir()
 
 
 @dataclass(frozen=True)
@@ -97,16 +98,16 @@ class _Prepared:
     @classmethod
     def of(cls, config: RunConfig) -> _Prepared:
         layout = Layout(config.out)
-        recipe = load_run_recipe(config.recipe, config.data)
+        recipe, text = load_run_recipe(config.recipe, config.data, layout)
         again = ("run", str(config.recipe), "--data", str(config.data), "--out", str(config.out))
+        if not layout.recipe.is_file():
+            require_empty(config.out)
+        require_usable(recipe, config.data, layout, text)
         plan = Plan(recipe, config.data, layout, again)
         stages = plan.stages()
         if layout.recipe.is_file():
             before = replace(plan, recipe=read_experiment(config.out).recipe)
             require_same_experiment(stages, recipe, before)
-        else:
-            require_empty(config.out)
-        text = require_usable(recipe, config.data, layout)
         if any(stage.recipe is not None and not stage.is_done() for stage in stages):
             require_same_text(recipe.base, config.data, layout)
         for warning in warnings(recipe, text):

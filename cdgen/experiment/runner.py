@@ -158,11 +158,14 @@ class Runner:
         first, code = next(iter(self.failed.items()))
         left = len(self.stages) - len(self.done) - len(self.failed)
         waiting = f"; {left} that need them were not begun" if left else ""
+        advice = "Remove the cause"
+        if first.startswith("pair-gap-"):
+            advice = f"Here, lower {first.removeprefix('pair-').replace('-', ':', 1)} in the recipe"
         kinds = {kind.exit_code: kind for kind in CdgenError.__subclasses__()}
         raise kinds.get(code, CdgenError)(
             f"{len(self.failed)} of {len(self.stages)} stages failed ({', '.join(self.failed)})"
-            f"{waiting}. {last_line(self.layout.log(first))} (see {self.layout.log(first)})."
-            " Remove the cause, then run the same command again."
+            f"{waiting}. {first}: {last_line(self.layout.log(first))} (see"
+            f" {self.layout.log(first)}). {advice}, then run the same command again."
         )
 
 
