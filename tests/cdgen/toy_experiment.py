@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,7 @@ RECIPE: dict[str, Any] = {
     },
     "mixture": {"ratios": [0.3]},
     "seeds": [1, 2],
+    "evaluation": {"tasks": ["perplexity", "blimp_toys"]},
 }
 
 
@@ -71,8 +73,16 @@ def base(**changes: Any) -> dict[str, Any]:
 
 
 def write_text(folder: Path) -> Path:
-    """Write the text that the recipe names: stories that differ in a name and an animal."""
+    """Write the text that the recipe names, stories that differ in a name and an animal, and its
+    task: sentences in the wrong order."""
     folder.mkdir(exist_ok=True)
     stories = (f"Once a {a} met {n}. {n} was happy with the {a}." for a in ANIMALS for n in NAMES)
     (folder / "toys.txt").write_text("\n".join(stories) + "\n")
+    (folder / "blimp_toys").mkdir(exist_ok=True)
+    pairs = (
+        {"sentence_good": f"{n} was happy with the {a}.", "sentence_bad": f"happy {n} the {a} was."}
+        for a, n in zip(ANIMALS, NAMES, strict=True)
+    )
+    items = folder / "blimp_toys/order.jsonl"
+    items.write_text("".join(f"{json.dumps(pair)}\n" for pair in pairs))
     return folder
