@@ -162,11 +162,12 @@ class Plan:
                 yield self._train(f"student-{student.name}", recipe, run, ("base", *corpus))
 
     def _measure(self, arm: str) -> Stage:
+        """Let GOOD judge its own corpus: that shows where truncation acted, too."""
         file, corpus = self.layout.measure(arm), str(self.layout.corpus(arm))
-        good = self.recipe.good
-        judge = _checkpoint(self.layout.base, good if isinstance(good, int) else self._last_step)
+        models, _ = self._models(self.recipe.arms[arm])
+        pair = ("--judge" if flag == "--good" else flag for flag in models)
         texts = [arg for path in self._texts() for arg in ("--training", str(path))]
-        command = ("measure", corpus, *texts, "--judge", str(judge), "--out", str(file))
+        command = ("measure", corpus, *texts, *pair, "--out", str(file))
         return Stage(f"measure-{arm}", command, (f"corpus-{arm}",), file, file.is_file)
 
     def _texts(self) -> Iterator[Path]:
