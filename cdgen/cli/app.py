@@ -34,6 +34,7 @@ def root(
 
 
 app.command()(experiment.run)
+app.command()(experiment.report)
 app.command()(corpus.generate)
 app.command()(corpus.status)
 app.command()(corpus.verify)

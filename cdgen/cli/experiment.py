@@ -1,4 +1,4 @@
-"""`cdgen run`: the whole experiment."""
+"""`cdgen run` and `cdgen report`: the whole experiment, and its page."""
 
 from __future__ import annotations
 
@@ -45,3 +45,19 @@ def run(
             typer.echo(line)
         return
     run_experiment(config)
+
+
+def report(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder of cdgen run.")],
+) -> None:
+    """Write the page of an experiment: report.html, report.md, results.json, figures.
+
+    What is not finished yet is left out and named.
+    """
+    from cdgen.experiment.report.page import write_page
+
+    page = write_page(out)
+    typer.echo("\n".join(page.answer))
+    for warning in page.warnings:
+        typer.echo(f"cdgen: {warning}", err=True)
+    typer.echo(f"{out / 'report.html'}")
