@@ -19,7 +19,7 @@ from cdgen.experiment.record import read_experiment, read_stages
 
 ROOT = Path(__file__).resolve().parents[3]
 RECIPE = ROOT / "recipes/smoke-run.yaml"
-# About three minutes for each run on two cores that are free; the tests beside it cover the parts.
+# About two minutes for each run on two cores that are free; the tests beside it cover the parts.
 pytestmark = [pytest.mark.timeout(1200), pytest.mark.thorough]
 
 
@@ -45,9 +45,9 @@ def test_every_stage_leaves_what_the_next_needs(whole: Path) -> None:
     recipe, layout = read_experiment(whole).recipe, Layout(whole)
     assert all(stage.state == "done" for stage in read_stages(whole).values())
     methods = json.loads((layout.compare / "compare.json").read_bytes())["methods"]
-    assert methods == {"baseline": 2, "vanilla@0.3": 2, "plausible@0.3": 2, "cd@0.3": 2}
+    assert methods == {"baseline": 2, "vanilla@0.3": 2, "cd@0.3": 2}
     for student in students_of(recipe):
-        assert set(scores(layout, whole)[student.name]) == {*recipe.evaluation.tasks}
+        assert {*scores(layout, whole)[student.name]} >= {*recipe.evaluation.tasks}
     for arm in recipe.arms:
         measured = json.loads(layout.measure(arm).read_bytes())
         assert measured["documents"] > 200 and measured["novelty"] and measured["judge"]
