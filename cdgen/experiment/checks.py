@@ -100,17 +100,18 @@ def require_usable(recipe: RunRecipe, data: Path, layout: Layout, text: Text) ->
 
 def warnings(recipe: RunRecipe, text: Text) -> Iterator[str]:
     """Yield what is allowed but unwise."""
-    for ratio in sorted({r for arm in recipe.arms.values() for r in recipe.ratios_of(arm)}):
-        if (times := times_read(recipe, ratio, text)) > MANY_READINGS:
-            yield (
-                f"at ratio {ratio:g} a corpus is read {times:.1f} times over or more; above"
-                f" {MANY_READINGS}, repeated text adds little (Muennighoff et al. 2023): raise"
-                " corpora.num_sequences or corpora.max_new_tokens"
-            )
-    epoch = text.words * TOKENS_PER_WORD
-    if (times := read_tokens(recipe.base) / max(1.0, epoch)) > _MANY_EPOCHS:
+    ratios = sorted({r for arm in recipe.arms.values() for r in recipe.ratios_of(arm)})
+    times = {ratio: times_read(recipe, ratio, text) for ratio in ratios}
+    if often := [f"{t:.1f} (ratio {r:g})" for r, t in times.items() if t > MANY_READINGS]:
         yield (
-            f"the text, {text.words:,} words, is read about {times:.0f} times over; BabyLM's rules"
+            f"a corpus is read {', '.join(often)} times over, or more; above {MANY_READINGS},"
+            " repeated text adds little (Muennighoff et al. 2023): raise corpora.num_sequences or"
+            " corpora.max_new_tokens"
+        )
+    epoch = text.words * TOKENS_PER_WORD
+    if (epochs := read_tokens(recipe.base) / max(1.0, epoch)) > _MANY_EPOCHS:
+        yield (
+            f"the text, {text.words:,} words, is read about {epochs:.0f} times over; BabyLM's rules"
             f" allow {_MANY_EPOCHS}: lower base.training.steps or add text"
         )
 

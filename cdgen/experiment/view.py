@@ -72,12 +72,14 @@ class View:
         self, running: Sequence[Stage], done: Set[str], failed: Mapping[str, int], now: float
     ) -> Any:
         from rich.table import Table
+        from rich.text import Text
 
         table = Table.grid(padding=(0, 2))
         busy = {stage.name for stage in running}
         for stage in running:
             spent = duration(now - self.began_at[stage.name])
-            table.add_row("running", stage.name, spent, self.last_line(stage))
+            # As text: brackets in a log are no markup.
+            table.add_row("running", stage.name, spent, Text(self.last_line(stage)))
         for name, code in failed.items():
             table.add_row("failed", name, f"exit code {code}", "")
         waiting = [s.name for s in self.stages if s.name not in {*done, *failed, *busy}]

@@ -116,7 +116,7 @@ def test_a_corpus_read_too_often_is_warned_of(
     training = {**toy_experiment.BASE["training"], "steps": 600}
     plan(config(base=toy_experiment.base(training=training), good="step:600"))
     said = capsys.readouterr().err
-    assert "warning: at ratio 0.3 a corpus is read" in said and "raise corpora.num_seq" in said
+    assert "(ratio 0.3) times over" in said and "raise corpora.num_sequences" in said
     assert "BabyLM's rules allow 10" in said
 
 
