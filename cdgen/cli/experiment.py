@@ -44,7 +44,11 @@ def run(
         for line in show_plan(config):
             typer.echo(line)
         return
-    run_experiment(config)
+    if left := run_experiment(config):
+        typer.echo(f"done; {left} other stages are left")
+        return
+    typer.echo((out / "compare/compare.md").read_text(), nl=False)
+    typer.echo(f"complete: {out / 'report.html'}")
 
 
 def report(

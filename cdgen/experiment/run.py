@@ -44,8 +44,8 @@ class RunConfig:
     jobs: int = 1
 
 
-def run_experiment(config: RunConfig) -> None:
-    """Run every stage that is not done.
+def run_experiment(config: RunConfig) -> int:
+    """Run every stage that is not done; return how many --only and --from leave to do.
 
     Raises UsageError for a recipe or data that cannot be used, PlanMismatch if `out` holds another
     experiment, StorageError if another run writes into it or the disk is too small, Interrupted on
@@ -58,6 +58,7 @@ def run_experiment(config: RunConfig) -> None:
         experiment.record(config)
         view = View(chosen, lambda stage: last_line(layout.log(stage.name)))
         Runner(chosen, layout, config.jobs, view).run()
+        return sum(not stage.is_done() for stage in experiment.stages)
 
 
 def show_plan(config: RunConfig) -> Iterator[str]:
@@ -74,17 +75,17 @@ def show_plan(config: RunConfig) -> Iterator[str]:
 @contextmanager
 def _held(out: Path) -> Iterator[None]:
     """Be the only `cdgen run` in `out`; leave no trace of a recipe that was refused."""
-    there = out.exists()
+    there, layout = out.exists(), Layout(out)
     busy = f"another cdgen run is at work in {out}: wait for it, or name another --out"
-    try:
-        with lock(Layout(out).lock, busy):
+    with lock(layout.lock, busy):
+        try:
             yield
-    finally:
-        if not Layout(out).recipe.exists():
-            Layout(out).lock.unlink(missing_ok=True)
-            if not there:
-                with suppress(OSError):  # not empty
-                    out.rmdir()
+        finally:
+            if not layout.recipe.exists():
+                layout.lock.unlink(missing_ok=True)
+                if not there:
+                    with suppress(OSError):  # not empty
+                        out.rmdir()
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cdgen.errors import CdgenError
+from cdgen.errors import CdgenError, Interrupted
 from cdgen.experiment.layout import Layout
 from cdgen.experiment.record import StageRecord, read_stages, write_stages
 from cdgen.experiment.stages import Stage, shown_command
@@ -61,7 +61,11 @@ class Runner:
         with StopSignals() as signals, signals.between_steps(), self.view:
             try:
                 while self._begin() or self.running:
-                    signals.check()
+                    if signals.seen:
+                        raise Interrupted(
+                            "stopped by a signal; finished stages are kept, and those at work keep"
+                            " what they can. Run the same command again to resume."
+                        )
                     self.view.show([r.stage for r in self.running], self.done, self.failed)
                     time.sleep(_POLL)
                     self._collect()
