@@ -123,8 +123,8 @@ class _Prepared:
         found = Experiment(recipe=self.recipe, data=data, cdgen_version=__version__)
         write_experiment(found, config.out)
         for stage in self.stages:
-            if stage.recipe is not None:
-                write_recipe(stage.recipe, Layout(config.out).train_recipe(stage.recipe_name))
+            if stage.recipe is not None and stage.recipe_file is not None:
+                write_recipe(stage.recipe, stage.recipe_file)
 
 
 def _rates(recipe: RunRecipe, jobs: int) -> Rates:

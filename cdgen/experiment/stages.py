@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,16 +38,13 @@ class Stage:
     needs: tuple[str, ...]  # names of stages
     place: Path  # the folder or file that it writes
     is_done: Callable[[], bool]
-    recipe: Recipe | None = None  # what `cdgen train` reads, to be written before
+    recipe: Recipe | None = None  # of `cdgen train`, to be written before
+    recipe_file: Path | None = None  # where
     action: Callable[[], None] | None = None  # done by `run` itself
 
     @property
     def kind(self) -> str:
         return self.name.partition("-")[0]
-
-    @property
-    def recipe_name(self) -> str:
-        return self.name.removeprefix("student-")
 
 
 @dataclass(frozen=True)
@@ -76,8 +74,8 @@ class Plan:
         command = ("train", "--config", str(config), "--data", str(self.data), "--out", str(run))
         last = run / "checkpoints" / f"checkpoint-{recipe.total_steps}" / "complete.json"
         ends = (last, run / "budget.md")  # the budget is written last
-        done = lambda: all(end.is_file() for end in ends)  # noqa: E731
-        return Stage(name, command, needs, run, done, recipe)
+        done = partial(_are_files, ends)
+        return Stage(name, command, needs, run, done, recipe, recipe_file=config)
 
     def _smaller(self) -> Iterator[Stage]:
         for name, shape in self.recipe.smaller.items():
@@ -92,8 +90,8 @@ class Plan:
             (*self.again, "--only", "tasks"),
             needs,
             self.layout.tasks,
-            is_done=lambda: tasks_are_there(wanted, self.layout),
-            action=lambda: prepare_tasks(wanted, self.data, self.layout),
+            is_done=partial(tasks_are_there, wanted, self.layout),
+            action=partial(prepare_tasks, wanted, self.data, self.layout),
         )
 
     def _pairs(self) -> Iterator[Stage]:
@@ -178,13 +176,9 @@ class Plan:
 
     def _scores(self, student: Student) -> Stage:
         run, out = self.layout.student(student, self.recipe.base.seed), self.layout.scores(student)
-        wanted = self.recipe.evaluation
-        base = base_recipe(self.recipe)
-        trained = student_recipe(self.recipe, student, self.layout) if student.ratio else base
-        every = trained.training.checkpoint_every
-        steps = range(every, trained.total_steps + 1, every)
+        wanted, steps = self.recipe.evaluation, self._checkpoint_steps(student)
         if wanted.checkpoint == "last":
-            model, files = _checkpoint(run, trained.total_steps), [out / "results.json"]
+            model, files = _checkpoint(run, steps[-1]), [out / "results.json"]
         else:
             model, files = run, [out / f"checkpoint-{step}" / "results.json" for step in steps]
         command = (
@@ -192,8 +186,13 @@ class Plan:
             *("--tasks", ",".join(wanted.tasks), "--compat", wanted.compat, "--out", str(out)),
         )
         maker = "base" if run == self.layout.base else f"student-{student.name}"
-        done = lambda: all(_has_tasks(file, wanted.tasks) for file in files)  # noqa: E731
+        done = partial(_have_tasks, files, wanted.tasks)
         return Stage(f"eval-{student.name}", command, (maker, "tasks"), out, done)
+
+    def _checkpoint_steps(self, student: Student) -> list[int]:
+        recipe = student_recipe(self.recipe, student, self.layout)
+        every, last = recipe.training.checkpoint_every, recipe.total_steps
+        return [*range(every, last, every), last]
 
     def _compare(self) -> Stage:
         methods: dict[str, list[Path]] = {}
@@ -207,7 +206,7 @@ class Plan:
         needs = tuple(f"eval-{student.name}" for student in students_of(self.recipe))
         scores = [self.layout.scores(student) for student in students_of(self.recipe)]
         counts = {name: len(found) for name, found in methods.items()}
-        return Stage("compare", command, needs, out, lambda: _compared(out, counts, scores))
+        return Stage("compare", command, needs, out, partial(_compared, out, counts, scores))
 
 
 def shown_command(stage: Stage) -> str:
@@ -236,10 +235,14 @@ def _checkpoint(run: Path, step: int) -> Path:
     return run / "checkpoints" / f"checkpoint-{step}"
 
 
-def _has_tasks(results: Path, tasks: tuple[str, ...]) -> bool:
-    """Return whether the file of `cdgen eval` holds a score of every task."""
-    found = _json(results).get("results", {})
-    return all(folder_of_task(task) in found for task in tasks)
+def _are_files(paths: Sequence[Path]) -> bool:
+    return all(path.is_file() for path in paths)
+
+
+def _have_tasks(results: Sequence[Path], tasks: Sequence[str]) -> bool:
+    """Return whether each file of `cdgen eval` holds a score of every task."""
+    found = [_json(path).get("results", {}) for path in results]
+    return all(folder_of_task(task) in scores for scores in found for task in tasks)
 
 
 def _compared(out: Path, counts: dict[str, int], scores: list[Path]) -> bool:
