@@ -67,6 +67,7 @@ class Plan:
             *(self._measure(name) for name in self.recipe.arms),
             *(self._scores(student) for student in students_of(self.recipe)),
             self._compare(),
+            self._report(),
         ]
 
     def _train(self, name: str, recipe: Recipe, run: Path, needs: tuple[str, ...] = ()) -> Stage:
@@ -207,6 +208,13 @@ class Plan:
         scores = [self.layout.scores(student) for student in students_of(self.recipe)]
         counts = {name: len(found) for name, found in methods.items()}
         return Stage("compare", command, needs, out, partial(_compared, out, counts, scores))
+
+    def _report(self) -> Stage:
+        page, compared = self.layout.out / "report.html", self.layout.compare / "compare.json"
+        measures = [self.layout.measure(arm) for arm in self.recipe.arms]
+        needs = ("compare", *(f"measure-{arm}" for arm in self.recipe.arms))
+        done = partial(_newer, page, [compared, *measures])
+        return Stage("report", ("report", str(self.layout.out)), needs, page, done)
 
 
 def shown_command(stage: Stage) -> str:

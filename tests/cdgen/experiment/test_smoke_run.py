@@ -51,6 +51,7 @@ def test_every_stage_leaves_what_the_next_needs(whole: Path) -> None:
     for arm in recipe.arms:
         measured = json.loads(layout.measure(arm).read_bytes())
         assert measured["documents"] > 200 and measured["novelty"] and measured["judge"]
+    assert "<html" in (whole / "report.html").read_text()
 
 
 def scores(layout: Layout, out: Path) -> dict[str, Any]:
