@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 import shutil
 import tarfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 from cdgen.errors import UsageError, one_line
@@ -77,34 +79,43 @@ def bytes_of_task(task: str, evaluation: Evaluation, data: Path, layout: Layout)
             return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     if not place.is_file() or (within := _folders_in(place).get(name)) is None:
         return 0
-    with tarfile.open(place) as archive:
-        return sum(m.size for m in archive.getmembers() if within in PurePosixPath(m.name).parents)
+    with _archive(place) as archive:
+        return sum(member.size for member in _members(archive, within))
 
 
 def _folders_in(place: Path) -> dict[str, PurePosixPath]:
     """Return the folders of a folder or an archive by name, with the way to them. Raises UsageError
     if it can be neither listed nor opened."""
+    if place.is_dir():
+        return {p.name: PurePosixPath(p.name) for p in place.iterdir() if p.is_dir()}
+    with _archive(place) as archive:
+        files = [PurePosixPath(m.name) for m in archive.getmembers() if m.isfile()]
+    return {folder.name: folder for file in files for folder in file.parents if folder.name}
+
+
+@contextmanager
+def _archive(place: Path) -> Iterator[tarfile.TarFile]:
     try:
-        if place.is_dir():
-            return {p.name: PurePosixPath(p.name) for p in place.iterdir() if p.is_dir()}
         with tarfile.open(place) as archive:
-            paths = [PurePosixPath(m.name) for m in archive.getmembers() if m.isdir()]
+            yield archive
     except (OSError, EOFError, tarfile.TarError) as error:
         reason = getattr(error, "strerror", None) or one_line(error)
         raise UsageError(
             f"evaluation.data: cannot read {place}: {reason}; name a folder or a .tar archive below"
             " --data"
         ) from error
-    return {path.name: path for path in paths}
+
+
+def _members(archive: tarfile.TarFile, within: PurePosixPath) -> list[tarfile.TarInfo]:
+    return [m for m in archive.getmembers() if within in PurePosixPath(m.name).parents]
 
 
 def _unpack(place: Path, name: str, target: Path) -> None:
     """Unpack one folder of an archive; `target` appears when it is complete."""
     within, passing = _folders_in(place)[name], target.with_name(f".{name}.tmp")
     shutil.rmtree(passing, ignore_errors=True)
-    with tarfile.open(place) as archive:
-        members = [m for m in archive.getmembers() if within in PurePosixPath(m.name).parents]
-        archive.extractall(passing, members, filter="data")
+    with _archive(place) as archive:
+        archive.extractall(passing, _members(archive, within), filter="data")
     (passing / within).rename(target)
     shutil.rmtree(passing)
 
