@@ -12,11 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from cdgen.checkpoints.checkpoint import open_checkpoint
+from cdgen.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from cdgen.corpus.folder import CorpusFolder
 from cdgen.errors import UsageError
 from cdgen.eval.corpus_measures import continuations_of, documents_of, measure
 from cdgen.eval.modes import MODES
+from cdgen.eval.plausible_sets import plausible_sets
 from cdgen.eval.scoring.scorer import Scorer
 from cdgen.eval.tasks.perplexity import Perplexity
 from cdgen.eval.tasks.tokenized import new_encoder
@@ -30,15 +31,19 @@ def measure_corpus(
     judge: Path | None,
     device: str,
     text_column: str = "text",
+    bad: str | None = None,
 ) -> dict[str, Any]:
     """Return all measures of the text, ready for JSON.
 
     Novelty is counted against the text in `training`. `judge` is a model that had no part in the
-    corpus. Raises UsageError, ModelError, StorageError.
+    corpus, or its own GOOD: then its plausible sets are measured too, and with `bad`, the corpus's
+    BAD, how often top-p and min-p act. Raises UsageError, ModelError, StorageError.
     """
     checkpoint = open_checkpoint(judge) if judge else None  # fails before the long part
     for note in checkpoint.notes if checkpoint else ():
         print(note, file=sys.stderr)
+    if bad is not None and not _is_good_of(checkpoint, corpus):
+        raise UsageError("--bad: only where --judge is the GOOD that wrote the corpus")
     texts = partial(documents_of, text_column=text_column)
     reference = chain.from_iterable(map(texts, training)) if training else None
     found = asdict(measure(texts(corpus), reference))
@@ -55,7 +60,16 @@ def measure_corpus(
             "documents": len(judged),
             **_perplexity(judged, checkpoint.folder, checkpoint.config, device),
         }
+    if checkpoint and judge and _is_good_of(checkpoint, corpus):
+        sets = plausible_sets(corpus, judge, bad, device)
+        found["plausible_sets"] = asdict(sets) if sets else None
     return found
+
+
+def _is_good_of(checkpoint: Checkpoint | None, corpus: Path) -> bool:
+    folder = CorpusFolder(corpus)
+    written = folder.plan.good_sha256 if folder.has_plan else None
+    return checkpoint is not None and checkpoint.sha256 == written
 
 
 def _evenly_spaced(texts: Iterable[str], count: int) -> list[str]:
@@ -95,6 +109,12 @@ def summary_lines(found: dict[str, Any]) -> list[str]:
         shown[f"word perplexity of {judge['documents']:,} documents"] = (
             f"{value:.1f} ({low:.1f} to {high:.1f}); per token {judge['perplexity']['value']:.2f}"
         )
+    if sets := found.get("plausible_sets"):
+        shown[f"plausible tokens, at {sets['tokens']:,} draws"] = (
+            f"mean {sets['mean']:.1f}, median {sets['median']:.0f}, p99 {sets['p99']:.0f}, largest"
+            f" {sets['largest']:,}"
+        )
+        shown["truncation removed a token at"] = _percent(sets["truncated"])
     return [f"{name:36} {value}" for name, value in shown.items()]
 
 
@@ -104,6 +124,10 @@ def _by_n(shares: dict[int, float | None]) -> str:
 
 def _share(share: float | None) -> str:
     return "-" if share is None else f"{share:.3f}"
+
+
+def _percent(share: float | None) -> str:
+    return "? (name BAD with --bad)" if share is None else f"{100 * share:.2f} % of these draws"
 
 
 def _lengths(lengths: dict[str, float]) -> str:

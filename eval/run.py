@@ -29,7 +29,7 @@ from cdgen.eval.summary import TaskResult
 from cdgen.eval.tasks.task_list import (
     data_sha256,
     is_fine_tuned,
-    require_known,
+    parse_tasks,
     tasks_in,
     where_tasks_are,
 )
@@ -45,7 +45,8 @@ class EvalConfig(BaseModel):
     models: list[Path]
     data: Path
     out: Path
-    tasks: list[str] = []  # if empty, every zero-shot task in `data`
+    # Names of folders of `data`, or NAME=KIND; if empty, every zero-shot task in `data`.
+    tasks: list[str] = []
     compat: Literal["default", "babylm2025", "paper"] = "default"
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
@@ -91,19 +92,31 @@ def _folder(out: Path, named: NamedCheckpoint, checkpoints: list[NamedCheckpoint
     return out if alone else out / named.name
 
 
-def _tasks(config: EvalConfig, outcome: Outcome) -> dict[str, str]:
-    """Return the hash of the data of every task that has any; note the others as skipped."""
+@dataclass(frozen=True)
+class _Task:
+    """A task that has data."""
+
+    name: str  # of its folder
+    kind: str  # the name itself, unless --tasks declares another
+    data_sha256: str
+
+
+def _tasks(config: EvalConfig, outcome: Outcome) -> list[_Task]:
+    """Return the tasks that have data; note the others as skipped."""
     names = config.tasks
     if not names:
         names, outcome.skipped = tasks_in(config.data)
-    for name in names:
-        require_known(name)
-    for name in names:
+    kinds = parse_tasks(names)
+    for name in kinds:
         if not (config.data / name).is_dir():
             outcome.skipped[name] = f"{config.data / name} is not there"
-    found = {n: data_sha256(config.data / n) for n in names if n not in outcome.skipped}
+    found = [
+        _Task(name, kind, data_sha256(config.data / name, kind))
+        for name, kind in kinds.items()
+        if name not in outcome.skipped
+    ]
     if not found:
-        wanted = f"none of {', '.join(names)}" if names else "no folder of a known task"
+        wanted = f"none of {', '.join(kinds)}" if names else "no folder of a known task"
         raise UsageError(f"--data {config.data}: {wanted}; {where_tasks_are(config.data)}")
     return found
 
@@ -112,7 +125,7 @@ def _tasks(config: EvalConfig, outcome: Outcome) -> dict[str, str]:
 class _Evaluation:
     """The state that the checkpoints of one call of `evaluate` share."""
 
-    tasks: dict[str, str]  # name -> hash of its data
+    tasks: list[_Task]
     tokenized: TaskCache
     mode: Mode
     device: str
@@ -138,12 +151,13 @@ class _Evaluation:
             print(note, file=sys.stderr)
         identity = model_sha256(checkpoint.sha256, tokenizer)
         results = ResultFolder.open(folder, named, identity, self.mode)
-        left = [task for task, data in self.tasks.items() if not results.has(task, data)]
+        left = [task for task in self.tasks if not results.has(task.name, task.data_sha256)]
         self.display.begin(named.name, len(self.tasks) - len(left), len(self.tasks))
         results.save()
-        for task in filter(is_fine_tuned, left):
-            self._fine_tune(task, named, results)
-        if not (zero_shot := [task for task in left if not is_fine_tuned(task)]):
+        for task in left:
+            if is_fine_tuned(task.kind):
+                self._fine_tune(task, named, results)
+        if not (zero_shot := [task for task in left if not is_fine_tuned(task.kind)]):
             return
         try:
             self._zero_shot(zero_shot, named, tokenizer, results)
@@ -154,52 +168,54 @@ class _Evaluation:
             gc.collect()  # a model holds cycles: without this, two would be in memory
 
     def _zero_shot(
-        self, names: list[str], named: NamedCheckpoint, tokenizer: str, results: ResultFolder
+        self, left: list[_Task], named: NamedCheckpoint, tokenizer: str, results: ResultFolder
     ) -> None:
         tasks = self.tokenized.of(named.folder, tokenizer)
         scorer = Scorer(named.folder, self.device)
         results.document["config"]["prefix_token_ids"] = tasks.encoder.prefix
         results.document["config"]["scored_along_tries"] = scorer.tree
-        for name in names:
-            self._score(name, tasks, scorer, results)
+        for task in left:
+            self._score(task, tasks, scorer, results)
 
     def _score(
-        self, name: str, tasks: TokenizedTasks, scorer: Scorer, results: ResultFolder
+        self, task: _Task, tasks: TokenizedTasks, scorer: Scorer, results: ResultFolder
     ) -> None:
-        task = tasks.load(name)
-        if isinstance(task, UsageError):
-            self._fail(name, task, results)
+        loaded = tasks.load(task.name, task.kind)
+        if isinstance(loaded, UsageError):
+            self._fail(task.name, loaded, results)
             return
-        advance = self.display.task(name)
+        advance = self.display.task(task.name)
         try:
-            predictions = task.predict(lambda spans: scorer.span_sums(spans, advance))
+            predictions = loaded.predict(lambda spans: scorer.span_sums(spans, advance))
         except UsageError as error:
-            self._fail(name, error, results)
+            self._fail(task.name, error, results)
             return
         try:
-            summary = task.summary(predictions, self.mode)
+            summary = loaded.summary(predictions, self.mode)
         except ValueError:  # its message speaks of statistics, not of the user's data
             text = f"{len(predictions)} items give no score with an interval: too few, or all alike"
-            self._fail(name, UsageError(text), results)
+            self._fail(task.name, UsageError(text), results)
             return
-        self._add(name, TaskResult(predictions, summary, task.collated(predictions)), results)
+        kind = task.kind if task.kind != task.name else None
+        result = TaskResult(predictions, summary, loaded.collated(predictions), kind)
+        self._add(task, result, results)
 
-    def _add(self, name: str, result: TaskResult, results: ResultFolder) -> None:
-        results.add(name, self.tasks[name], result)
-        self.display.finished(name, result.summary)
+    def _add(self, task: _Task, result: TaskResult, results: ResultFolder) -> None:
+        results.add(task.name, task.data_sha256, result)
+        self.display.finished(task.name, result.summary)
 
     def _fail(self, name: str, error: UsageError, results: ResultFolder) -> None:
         self.outcome.failed[name] = error
         results.drop(name)  # a score that is there came from other data
         results.save()
 
-    def _fine_tune(self, name: str, named: NamedCheckpoint, results: ResultFolder) -> None:
+    def _fine_tune(self, task: _Task, named: NamedCheckpoint, results: ResultFolder) -> None:
         from cdgen.eval.tasks.fine_tuning import fine_tune_all  # Trainer takes seconds to import
 
         try:
-            data, advance = self.tokenized.data / name, self.display.task(name)
+            data, advance = self.tokenized.data / task.name, self.display.task(task.name)
             result = fine_tune_all(named.folder, data, self.device, self.mode, advance)
         except (UsageError, ModelError) as error:
-            self.outcome.failed[f"{name} of {named.name}"] = error.with_traceback(None)
+            self.outcome.failed[f"{task.name} of {named.name}"] = error.with_traceback(None)
             return
-        self._add(name, result, results)
+        self._add(task, result, results)

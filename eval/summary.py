@@ -38,6 +38,7 @@ class TaskResult:
     predictions: list[Prediction]
     summary: Summary
     collated: dict[str, Any]  # predictions.json files by their place in the pipeline's results
+    kind: str | None = None  # of the task, if its name does not tell it
 
 
 def metric_fields(metrics: dict[str, Estimate]) -> dict[str, Any]:

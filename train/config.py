@@ -65,6 +65,9 @@ class Synthetic(_Section):
     name: str
     path: Path  # relative to the working directory, unlike a source's
     weight: float = Field(default=1.0, gt=0)  # share among the corpora
+    # Put an end-of-text after rows that were cut off, as Ulm et al. 2025 do. It teaches the model
+    # to stop anywhere.
+    false_ends: bool = False
 
 
 class Mixing(_Section):
@@ -152,15 +155,15 @@ class Training(_Section):
         return self
 
 
-_Seed = Annotated[int, Field(ge=0, lt=2**32)]  # the range of NumPy's seeds
+Seed = Annotated[int, Field(ge=0, lt=2**32)]  # the range of NumPy's seeds
 
 
 class Recipe(_Section):
     name: str
-    seed: _Seed
+    seed: Seed
     # Divides the documents into train, prompts and validation; default: seed. Runs that differ only
     # in their seed share a split if they name one here.
-    split_seed: _Seed | None = None
+    split_seed: Seed | None = None
     # Trained on the sources, or an existing one's folder, relative to the working directory.
     tokenizer: Literal["byte-level", "sentencepiece"] | Path = "byte-level"
     vocab_size: int = Field(ge=261)  # 256 bytes, up to four special tokens, one learned token

@@ -24,7 +24,8 @@ from cdgen.train.data.synthetic import manifest_sha256
 from cdgen.train.data.tokenizer import tokenizer_identity
 from cdgen.train.model import read_config
 
-_NAME, _LOCK, _PROMPTS = "recipe.json", ".lock", "prompts.jsonl"
+_NAME, _LOCK = "recipe.json", ".lock"
+_TEXTS = ("prompts.jsonl", "validation.jsonl")
 _DECIDES_NO_WEIGHT: Any = {
     "name": True,
     "bad_gap": True,
@@ -100,8 +101,8 @@ def write_record(out: Path, record: Record) -> None:
 
 
 def _require_ours(out: Path) -> None:
-    passing = {temporary_of(out / name).name for name in (_NAME, _PROMPTS)}
-    kept = {_LOCK, _PROMPTS, "tokens", *passing}  # left by a recipe that was refused
+    passing = {temporary_of(out / name).name for name in (_NAME, *_TEXTS)}
+    kept = {_LOCK, *_TEXTS, "tokens", *passing}  # left by a recipe that was refused
     if foreign := sorted({path.name for path in out.iterdir()} - kept):
         raise PlanMismatch(
             f"--out {out} is not empty (it holds {foreign[0]}) and has no {_NAME} of a run: choose"

@@ -10,7 +10,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.exceptions import TyperException
 
-from cdgen.cli import corpus, evaluate, train
+from cdgen.cli import corpus, evaluate, experiment, train
 from cdgen.errors import Interrupted, report
 
 _TYPER_INTERRUPTED = 130  # a typer app returns this on Ctrl-C instead of raising
@@ -33,6 +33,8 @@ def root(
     """Write synthetic pre-training corpora by contrasting two language models."""
 
 
+app.command()(experiment.run)
+app.command()(experiment.report)
 app.command()(corpus.generate)
 app.command()(corpus.status)
 app.command()(corpus.verify)

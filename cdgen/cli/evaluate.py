@@ -29,8 +29,9 @@ def evaluate(
         str,
         typer.Option(
             metavar="NAME,...",
-            help="Tasks by the names of their data folders, such as blimp_fast,reading [default:"
-            " all zero-shot tasks].",
+            help="Tasks by the names of their data folders, such as blimp_fast,reading, or"
+            " NAME=blimp for a folder of another name in BLiMP's format [default: all zero-shot"
+            " tasks].",
             show_default=False,
         ),
     ] = "",
@@ -110,7 +111,23 @@ def measure(
     ] = None,
     judge: Annotated[
         Path | None,
-        typer.Option(help="Checkpoint that measures perplexity; choose one outside the pair."),
+        typer.Option(
+            help="Checkpoint that measures perplexity; choose one outside the pair, or the corpus's"
+            " GOOD, which shows its plausible sets and how often truncation acted, too."
+        ),
+    ] = None,
+    bad: Annotated[
+        str | None,
+        typer.Option(
+            help="The corpus's BAD as in `cdgen generate --bad`, if top-p or min-p truncated."
+        ),
+    ] = None,
+    pair: Annotated[
+        Path | None,
+        typer.Option(
+            help="File of cdgen train --select-pair: its GOOD is the judge, and its BAD the BAD"
+            " unless --bad names another."
+        ),
     ] = None,
     text_column: Annotated[
         str,
@@ -120,11 +137,18 @@ def measure(
     out: Annotated[Path | None, typer.Option(help="File to write the numbers to, as JSON.")] = None,
 ) -> None:
     """Measure a corpus: diversity, repetition, novelty, perplexity."""
+    from cdgen.checkpoints.pair_file import resolve_pair
     from cdgen.device import choose_device
+    from cdgen.errors import UsageError
     from cdgen.eval.measure import measure_corpus, summary_lines
     from cdgen.storage import canonical_json, make_folder, write_atomic
 
-    found = measure_corpus(corpus, training or [], judge, choose_device(device), text_column)
+    if pair and judge:
+        raise UsageError("--judge: not with --pair, whose GOOD is the judge")
+    if pair:
+        judge, pairs_bad = resolve_pair(pair)
+        bad = bad or pairs_bad
+    found = measure_corpus(corpus, training or [], judge, choose_device(device), text_column, bad)
     typer.echo("\n".join(summary_lines(found)))
     if out:
         make_folder(out.parent)

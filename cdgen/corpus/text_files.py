@@ -27,20 +27,21 @@ MAX_LINE_BYTES = 64 << 20
 
 def kind_of(name: str) -> Kind | None:
     """Return what a file of this name holds, or None if cdgen does not read such files."""
-    return _KINDS.get(Path(_plain_name(name)).suffix)
+    return _KINDS.get(Path(plain_name(name)).suffix)
 
 
 def is_json_document(name: str) -> bool:
     """Return whether the name ends in .json: such a file may be one array instead of lines."""
-    return _plain_name(name).endswith(".json")
+    return plain_name(name).endswith(".json")
 
 
 def stem_of(name: str) -> str:
     """Return the name of a file without the endings that tell its kind and its compression."""
-    return name[: len(Path(_plain_name(name)).stem)]
+    return name[: len(Path(plain_name(name)).stem)]
 
 
-def _plain_name(name: str) -> str:
+def plain_name(name: str) -> str:
+    """Return the name of a file in lower case, without the ending that tells its compression."""
     lower = name.lower()
     return next((lower.removesuffix(c) for c in _COMPRESSIONS if lower.endswith(c)), lower)
 

@@ -7,7 +7,7 @@ perplexity against truncation and against the share of synthetic text.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from cdgen.errors import UsageError
@@ -35,25 +35,29 @@ def make_report(methods: Sequence[Method], baseline: str | None, select: Select 
     if not names:
         raise UsageError("RUN...: the runs have no task in common")
     averaged = [name for name in names if _is_averaged(name, by_method[base][name])]
-    if not averaged:
-        raise UsageError(
-            f"{base}: no score but perplexity is above 0, so no relative change exists"
-        )
     scored = {
         method: {name.key: runs for name, runs in own.items()} for method, own in by_method.items()
     }
-    comparison = compare(scored, base, relative_over=[name.key for name in averaged])
+    averaged_keys = [name.key for name in averaged]
+    comparison = compare(scored, base, resamples=_resamples(scored), relative_over=averaged_keys)
     return Report(list(methods), base, names, comparison, averaged, left_out)
+
+
+def _resamples(scored: Mapping[str, Mapping[str, Scored]]) -> int:
+    """Return how many draws of items to make. The smallest p-value is one in so many, and it should
+    stay below 0.05 when it is adjusted for every method and task."""
+    comparisons = sum(len(of) for of in scored.values())
+    return max(1000, 40 * comparisons)
 
 
 def write_report(report: Report, out: Path) -> None:
     """Write compare.md, compare.json and figures.png to `out`."""
-    from cdgen.eval.report.figures import draw
+    from cdgen.eval.report.figures import draw, panels_of
 
     make_folder(out)
     write_atomic(out / "compare.md", report.markdown().encode())
     write_atomic(out / "compare.json", canonical_json(report.fields()))
-    write_atomic(out / "figures.png", draw(report))
+    write_atomic(out / "figures.png", draw(panels_of(report)))
 
 
 def _is_averaged(name: ScoreName, baseline: Scored) -> bool:

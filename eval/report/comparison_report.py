@@ -25,7 +25,7 @@ class Report:
     left_out: list[ScoreName]  # the scores that some run lacks
 
     def markdown(self) -> str:
-        head = ["method", "seeds", *(_title(column) for column in self.columns), "mu_dREL %"]
+        head = ["method", "seeds", *(title(column) for column in self.columns), "mu_dREL %"]
         lines = [f"| {' | '.join(head)} |", f"|{'---|' * 2}{'---:|' * (len(head) - 2)}"]
         for method in self.methods:
             lines.append(f"| {' | '.join(self._cells(method))} |")
@@ -47,7 +47,8 @@ class Report:
         for column in self.columns:
             change = against.tasks[column.key] if against else None
             cells.append(_cell(column, scores[column.key], change))
-        gain = _percent(against.mean_relative) if against else "-"
+        mean = against.mean_relative if against else None
+        gain = _percent(mean) if mean else "-"
         return [method.name, str(len(method.runs)), *cells, gain]
 
     def _notes(self) -> list[str]:
@@ -56,7 +57,9 @@ class Report:
             f"Compared with {self.baseline}. In brackets: half the width of the 95 % interval; then"
             " the relative change, positive if better. * p < 0.05 after Holm's correction over"
             " the tasks. All scores in percent, except perplexities.",
-            f"mu_dREL: mean relative change over {', '.join(map(_title, self.averaged))}.",
+            f"mu_dREL: mean relative change over {', '.join(map(title, self.averaged))}."
+            if self.averaged
+            else "mu_dREL: no task but perplexity has a score above 0, so there is none.",
         ]
         if not all(other.covers_training for other in others):
             notes.append(
@@ -66,12 +69,12 @@ class Report:
         elif shares := _seed_shares(others):
             notes.append(f"Share of a difference's variance that is seed noise: {shares}.")
         if self.left_out:
-            titles = ", ".join(map(_title, self.left_out))
+            titles = ", ".join(map(title, self.left_out))
             notes.append(f"Left out because some run lacks it: {titles}.")
         return notes
 
 
-def _title(column: ScoreName) -> str:
+def title(column: ScoreName) -> str:
     return column.task if column.metric in ("acc", "spearman", "perplexity") else column.metric
 
 

@@ -144,7 +144,8 @@ def _choose(run: list[EvaluatedCheckpoint], name: ScoreName, select: Select) -> 
 def _scored(name: ScoreName, seeds: list[EvaluatedCheckpoint], mode: Mode) -> Scored:
     runs = [read_predictions(checkpoint.folder, name.task) for checkpoint in seeds]
     _require_same_items(name.task, runs, seeds)
-    return scored(name.task, name.metric, runs, mode)
+    kind = seeds[0].document["configs"][name.task].get("kind", name.task)
+    return scored(kind, name.metric, runs, mode)
 
 
 def _require_same_items(

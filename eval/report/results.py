@@ -101,6 +101,7 @@ class ResultFolder:
             "data_sha256": data_sha256,
             "predictions_sha256": written.sha256,
             "labels": label_fields(summary.labels),
+            **({"kind": result.kind} if result.kind else {}),
         }
         self.document["versions"][task] = SCORING
         self.document["n-shot"][task] = 0

@@ -1,4 +1,5 @@
-"""The tables over all checkpoints of a run: results.md for people, curve.csv for plots."""
+"""The tables over all checkpoints of a run: results.md and subtasks.md for people, curve.csv for
+plots."""
 
 from __future__ import annotations
 
@@ -38,6 +39,7 @@ class ScoreName(NamedTuple):
 def write_tables(out: Path, folders: list[Path]) -> None:
     documents = [read_results(f) for f in folders if (f / "results.json").exists()]
     write_atomic(out / "results.md", markdown(documents).encode())
+    write_atomic(out / "subtasks.md", subtasks_markdown(documents).encode())
     write_atomic(out / "curve.csv", curve(documents).encode())
 
 
@@ -75,9 +77,41 @@ def markdown(documents: list[dict[str, Any]]) -> str:
     for name in names:
         cells = " | ".join(_cell(name.metric, scores.get(name)) for scores in found)
         lines.append(f"| {name.task} | {name.metric} | {cells} |")
+    return "\n".join(lines) + "\n" + _notes(documents)
+
+
+def _notes(documents: list[dict[str, Any]]) -> str:
     mode = documents[0]["config"]["mode"] if documents else "default"
-    notes = f"\nMode: {mode}. Scores in percent, except perplexities; ranges are 95 % intervals.\n"
-    return "\n".join(lines) + "\n" + notes
+    return f"\nMode: {mode}. Scores in percent, except perplexities; ranges are 95 % intervals.\n"
+
+
+def subtask_scores(document: dict[str, Any]) -> dict[tuple[str, str], Estimate]:
+    """Return the scores of the sub-tasks and of further groups of items (BLiMP's fields,
+    MultiBLiMP's languages), by task and name: `agreement`, or `language: deu`."""
+    found = {}
+    for task in document["configs"]:
+        metric = next(iter(document["higher_is_better"][task]))
+        for key in document["group_subtasks"].get(task, ()):
+            fields = document["results"][key]
+            low, high = fields[f"{metric}_ci95,none"]
+            value, stderr = fields[f"{metric},none"], fields[f"{metric}_stderr,none"]
+            found[task, key.removeprefix(f"{task}_")] = Estimate(value, stderr, low, high)
+        for label, groups in document["configs"][task]["labels"].items():
+            for name, fields in groups.items():
+                found[task, f"{label}: {name}"] = Estimate(**fields)
+    return found
+
+
+def subtasks_markdown(documents: list[dict[str, Any]]) -> str:
+    """Return a table with a row per sub-task or group of items and a column per checkpoint."""
+    found = [subtask_scores(document) for document in documents]
+    models = [document["config"]["model"] for document in documents]
+    lines = [f"| task | sub-task | {' | '.join(models)} |", f"|---|---|{'---:|' * len(models)}"]
+    for task, name in dict.fromkeys(key for scores in found for key in scores):
+        cells = " | ".join(_cell("", scores.get((task, name))) for scores in found)
+        shown = name.replace("|", "\\|")  # phenomena have the names that the data give them
+        lines.append(f"| {task} | {shown} | {cells} |")
+    return "\n".join(lines) + "\n" + _notes(documents)
 
 
 def _cell(metric: str, score: Estimate | None) -> str:

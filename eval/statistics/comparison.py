@@ -7,14 +7,15 @@ of `cdgen.eval.statistics.intervals`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from itertools import chain
+from typing import TypeVar
 
 import numpy as np
 
 from cdgen.errors import UsageError
-from cdgen.eval.statistics.intervals import Estimate, Runs, Strata, spread_of_sum
+from cdgen.eval.statistics.intervals import Estimate, Runs, Spread, Strata, spread_of_sum
 
 # A mean of equal scores may be off by a relative 1e-16; one item in a million changes far more.
 _ROUNDING = 1e-12
@@ -58,9 +59,18 @@ class TaskComparison:
 
 
 @dataclass(frozen=True)
+class MeanRelative(Estimate):
+    """mu_dREL of a method, as a fraction."""
+
+    p: float  # two-sided
+    p_holm: float  # adjusted for the number of methods
+    seed_share: float | None  # as in `TaskComparison`
+
+
+@dataclass(frozen=True)
 class MethodComparison:
     tasks: dict[str, TaskComparison]
-    mean_relative: Estimate  # mu_dREL
+    mean_relative: MeanRelative | None  # None if no task is averaged
     covers_training: bool  # False if a side has one seed: only the items' variance is known
 
 
@@ -91,11 +101,13 @@ def compare(
     counted = list(by_task if relative_over is None else relative_over)
     _require_relative(baseline, runs[baseline], counted)
     signs = {task: 1 if of.higher_is_better else -1 for task, of in methods[baseline].items()}
-    others = [name for name in methods if name != baseline]
+    others = {name: own for name, own in runs.items() if name != baseline}
+    means = _mean_relatives(others, runs[baseline], signs, counted) if counted else {}
     return Comparison(
         scores={name: _scores(own) for name, own in runs.items()},
         against_baseline={
-            name: _against(runs[name], runs[baseline], signs, counted) for name in others
+            name: _against(own, runs[baseline], signs, means.get(name))
+            for name, own in others.items()
         },
     )
 
@@ -142,7 +154,7 @@ def _draw(task: str, scored: Mapping[str, Scored], seed: int, resamples: int) ->
 
 
 def _require_relative(baseline: str, base: Mapping[str, Runs], counted: Sequence[str]) -> None:
-    if not counted or not base.keys() >= set(counted):
+    if not base.keys() >= set(counted):
         raise UsageError(f"relative_over: expected some of {sorted(base)}, got {counted}")
     for task in counted:
         if base[task].score <= 0:
@@ -160,7 +172,7 @@ def _against(
     own: Mapping[str, Runs],
     base: Mapping[str, Runs],
     signs: Mapping[str, int],
-    counted: Sequence[str],
+    mean_relative: MeanRelative | None,
 ) -> MethodComparison:
     differences = {task: _difference(own[task].score, base[task].score) for task in own}
     spreads = {task: spread_of_sum([own[task], base[task].times(-1)]) for task in own}
@@ -177,7 +189,7 @@ def _against(
             )
             for task, spread in spreads.items()
         },
-        mean_relative=_mean_relative(own, base, signs, counted),
+        mean_relative=mean_relative,
         covers_training=all(len(of.full) > 1 for side in (own, base) for of in side.values()),
     )
 
@@ -191,15 +203,36 @@ def _relative(own: Runs, base: Runs, sign: int) -> float | None:
     return sign * _difference(own.score, base.score) / base.score if base.score > 0 else None
 
 
+def _mean_relatives(
+    others: Mapping[str, Mapping[str, Runs]],
+    base: Mapping[str, Runs],
+    signs: Mapping[str, int],
+    counted: Sequence[str],
+) -> dict[str, MeanRelative]:
+    """Return mu_dREL of each method, their p-values adjusted for the number of methods."""
+    found = {name: _mean_relative(own, base, signs, counted) for name, own in others.items()}
+    p = {name: spread.p(value) for name, (value, spread) in found.items()}
+    adjusted = holm(p)
+    return {
+        name: MeanRelative(
+            **asdict(spread.around(value)),
+            p=p[name],
+            p_holm=adjusted[name],
+            seed_share=spread.seed_share,
+        )
+        for name, (value, spread) in found.items()
+    }
+
+
 def _mean_relative(
     own: Mapping[str, Runs],
     base: Mapping[str, Runs],
     signs: Mapping[str, int],
     counted: Sequence[str],
-) -> Estimate:
-    """Return mu_dREL, the mean over tasks of sign (x - b) / b.
+) -> tuple[float, Spread]:
+    """Return mu_dREL, the mean over tasks of sign (x - b) / b, and its spread.
 
-    Its spread is taken to first order in x and b: among ratios of draws, the few whose b comes near
+    The spread is taken to first order in x and b: among ratios of draws, the few whose b comes near
     0 would dominate the variance.
     """
     value, gains, losses = 0.0, [], []
@@ -209,7 +242,7 @@ def _mean_relative(
         value += share * _difference(x, b) / b
         gains.append(own[task].times(share / b))
         losses.append(base[task].times(-share * x / b**2))
-    return spread_of_sum([_total(gains), _total(losses)]).around(value)
+    return value, spread_of_sum([_total(gains), _total(losses)])
 
 
 def _total(tasks: Sequence[Runs]) -> Runs:
@@ -218,11 +251,15 @@ def _total(tasks: Sequence[Runs]) -> Runs:
     return Runs(full, np.sum([of.drawn for of in tasks], axis=0), min(of.items for of in tasks))
 
 
-def holm(p: Mapping[str, float]) -> dict[str, float]:
+_Name = TypeVar("_Name", bound=Hashable)
+
+
+def holm(p: Mapping[_Name, float]) -> dict[_Name, float]:
     """Adjust p-values (Holm 1979): the i-th smallest of m is multiplied by m - i + 1, and is then
     at least the one before it and at most 1."""
-    adjusted, highest = {}, 0.0
-    for rank, task in enumerate(sorted(p, key=p.__getitem__)):
-        highest = max(highest, min(1.0, p[task] * (len(p) - rank)))
-        adjusted[task] = highest
+    adjusted: dict[_Name, float] = {}
+    highest = 0.0
+    for rank, name in enumerate(sorted(p, key=p.__getitem__)):
+        highest = max(highest, min(1.0, p[name] * (len(p) - rank)))
+        adjusted[name] = highest
     return adjusted

@@ -66,7 +66,7 @@ class Choices:
         if metric_of(self.task, mode) == "spearman":
             strata = np.zeros(len(predictions), np.int64)
             return Summary({"spearman": resampled(_spearman(predictions), strata, 0)}, **common)
-        subtasks = Subtasks.of(predictions, self.task.files_weigh_alike)
+        subtasks = Subtasks.of(predictions, self.task.file_of)
         return Summary(
             {"acc": subtasks.mean(credit)},
             parts=subtasks.parts(credit),
@@ -85,7 +85,10 @@ class Choices:
         }
 
     def collated(self, predictions: list[Prediction]) -> dict[str, Any]:
-        """Return predictions.json in the form of the BabyLM pipeline, under its place there."""
+        """Return predictions.json in the form of the BabyLM pipeline, under its place there;
+        nothing of a task that the pipeline does not have."""
+        if self.task.pipeline_folder is None:
+            return {}
         content: dict[str, Any] = {}
         for item, row in zip(self.items, predictions, strict=True):
             entry: dict[str, Any] = {
@@ -147,4 +150,4 @@ def scored(task: ChoiceTask, runs: list[list[Prediction]], mode: Mode) -> Scored
         strata = np.zeros(len(runs[0]), np.int64)
         return Scored(strata, lambda counts: np.array([v(counts) for v in values]), len(runs))
     credit = np.stack([credits_of(predictions, mode.ties_are_right)[0] for predictions in runs])
-    return Subtasks.of(runs[0], task.files_weigh_alike).scored(credit)
+    return Subtasks.of(runs[0], task.file_of).scored(credit)

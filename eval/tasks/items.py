@@ -1,22 +1,20 @@
-"""The choice tasks of BabyLM, and how a line of a data file becomes an item.
+"""The choice tasks, and how a line of a data file becomes an item.
 
-Fields, spans and sub-tasks are those of babylm/evaluation-pipeline-2025 (sentence_zero_shot).
+Fields, spans and sub-tasks are those of babylm/evaluation-pipeline-2025 (sentence_zero_shot), and
+for other languages those of MultiBLiMP 1.0 (Jumelet et al. 2025).
 To add a choice task, write a function from a line to an `Item` and add a row to `CHOICE_TASKS`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from cdgen.corpus.json_values import json_values
-from cdgen.corpus.text_files import is_json_document, kind_of, stem_of
 from cdgen.errors import UsageError
-
-Line = dict[str, Any]  # the JSON object on one line of a data file
+from cdgen.eval.tasks.item_files import Line, language_files, lines_files, numbered_rows
 
 
 @dataclass(frozen=True)
@@ -60,6 +58,25 @@ def _blimp(line: Line, stem: str) -> Item:
     return Item(uid, texts, (0, 0), texts, labels=labels)
 
 
+_PAIRS = (("sen", "wrong_sen"), ("sentence_good", "sentence_bad"))
+
+
+def _multiblimp(line: Line, language: str) -> Item:
+    """Return a pair of sentences under the released names, `sen` and `wrong_sen`, or BLiMP's."""
+    names = next((names for names in _PAIRS if names[0] in line), _PAIRS[0])
+    good, bad = (_candidate(line, name) for name in names)
+    named = next((key for key in ("phenomenon", "UID") if key in line), None)
+    if named is None:
+        return Item(language, (good, bad), (0, 0), (good, bad), labels={"language": language})
+    phenomenon = _candidate(line, named)
+    labels = {"language": language, "phenomenon": phenomenon}
+    return Item(f"{language}/{phenomenon}", (good, bad), (0, 0), (good, bad), labels=labels)
+
+
+def _language_of(uid: str) -> str:
+    return uid.partition("/")[0]
+
+
 def _ewok(line: Line, stem: str) -> Item:
     context = _text(line, "Context1")
     # The pipeline's completion is " " + target: the span begins with the space.
@@ -76,6 +93,10 @@ def _entity_tracking(line: Line, stem: str) -> Item:
     texts = tuple(prefix + option for option in options)
     uid = f"{stem}_{int(line['numops'])}_ops"
     return Item(uid, texts, (len(prefix),) * len(options), options, labels={"split": stem})
+
+
+def _split_of(uid: str) -> str:
+    return uid.rsplit("_", 2)[0]  # FILE_N_ops
 
 
 _COMPS_UIDS = {
@@ -110,17 +131,21 @@ class ChoiceTask:
     """A task whose items are choices between texts."""
 
     prefix: str  # the beginning of its data folder's name
-    read: Callable[[Line, str], Item]  # takes a line and the stem of its file's name
-    pipeline_folder: str  # the folder of the pipeline's results that holds its predictions
+    read: Callable[[Line, str], Item]  # takes a line and its file's name without endings
+    pipeline_folder: str | None  # where the pipeline keeps its predictions; None if it has no such
     metric: str = "acc"  # or "spearman"
-    files_weigh_alike: bool = False  # average sub-tasks within their file, then the files
+    # The file that a sub-task is in: its sub-tasks are averaged, then the files. None averages
+    # over all sub-tasks.
+    file_of: Callable[[str], str] | None = None
+    by_language: bool = False  # each file, or folder of files, is a language; tables are read too
 
 
 CHOICE_TASKS = (
     ChoiceTask("blimp", _blimp, "blimp"),
+    ChoiceTask("multiblimp", _multiblimp, None, file_of=_language_of, by_language=True),
     ChoiceTask("supplement", _blimp, "blimp"),
     ChoiceTask("ewok", _ewok, "ewok"),
-    ChoiceTask("entity_tracking", _entity_tracking, "entity_tracking", files_weigh_alike=True),
+    ChoiceTask("entity_tracking", _entity_tracking, "entity_tracking", file_of=_split_of),
     ChoiceTask("comps", _comps, "comps"),
     ChoiceTask("wug_adj", _wug("wug_adj"), "wug_adj", "spearman"),
     ChoiceTask("wug_past", _wug("wug_past"), "wug_past", "spearman"),
@@ -133,39 +158,35 @@ def choice_task(name: str) -> ChoiceTask | None:
 
 
 def read_items(folder: Path, task: ChoiceTask) -> list[Item]:
-    """Return the items of all .jsonl files, compressed or not, in the order of the files' names.
+    """Return the items of a folder's files, in the order of the files' names, and say if some of
+    them leave nothing to choose.
 
-    Raises UsageError naming file and line.
+    Raises UsageError naming file and line, and for a file without items.
     """
-    items = []
-    for path in sorted(path for path in folder.iterdir() if _is_lines_file(path)):
-        for number, line in json_lines(path):
-            try:
-                item = task.read(line, stem_of(path.name))
-            except KeyError as error:
-                raise UsageError(f"{path}, line {number}: no field {error}") from error
-            except (TypeError, ValueError, OverflowError) as error:
-                raise UsageError(f"{path}, line {number}: {error}") from error
-            items.append(item)
-    if not items:
-        raise UsageError(f"{folder}: expected .jsonl files with one item per line, found none")
+    items: list[Item] = []
+    alike: list[str] = []  # the places of items whose candidates are all the same text
+    for name, path in (language_files if task.by_language else lines_files)(folder):
+        before = len(items)
+        for number, line in numbered_rows(path):
+            place = f"{path}, line {number}"
+            items.append(_item(task, line, name, place))
+            if len(set(items[-1].candidates)) == 1:
+                alike.append(place)
+        if len(items) == before:
+            raise UsageError(f"{path}: expected one item per line, found none; remove the file")
+    if alike:
+        print(
+            f"{folder.name}: in {len(alike)} of {len(items)} items all candidates are the same"
+            f" text, so they can only tie; the first: {alike[0]}",
+            file=sys.stderr,
+        )
     return items
 
 
-def _is_lines_file(path: Path) -> bool:
-    return (
-        kind_of(path.name) == "json"
-        and not is_json_document(path.name)
-        and not path.name.startswith(".")
-    )
-
-
-def json_lines(path: Path) -> Iterator[tuple[int, Line]]:
-    """Yield the JSON objects of a file with their line numbers; blank lines are skipped.
-
-    Raises UsageError naming file and line.
-    """
-    for place, number, line in json_values(path):
-        if not isinstance(line, dict):
-            raise UsageError(f"{place}: expected an object, got {line!r:.40}")
-        yield number, line
+def _item(task: ChoiceTask, line: Line, name: str, place: str) -> Item:
+    try:
+        return task.read(line, name)
+    except KeyError as error:
+        raise UsageError(f"{place}: no field {error}") from error
+    except (TypeError, ValueError, OverflowError) as error:
+        raise UsageError(f"{place}: {error}") from error

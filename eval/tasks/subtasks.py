@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
+from cdgen.errors import UsageError
 from cdgen.eval.statistics.comparison import Scored, macro
 from cdgen.eval.statistics.intervals import Estimate, mean, mean_of_groups
 from cdgen.eval.summary import Prediction
@@ -20,11 +22,13 @@ class Subtasks:
     weights: np.ndarray  # [G] float64, summing to 1
 
     @classmethod
-    def of(cls, predictions: list[Prediction], files_weigh_alike: bool = False) -> Subtasks:
-        """Give all sub-tasks the same weight; with `files_weigh_alike`, all files, and within a
-        file its sub-tasks (FILE_N_ops: the numbers of operations in entity tracking)."""
+    def of(
+        cls, predictions: list[Prediction], file_of: Callable[[str], str] | None = None
+    ) -> Subtasks:
+        """Give all sub-tasks the same weight; or all files, by the file that `file_of` names for a
+        sub-task, and within a file its sub-tasks."""
         names, groups = np.unique([row["uid"] for row in predictions], return_inverse=True)
-        files = [uid.rsplit("_", 2)[0] if files_weigh_alike else uid for uid in names]
+        files = [file_of(uid) if file_of else uid for uid in names.tolist()]
         sizes = np.array([files.count(file) for file in files])
         return cls(names.tolist(), groups, 1.0 / (sizes * len(set(files))))
 
@@ -37,4 +41,10 @@ class Subtasks:
         return {name: (mean(own), len(own)) for name, own in credits.items()}
 
     def scored(self, credit: np.ndarray) -> Scored:  # [seeds, n] float64
+        """Return runs ready for comparison; raises UsageError for a sub-task of one item, of which
+        every draw is the same."""
+        sizes = np.bincount(self.groups, minlength=len(self.names))
+        if sizes.min() < 2:
+            name = self.names[sizes.argmin()]
+            raise UsageError(f"{name}: a comparison needs two items or more, and it has one")
         return macro(credit, self.groups, self.weights)

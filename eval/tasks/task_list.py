@@ -10,7 +10,7 @@ To add a zero-shot task of another kind:
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -53,11 +53,25 @@ def is_zero_shot(name: str) -> bool:
     return choice_task(name) is not None or name in _OTHERS
 
 
-def require_known(name: str) -> None:
-    """Raise UsageError if no task has a folder of this name."""
-    if not is_zero_shot(name) and not is_fine_tuned(name):
-        known = ", ".join([*(f"{task.prefix}*" for task in CHOICE_TASKS), *_OTHERS, "glue*"])
-        raise UsageError(f"--tasks {name}: unknown; a task has its data folder's name: {known}")
+def parse_tasks(given: Sequence[str]) -> dict[str, str]:
+    """Return the kind of each task, by the name of its data folder.
+
+    A folder's name says what it holds, so NAME is its own kind; NAME=KIND declares that folder
+    NAME holds what a folder called KIND would. Raises UsageError for an unknown or second kind.
+    """
+    kinds: dict[str, str] = {}
+    for text in given:
+        name, declared, kind = (part.strip() for part in text.partition("="))
+        kind = kind if declared else name
+        known = [*(f"{task.prefix}*" for task in CHOICE_TASKS), *_OTHERS, "glue*"]
+        if not name or not (is_zero_shot(kind) or (is_fine_tuned(kind) and not declared)):
+            raise UsageError(
+                f"--tasks {text}: unknown; a task has its data folder's name, {', '.join(known)},"
+                " or is declared, as in my_pairs=blimp"
+            )
+        if "/" in name or kinds.setdefault(name, kind) != kind:
+            raise UsageError(f"--tasks {text}: expected the name of one folder, of one kind")
+    return kinds
 
 
 def tasks_in(data: Path) -> tuple[list[str], dict[str, str]]:
@@ -90,23 +104,23 @@ def where_tasks_are(data: Path) -> str:
     return f"did you mean --data {' or --data '.join(map(str, below))}?"
 
 
-def load_task(name: str, data: Path, encoder: SpanEncoder, mode: Mode) -> ZeroShotTask:
+def load_task(name: str, kind: str, data: Path, encoder: SpanEncoder, mode: Mode) -> ZeroShotTask:
     """Read and tokenize a zero-shot task. Raises UsageError naming file and line."""
     folder = data / name
-    if (choice := choice_task(name)) is not None:
+    if (choice := choice_task(kind)) is not None:
         return Choices.load(name, folder, choice, encoder)
-    if name == "reading":
+    if kind == "reading":
         return Reading(read_words(folder / "reading_data.csv"), encoder, mode)
     return Perplexity.load(folder, encoder)
 
 
-def scored(name: str, metric: str, runs: list[list[Prediction]], mode: Mode) -> Scored:
+def scored(kind: str, metric: str, runs: list[list[Prediction]], mode: Mode) -> Scored:
     """Return a method's runs of a task, one per seed, ready for comparison by `metric`."""
-    if (choice := choice_task(name)) is not None:
+    if (choice := choice_task(kind)) is not None:
         return choices.scored(choice, runs, mode)
-    if name == "reading":
+    if kind == "reading":
         return reading.scored(metric, runs)
-    if name == "perplexity":
+    if kind == "perplexity":
         return perplexity.scored(metric, runs)
     from cdgen.eval.tasks import fine_tuning  # brings Trainer, which takes seconds to import
 
@@ -129,9 +143,10 @@ def longest_text(config: dict[str, Any], mode: Mode) -> int | None:
     return positions if learned or not mode.rotary_runs_on else None
 
 
-def data_sha256(folder: Path) -> str:
-    """Hash the names and contents of the files in a task's folder."""
-    digest = hashlib.sha256()
+def data_sha256(folder: Path, kind: str) -> str:
+    """Hash the names and contents of the files in a task's folder, and the kind of the task unless
+    the folder's name tells it."""
+    digest = hashlib.sha256(b"" if kind == folder.name else f"={kind}\n".encode())
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         digest.update(f"{path.relative_to(folder)} {sha256_of(path)}\n".encode())
     return digest.hexdigest()

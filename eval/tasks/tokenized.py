@@ -23,11 +23,11 @@ class TokenizedTasks:
     encoder: SpanEncoder
     _loaded: dict[str, ZeroShotTask | UsageError] = field(default_factory=dict)
 
-    def load(self, name: str) -> ZeroShotTask | UsageError:
+    def load(self, name: str, kind: str) -> ZeroShotTask | UsageError:
         """Return a task, or the error that its data raise: also for the next checkpoint."""
         if name not in self._loaded:
             try:
-                self._loaded[name] = load_task(name, self.data, self.encoder, self.mode)
+                self._loaded[name] = load_task(name, kind, self.data, self.encoder, self.mode)
             except UsageError as error:
                 self._loaded[name] = error
         return self._loaded[name]

@@ -15,7 +15,12 @@ from cdgen.train.model import model_config
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 
 
-@pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
+def training_recipes() -> list[Path]:
+    """Return the recipes of `cdgen train`; those of `cdgen run` name arms."""
+    return [path for path in sorted(RECIPES.glob("*.yaml")) if "\narms:" not in path.read_text()]
+
+
+@pytest.mark.parametrize("path", training_recipes(), ids=lambda path: path.stem)
 def test_a_recipe_loads_under_the_name_of_its_file(path: Path) -> None:
     recipe = load_recipe(path)
     assert recipe.name == path.stem

@@ -18,6 +18,7 @@ from transformers import AutoModelForCausalLM
 from cdgen.errors import PlanMismatch, UsageError
 from cdgen.train.config import Recipe
 from cdgen.train.data.packing import read_and_taught
+from cdgen.train.data.tokenizer import EOS_ID
 from cdgen.train.data.training_data import build_training_data
 from cdgen.train.loop import MixtureDataset, train_recipe
 
@@ -94,6 +95,19 @@ def test_added_text_takes_steps_of_its_own(student: Callable[..., dict[str, Any]
     added = Recipe.model_validate(student(mode="add"))
     assert added.total_steps == 39
     assert Recipe.model_validate(student()).total_steps == 27
+
+
+def test_false_ends_are_taught_only_if_asked_for(
+    student: Callable[..., dict[str, Any]], corpus: Path, tmp_path: Path
+) -> None:
+    save(student(), tmp_path)
+    ends = []
+    for false_ends in (False, True):
+        named = {"name": "cd", "path": str(corpus), "false_ends": false_ends}
+        recipe = Recipe.model_validate(student(corpora=[named]))
+        _, synthetic = build_training_data(recipe, tmp_path, tmp_path).train
+        ends.append(np.count_nonzero(synthetic == EOS_ID))
+    assert ends[1] > ends[0]
 
 
 def test_other_corpora_are_another_run(

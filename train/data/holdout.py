@@ -100,10 +100,19 @@ def _place(document: Document, seed: int) -> float:
 
 def prompt_lines(prompts: Mapping[str, Sequence[Document]]) -> bytes:
     """Return JSON lines of source and text for `cdgen generate --prompts`."""
-    rows = (
-        {"source": name, "text": piece}
+    return _lines(
+        (name, piece)
         for name, documents in prompts.items()
         for document in documents
         for piece in split_long_text(document.text, _PROMPT_WORDS)
     )
-    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
+
+
+def validation_lines(held_out: Mapping[str, Sequence[Document]]) -> bytes:
+    """Return JSON lines of source and text, one per document, for the task `perplexity`."""
+    return _lines((name, d.text) for name, documents in held_out.items() for d in documents)
+
+
+def _lines(texts: Iterable[tuple[str, str]]) -> bytes:
+    rows = (json.dumps({"source": s, "text": t}, ensure_ascii=False) + "\n" for s, t in texts)
+    return "".join(rows).encode()

@@ -56,6 +56,11 @@ def synthetic_sequences(
     return sequences, notes
 
 
+def ended(sequence: np.ndarray, special: SpecialIds) -> np.ndarray:
+    """Return a document's tokens with an EOS, whether it had one or was cut off."""
+    return sequence if sequence[-1] == special.eos else np.append(sequence, np.int32(special.eos))
+
+
 def _why_again(plan: Plan, tokenizer: Tokenizer, special: SpecialIds) -> str:
     if not plan.tokenizer_sha256:
         return "its manifest does not say which tokenizer made it"

@@ -18,7 +18,7 @@ from cdgen.storage import lock, remove_file, write_atomic
 from cdgen.train.budget import Text
 from cdgen.train.config import Recipe, Source, Synthetic
 from cdgen.train.data.documents import Document
-from cdgen.train.data.holdout import Parts, prompt_lines, split_sources
+from cdgen.train.data.holdout import Parts, prompt_lines, split_sources, validation_lines
 from cdgen.train.data.mixture import Mixture, Share, shares_of
 from cdgen.train.data.packing import encode, pack, training_blocks
 from cdgen.train.data.sources import (
@@ -27,7 +27,7 @@ from cdgen.train.data.sources import (
     read_documents,
     source_sha256,
 )
-from cdgen.train.data.synthetic import manifest_sha256, synthetic_sequences
+from cdgen.train.data.synthetic import ended, manifest_sha256, synthetic_sequences
 from cdgen.train.data.token_files import Tokens, reuse_or_build
 from cdgen.train.data.tokenizer import (
     MADE,
@@ -67,7 +67,7 @@ class TrainingData:
 
 def build_training_data(recipe: Recipe, data_dir: Path, out: Path | None = None) -> TrainingData:
     """Build the training data. With `out`, token files are made or reused in out/tokens, and the
-    prompts are written to out/prompts.jsonl.
+    prompts are written to out/prompts.jsonl, the held-out text to out/validation.jsonl.
 
     Raises UsageError for sources, shares, a tokenizer or corpora that cannot be used.
     """
@@ -85,7 +85,8 @@ def build_training_data(recipe: Recipe, data_dir: Path, out: Path | None = None)
         epoch_words.append(made.facts["epoch_words"])
     mixture = new_mixture(recipe, {name: len(blocks) for name, blocks in streams.items()})
     if out:
-        _write_prompts(real.facts["prompts"].encode(), out)
+        for name in ("prompts", "validation"):
+            _write_lines(real.facts[name].encode(), out / f"{name}.jsonl")
     return TrainingData(
         tokenizer,
         names,
@@ -113,6 +114,7 @@ def _real_key(recipe: Recipe, data_dir: Path) -> dict[str, Any]:
         "block_size": recipe.block_size,
         "seed": recipe.seed,
         "split_seed": recipe.holdout_seed,
+        "kept_texts": ["prompts", "validation"],
     }
 
 
@@ -140,6 +142,9 @@ def _build_real(recipe: Recipe, data_dir: Path) -> Tokens:
             "tokenizer": tokenizer.to_str(),
             "special": asdict(names),
             "prompts": prompt_lines({name: p.prompts for name, p in parts.items()}).decode(),
+            "validation": validation_lines(
+                {name: p.validation for name, p in parts.items()}
+            ).decode(),
             "texts": {
                 source.name: _text_facts(parts[source.name].train, is_synthetic(source, data_dir))
                 for source in recipe.sources
@@ -180,9 +185,8 @@ def _make_tokenizer(recipe: Recipe, parts: Mapping[str, Parts]) -> tuple[Tokeniz
     return train(texts, recipe.vocab_size), MADE
 
 
-def _write_prompts(content: bytes, out: Path) -> None:
-    file = out / "prompts.jsonl"
-    with lock(out / "tokens" / "prompts.lock"):
+def _write_lines(content: bytes, file: Path) -> None:
+    with lock(file.parent / "tokens" / "prompts.lock"):
         if not content:
             remove_file(file)  # left by a recipe that was corrected
         elif not file.exists() or file.read_bytes() != content:
@@ -204,6 +208,7 @@ def _synthetic_tokens(
         "special": asdict(names),
         "block_size": recipe.block_size,
         "seed": recipe.seed,
+        "false_ends": corpus.false_ends,
     }
 
     def build() -> Tokens:
@@ -224,6 +229,8 @@ def _corpus_blocks(
     sequences, notes = synthetic_sequences(corpus.path, tokenizer, special)
     for note in notes:
         print(f"{corpus.name}: {note}")
+    if corpus.false_ends:
+        sequences = [ended(sequence, special) for sequence in sequences]
     blocks = training_blocks([(sequences, 1)], recipe.block_size, special, recipe.seed)
     return blocks[:-1] if (blocks[-1:, -1] < 0).any() else blocks
 

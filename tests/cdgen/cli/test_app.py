@@ -427,10 +427,11 @@ def test_generic_models_load_without_a_progress_bar(generate: Command, tiny_gpt2
     assert all("tokens/s" in line for line in ended.err.splitlines()), ended.err
 
 
-def test_help_imports_neither_torch_nor_transformers() -> None:
+@pytest.mark.parametrize("command", ["generate", "run"])
+def test_help_imports_neither_torch_nor_transformers(command: str) -> None:
     program = (
         "import sys; from cdgen.cli import app\n"
-        "sys.argv = ['cdgen', 'generate', '--help']\n"
+        f"sys.argv = ['cdgen', '{command}', '--help']\n"
         "try: app.main()\n"
         "finally: print(*({'torch', 'transformers', 'numpy'} & set(sys.modules)), file=sys.stderr)"
     )

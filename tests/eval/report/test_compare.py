@@ -221,14 +221,54 @@ def test_command_line(
 
 def test_points_of_the_figures(evaluated: Callable[..., Path]) -> None:
     """The figures draw the numbers of compare.json in percent; better is up."""
-    from cdgen.eval.report.figures import _mean_relative, _perplexity, _places
+    from cdgen.eval.report.figures import _places, panels_of
 
     base, better = evaluated("base", 0.5, seed=1), evaluated("better", 0.8, 1.5, seed=2)
     report = make_report([Method("base", [base]), Method("cd@1", [better])], None, "validation")
     mean = report.comparison.against_baseline["cd@1"].mean_relative
-    assert _mean_relative(report)["cd@1"] == (100 * mean.value, 100 * mean.low, 100 * mean.high)
-    value, low, high = _perplexity(report)["cd@1"]
-    assert value == pytest.approx(100 * (1 - np.exp(1.5 - 2.0)), rel=1e-6)
-    assert low < value < high
+    assert mean is not None
+    (tasks,), (perplexity,) = panels_of(report).values()
+    assert tasks == ("cd", "1", 100 * mean.value, 100 * mean.low, 100 * mean.high)
+    assert perplexity.value == pytest.approx(100 * (1 - np.exp(1.5 - 2.0)), rel=1e-6)
+    assert perplexity.low < perplexity.value < perplexity.high
     assert _places(["0.3", "0.1"]) == [0.3, 0.1]
     assert _places(["k=50", "vanilla", "k=50"]) == [0.0, 1.0, 0.0]
+
+
+def test_figures_as_svg_take_the_colour_of_their_page(evaluated: Callable[..., Path]) -> None:
+    """They keep their text as text, carry no date, and the same numbers give the same bytes."""
+    from cdgen.eval.report.figures import draw, panels_of
+
+    base, better = evaluated("base", 0.5, seed=1), evaluated("better", 0.8, 1.5, seed=2)
+    report = make_report([Method("base", [base]), Method("cd@1", [better])], None, "validation")
+    one, other = (draw(panels_of(report), "svg", "share") for _ in range(2))
+    assert one == other
+    text = one.decode()
+    assert ">share</text>" in text and "currentColor" in text
+    assert "dc:date" not in text and "#010203" not in text
+
+
+def test_a_clear_difference_stays_one_among_many_methods(evaluated: Callable[..., Path]) -> None:
+    """With 1,000 draws the smallest p-value is 0.001, and 60 methods would make it 0.06."""
+    base, better = evaluated("base", 0.5, seed=1), evaluated("better", 0.95, 1.0, seed=2)
+    methods = [Method("base", [base]), Method("better", [better])]
+    methods += [Method(f"same{i}", [base]) for i in range(60)]
+    against = make_report(methods, None, "validation").comparison.against_baseline
+    mean = against["better"].mean_relative
+    assert mean is not None and mean.p_holm < 0.05
+
+
+def test_perplexity_alone_is_compared(evaluated: Callable[..., Path]) -> None:
+    """A language without minimal pairs has no other score, so no mean relative change."""
+    base, better = evaluated("base"), evaluated("better", loss=1.5)
+    for folder in (base, better):
+        named = NamedCheckpoint(folder.name, folder, None, None)
+        results = ResultFolder.open(folder, named, folder.name, MODES["default"])
+        results.drop("blimp_fast")
+        results.save()
+    methods = [Method("base", [base]), Method("better", [better])]
+    report = make_report(methods, None, "validation")
+    against = report.comparison.against_baseline["better"]
+    assert against.mean_relative is None
+    assert against.tasks["perplexity perplexity"].relative == pytest.approx(1 - np.exp(-0.5))
+    assert "there is none" in report.markdown()

@@ -263,6 +263,20 @@ def test_a_relative_change_needs_a_baseline_above_zero() -> None:
     result = compare(methods, "base", resamples=2, relative_over=["blimp"]).against_baseline["new"]
     assert result.tasks["rho"].relative is None
     assert result.mean_relative.value == pytest.approx(0.2)
-    for wrong in ([], ["glue"]):
-        with pytest.raises(UsageError, match=r"relative_over: expected some of \['blimp', 'rho'\]"):
-            compare(methods, "base", resamples=2, relative_over=wrong)
+    with pytest.raises(UsageError, match=r"relative_over: expected some of \['blimp', 'rho'\]"):
+        compare(methods, "base", resamples=2, relative_over=["glue"])
+    result = compare(methods, "base", resamples=2, relative_over=[]).against_baseline["new"]
+    assert result.mean_relative is None
+
+
+def test_p_values_of_mean_changes_allow_for_the_number_of_methods() -> None:
+    """One method of four differs; the more are tried, the less a small p-value says."""
+    rng = np.random.default_rng(0)
+    answers = {name: (rng.random((3, 120)) < 0.5).astype(float) for name in "abcd"}
+    answers["new"] = (rng.random((3, 120)) < 0.72).astype(float)
+    methods = {name: {"x": macro(values, GROUPS, WEIGHTS)} for name, values in answers.items()}
+    means = {n: c.mean_relative for n, c in compare(methods, "a").against_baseline.items()}
+    assert all(mean is not None for mean in means.values())
+    p = {name: mean.p for name, mean in means.items() if mean}
+    assert {name: mean.p_holm for name, mean in means.items() if mean} == holm(p)
+    assert min(p, key=p.__getitem__) == "new" and p["new"] < 0.05

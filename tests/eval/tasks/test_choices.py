@@ -341,8 +341,8 @@ def test_comparison_counts_as_the_summary_does(name: str, mode: Any) -> None:
 
 
 def test_a_bootstrap_draw_counts_items_as_often_as_they_were_drawn() -> None:
-    task = task_of("blimp_fast", [an_item("a"), an_item("b"), an_item("b")])
-    rows = rows_of(task, [RIGHT, RIGHT, WRONG])
+    task = task_of("blimp_fast", [an_item("a"), an_item("a"), an_item("b"), an_item("b")])
+    rows = rows_of(task, [RIGHT, RIGHT, RIGHT, WRONG])
     found = choices.scored(task.task, [rows], DEFAULT)
-    assert found.value(np.array([1, 0, 2]))[0] == pytest.approx((1 + 0) / 2)
-    assert found.value(np.array([1, 2, 1]))[0] == pytest.approx((1 + 2 / 3) / 2)
+    assert found.value(np.array([1, 1, 0, 2]))[0] == pytest.approx((1 + 0) / 2)
+    assert found.value(np.array([1, 1, 2, 1]))[0] == pytest.approx((1 + 2 / 3) / 2)

@@ -137,7 +137,7 @@ def prepared(tmp_path: Path) -> Callable[..., Perplexity]:
         for name, content in files.items():
             (tmp_path / "perplexity" / name.replace("__", ".")).write_text(content)
         encoder = new_encoder(folder, AutoConfig.from_pretrained(folder).to_dict(), MODES[mode])
-        task = load_task("perplexity", tmp_path, encoder, MODES[mode])
+        task = load_task("perplexity", "perplexity", tmp_path, encoder, MODES[mode])
         assert isinstance(task, Perplexity)
         return task
 

@@ -9,6 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from tokenizers import Tokenizer
@@ -19,6 +20,7 @@ from cdgen.errors import StorageError, UsageError
 from cdgen.storage import read_record, write_record
 from cdgen.train.data.documents import Document
 from cdgen.train.data.synthetic import (
+    ended,
     manifest_sha256,
     split_row,
     split_text,
@@ -50,6 +52,13 @@ def test_a_row_is_split_where_documents_end() -> None:
         ([BOS_ID, EOS_ID, EOS_ID], []),
     ):
         assert split_row(row, stops, MADE_IDS) == expected
+
+
+def test_a_false_end_follows_only_what_was_cut_off() -> None:
+    cut_off, whole = (np.array(row, dtype=np.int32) for row in ([1, 5, 6], [1, 5, EOS_ID]))
+    found = ended(cut_off, MADE_IDS)
+    assert found.tolist() == [1, 5, 6, EOS_ID] and found.dtype == np.int32
+    assert ended(whole, MADE_IDS) is whole
 
 
 @pytest.fixture(scope="module")

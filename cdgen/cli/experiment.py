@@ -1,0 +1,67 @@
+"""`cdgen run` and `cdgen report`: the whole experiment, and its page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def run(
+    recipe: Annotated[Path, typer.Argument(help="Recipe, such as recipes/micro.yaml.")],
+    data: Annotated[Path, typer.Option(help="Folder that holds the recipe's text and tasks.")],
+    out: Annotated[
+        Path, typer.Option(help="Folder of the experiment; one that was begun is continued.")
+    ],
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Print every stage as the command that it is, with its cost, and run none.",
+        ),
+    ] = False,
+    only: Annotated[
+        str | None,
+        typer.Option(metavar="STAGE", help="Run one stage, or one kind, such as corpus."),
+    ] = None,
+    first: Annotated[
+        str | None, typer.Option("--from", metavar="STAGE", help="Begin with this stage.")
+    ] = None,
+    jobs: Annotated[
+        int, typer.Option(min=1, help="Stages to run side by side; they share the cores.")
+    ] = 1,
+) -> None:
+    """Run an experiment: does contrastive synthetic data help a corpus?
+
+    Train the base model, choose GOOD and BAD, write a corpus per arm, train students on real and
+    synthetic text, evaluate and compare them. Run the same command again to continue.
+    """
+    from cdgen.experiment.run import RunConfig, run_experiment, show_plan
+
+    config = RunConfig(recipe, data, out, only, first, jobs)
+    if dry_run:
+        for line in show_plan(config):
+            typer.echo(line)
+        return
+    if left := run_experiment(config):
+        typer.echo(f"done; {left} other stages are left")
+        return
+    typer.echo((out / "compare/compare.md").read_text(), nl=False)
+    typer.echo(f"complete: {out / 'report.html'}")
+
+
+def report(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder of cdgen run.")],
+) -> None:
+    """Write the page of an experiment: report.html, report.md, results.json, figures.
+
+    What is not finished yet is left out and named.
+    """
+    from cdgen.experiment.report.page import write_page
+
+    page = write_page(out)
+    typer.echo("\n".join(page.answer))
+    for warning in page.warnings:
+        typer.echo(f"cdgen: {warning}", err=True)
+    typer.echo(f"{out / 'report.html'}")

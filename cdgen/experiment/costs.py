@@ -1,0 +1,112 @@
+"""What the stages of an experiment take: tokens, bytes on disk, seconds. All are estimates."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from cdgen.experiment.layout import Layout
+from cdgen.experiment.recipe import RunRecipe
+from cdgen.experiment.stages import Stage
+from cdgen.experiment.tasks import bytes_of_task
+from cdgen.experiment.text import TOKENS_PER_WORD, Text
+from cdgen.train.config import ModelShape, Recipe
+
+_BYTES_PER_TOKEN = 4  # of text
+_CORPUS_BYTES = 8  # of a token in a corpus: its id and its text, little compressed
+_CHECKPOINT_BYTES = 12  # of a parameter: fp32, and AdamW's two moments
+_EXPORT_BYTES = 2  # of a parameter in bf16
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Tokens per second, and the seconds that a process takes to begin."""
+
+    training: float  # of the base model
+    generation: float | None  # new tokens; None if only transformers can run the model
+    evaluation: float
+    start: float
+    machine: str
+
+
+@dataclass(frozen=True)
+class Cost:
+    tokens: int
+    bytes: int
+
+
+def parameters(recipe: Recipe) -> int | None:
+    """Return the parameters of a recipe's Llama; None if it names a config file."""
+    shape = recipe.model
+    if not isinstance(shape, ModelShape):
+        return None
+    width, inner = shape.hidden_size, shape.intermediate_size
+    shared = shape.num_key_value_heads / shape.num_attention_heads
+    layer = width * width * (2 + 2 * shared) + 3 * width * inner + 2 * width
+    tables = recipe.vocab_size * width * (1 if shape.tie_word_embeddings else 2)
+    return round(tables + shape.num_hidden_layers * layer + width)
+
+
+def read_tokens(recipe: Recipe) -> int:
+    """Return the tokens that training reads."""
+    return recipe.total_steps * recipe.training.batch_blocks * recipe.block_size
+
+
+def corpus_tokens(recipe: RunRecipe, text: Text) -> int:
+    """Return the most tokens that a corpus can hold, prompts included."""
+    shared = recipe.corpora
+    row = shared.prompt_tokens + shared.max_new_tokens
+    return text.prompts * shared.num_sequences * row
+
+
+def times_read(recipe: RunRecipe, ratio: float, text: Text) -> float:
+    """Return how often a student reads its corpus, at least."""
+    share = recipe.mixture.trained(ratio)
+    base = recipe.base
+    steps = base.total_steps
+    if recipe.mixture.mode == "add":
+        steps = math.ceil(steps / (1 - share))
+    read = steps * base.training.batch_blocks * base.block_size * share
+    return read / max(1, corpus_tokens(recipe, text))
+
+
+def cost_of(stage: Stage, recipe: RunRecipe, text: Text, task_tokens: int) -> Cost:
+    """Return the tokens that a stage computes, and the bytes that it leaves."""
+    if stage.recipe is not None:
+        return _training_cost(stage.recipe, text)
+    if stage.kind == "corpus":
+        tokens = corpus_tokens(recipe, text)
+        return Cost(tokens, tokens * _CORPUS_BYTES)
+    if stage.kind == "eval":
+        base = recipe.base.training
+        kept = 1 if recipe.evaluation.checkpoint == "last" else base.steps // base.checkpoint_every
+        return Cost(kept * task_tokens, kept * task_tokens)
+    return Cost(0, 0)
+
+
+def _training_cost(recipe: Recipe, text: Text) -> Cost:
+    size, training = parameters(recipe) or 0, recipe.training
+    checkpoints = recipe.total_steps // training.checkpoint_every
+    token_files = round(text.words * TOKENS_PER_WORD * 4)
+    weights = size * (checkpoints * _CHECKPOINT_BYTES + _EXPORT_BYTES)
+    return Cost(read_tokens(recipe), weights + token_files)
+
+
+def seconds_of(stage: Stage, cost: Cost, base: Recipe, rates: Rates) -> float | None:
+    """Return the seconds that a stage takes, or None if no rate is known. A smaller model is taken
+    to be faster in proportion to its parameters."""
+    if stage.recipe is not None:
+        sizes = (parameters(stage.recipe), parameters(base))
+        relative = sizes[0] / sizes[1] if sizes[0] and sizes[1] else 1.0
+        return rates.start + cost.tokens / rates.training * relative
+    if stage.kind == "corpus":
+        return rates.start + cost.tokens / rates.generation if rates.generation else None
+    work = cost.tokens / rates.evaluation if stage.kind == "eval" else 0.0
+    return rates.start * (stage.action is None) + work
+
+
+def task_tokens(recipe: RunRecipe, data: Path, layout: Layout) -> int:
+    """Return about how many tokens a checkpoint is judged on: a quarter of the tasks' bytes."""
+    tasks = recipe.evaluation.tasks
+    return sum(bytes_of_task(t, recipe.evaluation, data, layout) for t in tasks) // _BYTES_PER_TOKEN

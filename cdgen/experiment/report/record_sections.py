@@ -1,0 +1,130 @@
+"""The sections of the page that let another repeat it: words, hours, commands and hashes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from cdgen.eval.report.methods import Method
+from cdgen.eval.report.results import read_results
+from cdgen.experiment.layout import Layout, Student, students_of
+from cdgen.experiment.record import Experiment, StageRecord
+from cdgen.experiment.report.corpora import Corpus
+from cdgen.experiment.report.sections import Section, Table
+from cdgen.storage import sha256_of
+
+
+def record_sections(
+    experiment: Experiment,
+    layout: Layout,
+    stages: Mapping[str, StageRecord],
+    corpora: Mapping[str, Corpus],
+    methods: Sequence[Method],
+) -> list[Section]:
+    """Return the word budget, the cost, the commands and the hashes, of what is there."""
+    budget = _budget_table(experiment, layout)
+    rows = [[name, sha256] for name, sha256 in hashes(layout, corpora, methods).items()]
+    sections = [Section("words", "Word budget", tables=[budget])] if budget.rows else []
+    if stages:
+        sections += [
+            Section("cost", "Cost", tables=[_cost_table(stages)]),
+            Section(
+                "commands",
+                "How to repeat it",
+                [
+                    f"Begun with cdgen {experiment.cdgen_version}, data in {experiment.data}."
+                    " The commands, in their order:",
+                    *(f"Corpora were written on {machine}." for machine in machines(corpora)),
+                ],
+                commands=[stage.command for stage in stages.values()],
+                tables=[Table("Hashes", ["", "sha256"], rows, is_long=True)],
+            ),
+        ]
+    return sections
+
+
+def _first_students(experiment: Experiment) -> list[Student]:
+    """Return a student of each method; those of other seeds read the same words."""
+    first: dict[str, Student] = {}
+    for student in students_of(experiment.recipe):
+        first.setdefault(student.method, student)
+    return list(first.values())
+
+
+def _budget_table(experiment: Experiment, layout: Layout) -> Table:
+    rows = []
+    for student in _first_students(experiment):
+        path = layout.student(student, experiment.recipe.base.seed) / "budget.json"
+        if path.is_file():
+            budget = json.loads(path.read_bytes())
+            read = sum(r["words_read"] for r in budget["readings"] if r["reader"] == "student")
+            rows.append(
+                [
+                    student.name,
+                    f"{budget['source_words']:,}",
+                    f"{budget['synthetic_words']:,}",
+                    f"{read:,}",
+                    *(_rule(budget["rules"], track) for track in ("strict-small", "strict")),
+                ]
+            )
+    head = ["student", "words of real text", "words of synthetic text", "words read"]
+    return Table(
+        "What a model of each method reads", [*head, "BabyLM strict-small", "strict"], rows
+    )
+
+
+def _rule(rules: Mapping[str, Any], track: str) -> str:
+    broken = rules[track]["broken"]
+    return f"does not hold: {'; '.join(broken)}" if broken else "holds"
+
+
+def _cost_table(stages: Mapping[str, StageRecord]) -> Table:
+    kinds: dict[str, list[StageRecord]] = {}
+    for name, stage in stages.items():
+        kinds.setdefault(name.partition("-")[0], []).append(stage)
+    rows = [
+        [kind, str(len(own)), _hours(sum(stage.seconds for stage in own))]
+        for kind, own in kinds.items()
+    ]
+    total = sum(stage.seconds for stage in stages.values())
+    rows.append(["all", str(len(stages)), _hours(total)])
+    return Table(
+        "Hours by kind of stage, interrupted attempts included", ["", "stages", "hours"], rows
+    )
+
+
+def _hours(seconds: float) -> str:
+    return f"{seconds / 3600:.2f}" if seconds >= 36 else f"{seconds / 3600:.4f}"
+
+
+def hashes(
+    layout: Layout, corpora: Mapping[str, Corpus], methods: Sequence[Method]
+) -> dict[str, str]:
+    """Return the sha256 of everything that decides the numbers, of what is there."""
+    found = {"recipe.json": sha256_of(layout.recipe)}
+    mixture = layout.base / "mixture.json"
+    texts = json.loads(mixture.read_bytes())["texts"] if mixture.is_file() else {}
+    found |= {f"training text {name}": text["sha256"] for name, text in texts.items()}
+    for arm, corpus in corpora.items():
+        plan = corpus.manifest.plan
+        found |= {"tokenizer": plan.tokenizer_sha256, "GOOD": plan.good_sha256}
+        found |= {f"BAD of {arm}": plan.bad, f"corpus {arm}, manifest": corpus.manifest_sha256}
+    for folder in (folder for method in methods for folder in method.runs):
+        for path in sorted({*folder.glob("results.json"), *folder.glob("*/results.json")}):
+            document = read_results(path.parent)
+            own = {task: of["data_sha256"] for task, of in document["configs"].items()}
+            found |= {f"task {task}": sha256 for task, sha256 in own.items()}
+            config = document["config"]
+            found[f"{folder.name}, {config['model']}"] = config["model_sha256"]
+    return found
+
+
+def machines(corpora: Mapping[str, Corpus]) -> list[str]:
+    """Return the devices and libraries with which the corpora were written."""
+    found: dict[str, None] = {}
+    for corpus in corpora.values():
+        plan = corpus.manifest.plan
+        libraries = ", ".join(f"{name} {version}" for name, version in plan.libraries.items())
+        found[f"{plan.device}, {plan.dtype}; {libraries}"] = None
+    return list(found)

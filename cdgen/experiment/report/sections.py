@@ -1,0 +1,52 @@
+"""The parts of the page: headings, paragraphs, tables, figures, samples and commands.
+
+The templates lay them out, report.html for people and report.md for repositories.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Table:
+    caption: str
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]  # the first cell of a row is its heading
+    is_long: bool = False  # folded away until it is asked for
+
+
+@dataclass(frozen=True)
+class Figure:
+    name: str  # of its file in figures/, without .svg
+    title: str
+    text: str  # what it shows, for those who do not see it
+    svg: str
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Texts of several arms that continue the same prompt."""
+
+    title: str
+    texts: Mapping[str, str]  # by arm
+
+
+@dataclass(frozen=True)
+class Section:
+    id: str
+    title: str
+    text: Sequence[str] = ()
+    figures: Sequence[Figure] = ()
+    tables: Sequence[Table] = ()
+    samples: Sequence[Samples] = ()
+    commands: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Page:
+    title: str
+    answer: Sequence[str]  # sentences
+    warnings: Sequence[str]
+    sections: Sequence[Section] = field(default=())

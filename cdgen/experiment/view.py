@@ -1,0 +1,95 @@
+"""The progress of an experiment: one live view on a terminal, otherwise a line per event."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence, Set
+from types import TracebackType
+from typing import Any, Self
+
+from cdgen.experiment.stages import Stage
+from cdgen.progress import duration, terminal_console
+
+_INTERVAL = 60.0  # seconds between lines about a stage at work, without a terminal
+_WAITING_SHOWN = 5
+
+
+class View:
+    """What is done, at work (with the last line of its log), waiting and failed."""
+
+    def __init__(self, stages: Sequence[Stage], last_line: Callable[[Stage], str]) -> None:
+        self.stages, self.last_line = stages, last_line
+        self.began_at: dict[str, float] = {}  # seconds, monotonic
+        self.due = 0.0
+        self.live: Any = None
+        if (console := terminal_console()) is not None:
+            from rich.live import Live
+
+            # Without a thread of its own: processes are started while it is shown.
+            self.live = Live(console=console, auto_refresh=False)
+
+    def __enter__(self) -> Self:
+        if self.live:
+            self.live.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
+        if self.live:
+            self.live.stop()
+
+    def began(self, stage: Stage) -> None:
+        self.began_at[stage.name] = time.monotonic()
+        self._say(f"{stage.name}: begun")
+
+    def ended(self, stage: Stage, code: int, seconds: float) -> None:
+        if code:
+            self._say(f"{stage.name}: FAILED (exit code {code}): {self.last_line(stage)}")
+        else:
+            self._say(f"{stage.name}: done in {duration(seconds)}")
+
+    def show(self, running: Sequence[Stage], done: Set[str], failed: Mapping[str, int]) -> None:
+        """Bring the view up to date. Cheap to call often."""
+        now = time.monotonic()
+        if now < self.due:
+            return
+        if self.live:
+            self.due = now + 0.5
+            self.live.update(self._table(running, done, failed, now), refresh=True)
+            return
+        if self.due:
+            for stage in running:
+                spent = duration(now - self.began_at[stage.name])
+                self._say(f"{stage.name}: {spent}  {self.last_line(stage)}")
+        self.due = now + _INTERVAL
+
+    def _table(
+        self, running: Sequence[Stage], done: Set[str], failed: Mapping[str, int], now: float
+    ) -> Any:
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table.grid(padding=(0, 2))
+        busy = {stage.name for stage in running}
+        for stage in running:
+            spent = duration(now - self.began_at[stage.name])
+            # As text: brackets in a log are no markup.
+            table.add_row("running", stage.name, spent, Text(self.last_line(stage)))
+        for name, code in failed.items():
+            table.add_row("failed", name, f"exit code {code}", "")
+        waiting = [s.name for s in self.stages if s.name not in {*done, *failed, *busy}]
+        more = f" and {len(waiting) - _WAITING_SHOWN} more" * (len(waiting) > _WAITING_SHOWN)
+        table.add_row("waiting", str(len(waiting)), "", ", ".join(waiting[:_WAITING_SHOWN]) + more)
+        table.add_row("done", f"{len(done)} of {len(self.stages)}", "", "")
+        return table
+
+    def _say(self, line: str) -> None:
+        if self.live:
+            self.live.console.print(line, highlight=False, markup=False)
+        else:
+            print(line, file=sys.stderr, flush=True)
