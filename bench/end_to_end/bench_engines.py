@@ -60,6 +60,7 @@ CONTENDERS = (
     Contender("openvino"),
     Contender("openvino", "float32", "default"),
     Contender("openvino", "bfloat16", "default"),
+    Contender("openvino", "bfloat16", "int8"),
     Contender("ctranslate2"),
     Contender("ctranslate2", "bfloat16", "default"),
     Contender("llama_cpp"),
@@ -100,16 +101,21 @@ class Measured:
     rates: list[float]  # tokens per second
 
 
-def summary(measured: Measured, vanilla: Sequence[float]) -> dict[str, Any]:
-    """Return the median and spread of a contender, and its ratio to vanilla in the same rounds."""
-    found = {
-        **measured.facts,
-        "tokens_per_s": round(statistics.median(measured.rates)),
-        "spread": [round(min(measured.rates)), round(max(measured.rates))],
-        "all": [round(rate) for rate in measured.rates],
-    }
-    if vanilla:
-        found["of_cdgen_vanilla"] = median_ratio(measured.rates, list(vanilla))
+def summaries(measured: dict[str, Measured]) -> dict[str, Any]:
+    """Return the median and spread of every contender, and its ratio to vanilla in the same
+    rounds."""
+    found: dict[str, Any] = {}
+    for name, one in measured.items():
+        rates = [round(rate) for rate in one.rates]
+        median = round(statistics.median(one.rates))
+        found[name] = one.facts | {
+            "tokens_per_s": median,
+            "spread": [min(rates), max(rates)],
+            "all": rates,
+        }
+        if VANILLA.name in measured:
+            vanilla = measured[VANILLA.name].rates
+            found[name]["of_cdgen_vanilla"] = median_ratio(one.rates, vanilla)
     return found
 
 
@@ -144,7 +150,7 @@ class Workload:
         """Return what is known of a contender, and its rate in one process. Raises EngineError."""
         job = self.job(contender)
         answer = ask_engine(contender.engine, job)
-        facts = {"version": answer.version, "cache": answer.cache}
+        facts: dict[str, Any] = {"version": answer.version, "cache": answer.cache}
         if contender.bad == "none":
             facts["greedy_agreement"] = leading_agreement(answer.greedy, self.greedy)
             facts["surprise"] = surprise(self.good, job.prompts, answer.runs[-1].tokens)
@@ -170,10 +176,9 @@ def measure_size(
             else:
                 measured.setdefault(name, Measured(facts, [])).rates.append(rate)
                 print(f"{name}: round {number + 1}, {rate:,.0f} tokens/s", flush=True)
-            vanilla = measured[VANILLA.name].rates if VANILLA.name in measured else []
             yield {
                 "new_tokens": list(workload.size.lengths),
-                "engines": {name: summary(one, vanilla) for name, one in measured.items()},
+                "engines": summaries(measured),
                 "skipped": dict(skipped),
             }
 

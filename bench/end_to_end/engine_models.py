@@ -19,8 +19,8 @@ def byte_pairs_tokenizer(vocabulary: int) -> Tokenizer:
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     letters = [c for c in alphabet if c in string.ascii_letters]  # first, to shorten English
     rest = [c for c in alphabet if c not in string.ascii_letters]
-    pairs = itertools.islice(itertools.product(letters + rest, repeat=2), vocabulary - 256)
-    merges = list(pairs)
+    pairs = itertools.product(letters + rest, letters + rest)
+    merges = list(itertools.islice(pairs, vocabulary - 256))
     tokens = {token: i for i, token in enumerate([*alphabet, *map("".join, merges)])}
     tokenizer = Tokenizer(models.BPE(tokens, merges))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)

@@ -8,7 +8,13 @@ from pathlib import Path
 import ctranslate2
 from ctranslate2.converters import TransformersConverter
 
-from cdgen.bench.end_to_end.engines.worker import Engine, Job, converted_once, work
+from cdgen.bench.end_to_end.engines.worker import (
+    Engine,
+    Job,
+    cache_as_weights,
+    converted_once,
+    work,
+)
 
 
 def convert(good: str, out: Path) -> None:
@@ -38,7 +44,7 @@ def load(job: Job) -> Engine:
         )
         return [result.sequences_ids[0] for result in results]
 
-    return Engine(ctranslate2.__version__, generator.compute_type, generate)
+    return Engine(ctranslate2.__version__, cache_as_weights(job), generate)
 
 
 if __name__ == "__main__":

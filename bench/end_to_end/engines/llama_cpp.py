@@ -18,7 +18,6 @@ from safetensors.numpy import load_file
 from cdgen.bench.end_to_end.engines.worker import Engine, Job, converted_once, work
 
 TYPES = {"float32": gguf.GGMLQuantizationType.F32, "bfloat16": gguf.GGMLQuantizationType.BF16}
-CACHES = {"float32": llama_cpp.GGML_TYPE_F32, "default": llama_cpp.GGML_TYPE_F16}
 SEED = 1
 
 
@@ -84,7 +83,8 @@ def load(job: Job) -> Engine:
     settings.n_batch = rows * prompt_tokens
     settings.n_seq_max = rows
     settings.n_threads = settings.n_threads_batch = job.threads
-    settings.type_k = settings.type_v = CACHES[job.cache]
+    if job.cache != "default":
+        settings.type_k = settings.type_v = TYPES[job.cache]
     context = llama_cpp.llama_init_from_model(model, settings)
     batch = llama_cpp.llama_batch_init(rows * prompt_tokens, 0, 1)
     samplers = {
@@ -105,7 +105,7 @@ def load(job: Job) -> Engine:
                 last = list(range(len(prompts)))
         return drawn
 
-    cache = {"float32": "float32", "default": "float16 (its default)"}[job.cache]
+    cache = gguf.GGMLQuantizationType(settings.type_k).name
     return Engine(llama_cpp.__version__, cache, generate)
 
 

@@ -13,6 +13,8 @@ from optimum.intel import OVModelForCausalLM
 from cdgen.bench.end_to_end.engines.worker import Engine, Job, converted_once, work
 
 CACHE_GB = 2
+CACHE_OPTION = ["runtime_options", "KV_CACHE_PRECISION"]
+PRECISIONS = {"float32": "f32", "bfloat16": "bf16", "int8": "u8"}
 
 
 def convert(good: str, out: Path) -> None:
@@ -28,10 +30,13 @@ def load(job: Job) -> Engine:
     properties = {
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_NUM_THREADS": job.threads,
-        "INFERENCE_PRECISION_HINT": {"float32": "f32", "bfloat16": "bf16"}[job.dtype],
+        "INFERENCE_PRECISION_HINT": PRECISIONS[job.dtype],
     }
-    if job.cache != "default":
-        properties["KV_CACHE_PRECISION"] = {"float32": "f32"}[job.cache]
+    if job.cache == "default":  # the one that the exporter wrote into the model
+        model = openvino.Core().read_model(folder / "openvino_model.xml")
+        cache = model.get_rt_info(CACHE_OPTION).astype(str)
+    else:
+        cache = properties["KV_CACHE_PRECISION"] = PRECISIONS[job.cache]
     pipeline = openvino_genai.ContinuousBatchingPipeline(
         str(folder), scheduler, "CPU", properties, {}
     )
@@ -49,7 +54,6 @@ def load(job: Job) -> Engine:
         results = pipeline.generate(inputs, settings)
         return [list(result.m_generation_ids[0]) for result in results]
 
-    cache = "u8 (its default)" if job.cache == "default" else job.cache
     return Engine(version("openvino-genai"), cache, generate)
 
 

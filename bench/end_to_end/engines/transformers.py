@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 import transformers
 
-from cdgen.bench.end_to_end.engines.worker import Engine, Job, work
+from cdgen.bench.end_to_end.engines.worker import Engine, Job, cache_as_weights, work
 
 
 def load(job: Job) -> Engine:
@@ -26,7 +26,7 @@ def load(job: Job) -> Engine:
         )
         return [row[len(prompts[0]) :] for row in out.tolist()]
 
-    return Engine(transformers.__version__, job.dtype, generate)
+    return Engine(transformers.__version__, cache_as_weights(job), generate)
 
 
 if __name__ == "__main__":

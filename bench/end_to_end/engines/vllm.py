@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from cdgen.bench.end_to_end.engines.worker import Engine, Job, work
+from cdgen.bench.end_to_end.engines.worker import Engine, Job, cache_as_weights, work
 
 CACHE_GB = "2"
 
@@ -40,7 +40,7 @@ def load(job: Job) -> Engine:
         )
         return [list(result.outputs[0].token_ids) for result in results]
 
-    return Engine(vllm.__version__, job.dtype, generate)
+    return Engine(vllm.__version__, cache_as_weights(job), generate)
 
 
 if __name__ == "__main__":

@@ -53,6 +53,14 @@ def converted_once(job: Job, name: str, convert: Callable[[Path], object]) -> Pa
     return path
 
 
+def cache_as_weights(job: Job) -> str:
+    """Return the dtype of the cache of an engine that keeps it in that of the weights. Raises
+    ValueError if the job asks for another."""
+    if job.cache not in (job.dtype, "default"):
+        raise ValueError(f"the cache has the weights' dtype {job.dtype}; {job.cache} was asked for")
+    return job.dtype
+
+
 def work(load: Callable[[Job], Engine]) -> None:
     """Do the job on standard input. The first long run is not timed: in it an engine may still
     allocate or compile."""
