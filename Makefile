@@ -25,7 +25,8 @@ SANITIZED := tests/kernels/gpu -k "sizes_change_no_bit and (all-three or greedy)
 	gelu and order_and_batch or rotary_of_stacked or swiglu_of"
 OUT ?= bench/results
 
-.PHONY: demo test test-thorough check format package types bench bench-eval bench-bad-kinds bench-train wheel \
+.PHONY: demo test test-thorough check format package types bench bench-eval bench-bad-kinds bench-engines bench-train \
+	wheel \
 	test-gpu test-gpu-engine test-gpu-kernels test-gpu-sanitizers \
 	bench-gpu bench-gpu-generate bench-gpu-transformers bench-gpu-ops bench-gpu-sampler bench-gpu-train bench-gpu-eval gpu-packages kernels-table
 
@@ -76,6 +77,21 @@ bench-eval: $(READY)
 
 bench-bad-kinds: $(READY)
 	GOMP_SPINCOUNT=1000 $(PYTHON) -m cdgen.bench.end_to_end.bench_bad_kinds --out bench/results/cpu-bad-kinds.json
+
+# cdgen beside other engines, each in an environment of its own with the versions of its table. One that
+# cannot be installed is left out, and the results say so. torchvision and its kin are not needed, and
+# beside a CPU build of torch they do not load.
+ENGINES := $(patsubst bench/end_to_end/engines/%.txt,build/engines/%/.ready,$(wildcard bench/end_to_end/engines/*.txt))
+
+bench-engines: $(READY) package
+	-$(MAKE) --keep-going $(ENGINES)
+	$(PYTHON) -m cdgen.bench.end_to_end.bench_engines --out bench/results/cpu-engines.json
+
+build/engines/%/.ready: bench/end_to_end/engines/%.txt
+	python3 -m venv $(@D)
+	$(@D)/bin/python -m pip --disable-pip-version-check --quiet install -r $<
+	$(@D)/bin/python -m pip --disable-pip-version-check --quiet uninstall --yes torchvision torchaudio torchcodec
+	touch $@
 
 bench-train: $(READY)
 	$(PYTHON) -m cdgen.bench.end_to_end.bench_train --out bench/results/cpu-train.json

@@ -31,6 +31,12 @@ from cdgen.bench.timing.environment import write_result
 KINDS = ("none", "layers", "folder", "dropout")
 
 
+def bad_argument(kind: str, layers: int, folder: Path) -> str:
+    """Return `--bad` of a kind, for a GOOD of `layers` layers: the BAD of `make_engine`."""
+    made = {"none": "none", "layers": f"layers:{layers // 2}", "dropout": "dropout:0.5"}
+    return (made | {"folder": str(folder)})[kind]
+
+
 def measure_size(good: Any, bad: Any, new: int, rounds: int) -> dict[str, Any]:
     scale_heads(good, bad)
     generator = torch.Generator().manual_seed(1)
