@@ -102,15 +102,18 @@ def run_transformers(good: Any, bad: Any, prompts: torch.Tensor, new: int = NEW)
 
 def make_engine(kind: str, good: Any, bad: Any, new: int = NEW) -> SlotEngine:
     """Return the engine that `cdgen generate` builds on a CPU for a kind of BAD: none, layers (the
-    first half of GOOD's), folder or dropout."""
+    first half of GOOD's), window (a quarter of the context), folder or dropout."""
 
-    def decoder(model: Any, exit_layers: int | None = None) -> Decoder:
+    def decoder(model: Any, **bad_of_good: Any) -> Decoder:
         shape = lean_config(model.config.to_dict(), PROMPT + new)
         assert shape is not None
-        return Decoder(shape, [model.state_dict()], ROWS, PROMPT + new, exit_layers=exit_layers)
+        return Decoder(shape, [model.state_dict()], ROWS, PROMPT + new, **bad_of_good)
 
-    layers = good.config.num_hidden_layers // 2 if kind == "layers" else None
-    second = None
+    bad_of_good, second = {}, None
+    if kind == "layers":
+        bad_of_good["exit_layers"] = good.config.num_hidden_layers // 2
+    if kind == "window":
+        bad_of_good["window"] = (PROMPT + new) // 4
     if kind in ("folder", "dropout"):
         second = decoder(bad if kind == "folder" else good)
     if second and kind == "dropout":
@@ -118,7 +121,7 @@ def make_engine(kind: str, good: Any, bad: Any, new: int = NEW) -> SlotEngine:
     params = VANILLA if kind == "none" else PARAMS
     limits = Limits(max_new_tokens=new, eos_token_ids=(), stop_on_eos=False)
     settings = EngineSettings(params, limits, seed=0, vocab_size=good.config.vocab_size)
-    return SlotEngine(decoder(good, layers), second, settings)
+    return SlotEngine(decoder(good, **bad_of_good), second, settings)
 
 
 def run_engine(engine: SlotEngine, prompts: torch.Tensor) -> tuple[float, list[Sequence]]:

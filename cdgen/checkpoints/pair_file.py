@@ -63,8 +63,8 @@ def resolve_pair(file: Path) -> tuple[Path, str]:
 def resolve_model(text: str, role: str, file: Path) -> str:
     """Turn the entry `text` of a pair file into the value of `--good` or `--bad`, as `role` says.
 
-    A path becomes absolute; `dropout:P`, `layers:N` and `none` stay as they are. Raises UsageError
-    if `text` is not a valid `--bad`, ModelError if the folder does not exist.
+    A path becomes absolute; `dropout:P`, `layers:N`, `window:N` and `none` stay as they are. Raises
+    UsageError if `text` is not a valid `--bad`, ModelError if the folder does not exist.
     """
     source = parse_bad(text) if role == "bad" else BadSource("folder", Path(text))
     if source.folder is None:

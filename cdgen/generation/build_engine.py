@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 import torch
 
@@ -106,8 +107,7 @@ def _decoders(plan: Plan, pair: Pair, device: torch.device) -> tuple[Decoder, De
     def decoder(
         shape: DecoderConfig,
         models: list[Checkpoint],
-        dropout: Dropout | None = None,
-        exit_layers: int | None = None,
+        **bad_of_good: Any,
     ) -> Decoder:
         tensors = [load_tensors(model, torch.float32) for model in models]
         try:
@@ -119,8 +119,7 @@ def _decoders(plan: Plan, pair: Pair, device: torch.device) -> tuple[Decoder, De
                 device=device,
                 dtype=getattr(torch, plan.dtype),
                 kv_dtype=getattr(torch, plan.kv_dtype),
-                dropout=dropout,
-                exit_layers=exit_layers,
+                **bad_of_good,
             )
         except ModelError as error:
             folders = " or ".join(str(model.folder) for model in models)
@@ -129,10 +128,12 @@ def _decoders(plan: Plan, pair: Pair, device: torch.device) -> tuple[Decoder, De
     source = pair.bad_source
     if bad is None:
         return decoder(good, [pair.good], exit_layers=source.layers or None), None
+    if source.window:
+        return decoder(good, [pair.good], window=source.window), None
     dropout = Dropout(source.dropout, plan.seed) if source.kind == "dropout" else None
     if device.type == "cuda" and good == bad:
         models = [pair.good] if pair.bad is None else [pair.good, pair.bad]
-        return decoder(good, models, dropout), None
+        return decoder(good, models, dropout=dropout), None
     second = decoder(bad, [pair.bad or pair.good])
     if dropout:
         second.drop_attention(dropout.rate, dropout.seed)

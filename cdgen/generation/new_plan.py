@@ -42,6 +42,7 @@ def plan_only(config: GenerateConfig) -> Plan:
 def make_plan(config: GenerateConfig, pair: Pair, table: PromptTable) -> Plan:
     """Return the plan of a run, with every `auto` resolved. Raises UsageError."""
     lean = _has_lean_decoders(config, pair)
+    _require_shorter_window(pair, config.prompt_tokens + config.max_new_tokens)
     require_known_tokens(table, pair)
     device = choose_device(config.device)
     dtype, kv_dtype = choose_dtypes(config.dtype, config.kv_dtype, device, lean)
@@ -93,6 +94,16 @@ def _has_lean_decoders(config: GenerateConfig, pair: Pair) -> bool:
             f"--bad layers:{source.layers}: expected 1 to {layers - 1} of GOOD's {layers} layers"
         )
     return shapes is not None
+
+
+def _require_shorter_window(pair: Pair, tokens: int) -> None:
+    """Raise UsageError if BAD would see all that GOOD sees in sequences of up to `tokens`."""
+    window = pair.bad_source.window
+    if window >= tokens - 1:
+        raise UsageError(
+            f"--bad window:{window}: BAD would be GOOD, because the last token of a sequence is"
+            f" drawn after {tokens - 1} others: give a smaller N or more --max-new-tokens"
+        )
 
 
 def _sampling(config: GenerateConfig) -> SamplingPlan:

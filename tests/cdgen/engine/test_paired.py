@@ -86,6 +86,27 @@ def test_dropout_bad_is_the_reference_in_every_layer(stories260k: Any) -> None:
     assert_same(by_id(engine.generate(requests)), expected)
 
 
+@pytest.mark.parametrize("window", [1, 6])
+def test_window_bad_is_a_band_mask_in_every_layer(window: int, stories260k: Any) -> None:
+    """24 new tokens after up to nine: a ring of 6 turns over while the sequence is written."""
+    model = AutoModelForCausalLM.from_pretrained(stories260k.good, dtype=torch.float32).eval()
+
+    def masked(tokens: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+        in_view = torch.ones(tokens.shape[1], tokens.shape[1], dtype=torch.bool)
+        return model(tokens, attention_mask=in_view.tril().triu(1 - window)[None, None]).logits
+
+    requests = some_requests(20, 512)  # more than there are slots
+    engine = SlotEngine(
+        load_lean(stories260k.good, window=window),
+        None,
+        EngineSettings(CD, Limits(24, (2,), False), SEED, 512, logprobs=True),
+    )
+    expected = recompute_everything(
+        transformers_logits(stories260k.good), masked, requests, CD, new_tokens=24
+    )
+    assert_same(by_id(engine.generate(requests)), expected)
+
+
 @pytest.mark.parametrize("kind", ["twin", "dropout"])
 @pytest.mark.parametrize("name", ["cd", "cd-all-plausible"])
 def test_models_stacked_in_one_decoder_write_what_they_write_apart(
@@ -115,7 +136,13 @@ def test_models_stacked_in_one_decoder_write_what_they_write_apart(
 # NumPy, under the interpreter, warns of what a GPU computes in silence: inf - inf.
 @pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning")
 @pytest.mark.parametrize(
-    "kind", ["twin", "two shapes", pytest.param("early exit", marks=pytest.mark.thorough)]
+    "kind",
+    [
+        "twin",
+        "two shapes",
+        pytest.param("early exit", marks=pytest.mark.thorough),
+        pytest.param("window", marks=pytest.mark.thorough),
+    ],
 )
 def test_the_gpu_path_interpreted(
     kind: str,
@@ -140,6 +167,8 @@ def test_the_gpu_path_interpreted(
             models = (Decoder(shape, tensors, 4, CAPACITY), None)
         elif kind == "early exit":
             models = (load_lean(tiny_pair.good, 4, exit_layers=1), None)
+        elif kind == "window":  # the longest prompt has 6 tokens
+            models = (load_lean(tiny_pair.good, 4, window=3), None)
         else:
             models = (load_lean(tiny_pair.good, 4), load_lean(tiny_pair.bad, 4))
         options = {"steps": 2, "ahead": 2, "prefills": True} if on_gpu else {}
