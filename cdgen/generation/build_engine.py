@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from cdgen.checkpoints.bad_source import BadSource
 from cdgen.checkpoints.checkpoint import Checkpoint
 from cdgen.checkpoints.loading import load_tensors
 from cdgen.checkpoints.pair import Pair
@@ -97,7 +98,8 @@ def _text_model(checkpoint: Checkpoint, plan: Plan) -> TextModel:
 
 
 def _decoders(plan: Plan, pair: Pair, device: torch.device) -> tuple[Decoder, Decoder | None]:
-    """Load GOOD and BAD. On a GPU, two models of one shape share a decoder: half the launches."""
+    """Load GOOD and BAD. A BAD made of GOOD shares its decoder; on a GPU, so does a checkpoint of
+    the same shape, with half the launches."""
     capacity = plan.prompts.prompt_tokens + plan.max_new_tokens
     shapes = shapes_of(pair, capacity)
     assert shapes is not None  # the plan says that the lean decoders cover both
@@ -125,16 +127,18 @@ def _decoders(plan: Plan, pair: Pair, device: torch.device) -> tuple[Decoder, De
             folders = " or ".join(str(model.folder) for model in models)
             raise ModelError(f"{folders}: {error}") from error
 
-    source = pair.bad_source
-    if bad is None:
-        return decoder(good, [pair.good], exit_layers=source.layers or None), None
-    if source.window:
-        return decoder(good, [pair.good], window=source.window), None
-    dropout = Dropout(source.dropout, plan.seed) if source.kind == "dropout" else None
+    if pair.bad is None or bad is None:
+        return decoder(good, [pair.good], **_bad_of_good(pair.bad_source, plan.seed)), None
     if device.type == "cuda" and good == bad:
-        models = [pair.good] if pair.bad is None else [pair.good, pair.bad]
-        return decoder(good, models, dropout=dropout), None
-    second = decoder(bad, [pair.bad or pair.good])
-    if dropout:
-        second.drop_attention(dropout.rate, dropout.seed)
-    return decoder(good, [pair.good]), second
+        return decoder(good, [pair.good, pair.bad]), None
+    return decoder(good, [pair.good]), decoder(bad, [pair.bad])
+
+
+def _bad_of_good(source: BadSource, seed: int) -> dict[str, Any]:
+    """Return the argument that makes a decoder of GOOD compute BAD as well, if it is made of
+    GOOD."""
+    if source.kind == "dropout":
+        return {"dropout": Dropout(source.dropout, seed)}
+    if source.kind == "layers":
+        return {"exit_layers": source.layers}
+    return {"window": source.window} if source.kind == "window" else {}

@@ -93,9 +93,8 @@ class Decoder:
         if device.type == "cpu" and not dtype is (kv_dtype or dtype) is torch.float32:
             raise UsageError(f"dtype: expected float32 on the CPU, got {dtype}, cache {kv_dtype}")
         self.config, self.models, self.device = config, len(models), device
-        self.window, self.exit_layers = window, exit_layers
+        self.dropout, self.window, self.exit_layers = dropout, window, exit_layers
         self.slots, self.capacity = slots, capacity
-        self.dropout, self.first_dropped = dropout, slots
         # The model whose weights each block of `slots` rows uses.
         blocks = [0, 0] if dropout or window else list(range(len(models)))
         self.blocks = torch.tensor(blocks, device=device)
@@ -115,10 +114,6 @@ class Decoder:
             KvCache.of_zeros(config, rows, entries, kv_dtype or dtype, device)
             for rows, entries in sizes
         ]
-
-    def drop_attention(self, rate: float, seed: int) -> None:
-        """Make this model a BAD by dropping attention weights in all of its rows."""
-        self.dropout, self.first_dropped = Dropout(rate, seed), 0
 
     def forward(
         self,
@@ -140,7 +135,7 @@ class Decoder:
                 early = self.norm(x, None)
             dropout = None
             if d := self.dropout:
-                dropout = AttentionDropout(d.rate, d.seed, i, sequence_ids, self.first_dropped)
+                dropout = AttentionDropout(d.rate, d.seed, i, sequence_ids, self.slots)
             shares = layer.qkv(normed).chunk(len(self.caches))
             attention_outs = [
                 self._attend(i, own, positions, cache, length, dropout)

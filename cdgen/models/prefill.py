@@ -96,10 +96,9 @@ def _attend(
         return torch.cat([_causal(q, k, v), _causal(q_bad, k_bad, v_bad, window=decoder.window)])
     if dropout is None or sequence_ids is None:
         return _causal(query, key, value)
-    clean = count if decoder.first_dropped else 0
-    parts = [_causal(query[:clean], key[:clean], value[:clean])]
+    parts = [_causal(query[:count], key[:count], value[:count])]
     # One sequence at a time: the random words of all would take gigabytes with long prompts.
-    for row, sequence_id in enumerate(sequence_ids, start=clean):
+    for row, sequence_id in enumerate(sequence_ids, start=count):
         own = slice(row, row + 1)
         keep = _kept(dropout, layer, sequence_id, query.shape[1], query.shape[2])
         parts.append(_causal(query[own], key[own], value[own], keep, dropout.rate))

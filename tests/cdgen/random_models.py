@@ -104,7 +104,7 @@ Saved = Callable[[str], Path]
 
 
 def load_lean(
-    folder: Path, slots: int = SLOTS, capacity: int = CONTEXT, **bad_of_good: int
+    folder: Path, slots: int = SLOTS, capacity: int = CONTEXT, **bad_of_good: Any
 ) -> Decoder:
     checkpoint = open_checkpoint(folder)
     shape = lean_config(checkpoint.config, capacity)

@@ -37,7 +37,7 @@ PARAMS = {
 Logits = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]  # [B, T], ids [B] -> [B, T, V]
 
 
-def load_lean(folder: Any, slots: int = SLOTS, **bad_of_good: int) -> Decoder:
+def load_lean(folder: Any, slots: int = SLOTS, **bad_of_good: Any) -> Decoder:
     checkpoint = open_checkpoint(folder)
     shape = lean_config(checkpoint.config, CAPACITY)
     assert shape is not None

@@ -69,11 +69,9 @@ def test_dropout_bad_is_the_reference_in_every_layer(stories260k: Any) -> None:
         stories260k.good, dtype=torch.float32, attn_implementation="cdgen_dropout"
     ).eval()
     requests = some_requests(6, 512)
-    bad = load_lean(stories260k.good)
-    bad.drop_attention(RATE, SEED)
     engine = SlotEngine(
-        load_lean(stories260k.good),
-        bad,
+        load_lean(stories260k.good, dropout=Dropout(RATE, SEED)),
+        None,
         EngineSettings(CD, Limits(16, (2,), False), SEED, 512, logprobs=True),
     )
     expected = recompute_everything(
@@ -107,27 +105,17 @@ def test_window_bad_is_a_band_mask_in_every_layer(window: int, stories260k: Any)
     assert_same(by_id(engine.generate(requests)), expected)
 
 
-@pytest.mark.parametrize("kind", ["twin", "dropout"])
 @pytest.mark.parametrize("name", ["cd", "cd-all-plausible"])
 def test_models_stacked_in_one_decoder_write_what_they_write_apart(
-    kind: str, name: str, tiny_pair: Any, tiny_twin: Any
+    name: str, tiny_pair: Any, tiny_twin: Any
 ) -> None:
-    good, seed = open_checkpoint(tiny_pair.good), SEED
-    shape = lean_config(good.config, CAPACITY)
+    folders = [open_checkpoint(folder) for folder in (tiny_pair.good, tiny_twin)]
+    shape = lean_config(folders[0].config, CAPACITY)
     assert shape is not None
-    tensors = [load_tensors(good, torch.float32)]
-    if kind == "twin":
-        bad = load_lean(tiny_twin)
-        tensors.append(load_tensors(open_checkpoint(tiny_twin), torch.float32))
-        together = Decoder(shape, tensors, SLOTS, CAPACITY)
-    else:
-        bad = load_lean(tiny_pair.good)
-        bad.drop_attention(RATE, seed)
-        together = Decoder(shape, tensors, SLOTS, CAPACITY, dropout=Dropout(RATE, seed))
-    apart = SlotEngine(
-        load_lean(tiny_pair.good), bad, EngineSettings(PARAMS[name], STOPPING, seed, 48)
-    )
-    stacked = SlotEngine(together, None, EngineSettings(PARAMS[name], STOPPING, seed, 48))
+    tensors = [load_tensors(folder, torch.float32) for folder in folders]
+    settings = EngineSettings(PARAMS[name], STOPPING, SEED, 48)
+    apart = SlotEngine(load_lean(tiny_pair.good), load_lean(tiny_twin), settings)
+    stacked = SlotEngine(Decoder(shape, tensors, SLOTS, CAPACITY), None, settings)
     expected = by_id(apart.generate(UNIVERSE))
     assert by_id(stacked.generate(UNIVERSE)) == expected
     assert {s.finish_reason for s in expected.values()} == {"eos", "length"}

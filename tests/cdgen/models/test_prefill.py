@@ -101,16 +101,14 @@ def test_two_stacked_models_are_the_two_alone(name: str, load: Load) -> None:
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_the_dropped_half_is_a_dropped_decoder(name: str, load: Load) -> None:
+def test_dropout_leaves_goods_half_as_it_is(name: str, load: Load) -> None:
     shape, tensors = load(name)
     paired = Decoder(shape, [tensors], SLOTS, CAPACITY, dropout=Dropout(0.5, seed=9))
     assert paired.rows == 2 * SLOTS
-    good, bad = (Decoder(shape, [tensors], SLOTS, CAPACITY) for _ in range(2))
-    bad.drop_attention(0.5, seed=9)
+    good = Decoder(shape, [tensors], SLOTS, CAPACITY)
     halves = fed(paired, text()).split(SLOTS, 1)
     assert torch.equal(halves[0], fed(good, text()))
-    assert torch.equal(halves[1], fed(bad, text()))
-    assert not torch.equal(*halves)
+    assert (halves[1] - halves[0]).abs().amax((0, 2)).min() > 0.01  # in every row
 
 
 def test_dropout_has_one_model(load: Load) -> None:
@@ -162,7 +160,7 @@ def feed_one_by_one(decoder: Decoder) -> None:
 
 
 @pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize("kind", ["alone", "stacked", "dropped", "paired"])
+@pytest.mark.parametrize("kind", ["alone", "stacked", "paired"])
 def test_prefill_is_feeding_one_by_one(name: str, kind: str, load: Load) -> None:
     shape, good = load(name)
     models = [good, load(name, seed=1)[1]] if kind == "stacked" else [good]
@@ -170,14 +168,11 @@ def test_prefill_is_feeding_one_by_one(name: str, kind: str, load: Load) -> None
     slow, fast = (
         Decoder(shape, models, SLOTS, CAPACITY, dropout=dropout) for _ in ("slow", "fast")
     )
-    if kind == "dropped":
-        for decoder in (slow, fast):
-            decoder.drop_attention(0.5, seed=9)
     feed_one_by_one(slow)
     for kept in fast.caches:
         kept.keys.fill_(float("nan"))  # whatever is read must have been written
     with torch.inference_mode():
-        ids = IDS[ROWS] if kind in ("dropped", "paired") else None
+        ids = IDS[ROWS] if kind == "paired" else None
         prefill(fast, ROWS, prompts(), LENGTHS, ids)
     others = [row for row in range(SLOTS) if row not in ROWS.tolist()]
     for kept in fast.caches:
