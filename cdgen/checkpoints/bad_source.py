@@ -2,22 +2,24 @@
 
 To add a kind of BAD that is derived from GOOD:
 
-1. name it in `BadSource.kind` and give its number a field of its own;
+1. name it in `MadeOfGood` and give its number a field of its own;
 2. read it in `parse_bad`, and mention it in the messages there;
 3. write it in `BadSource.plan_text`;
-4. build its decoder in generation/build_engine.py, and say in generation/new_plan.py which GOODs
-   support it;
-5. name it in the help of `--bad` (cli/corpus.py) and in `PairFile` if `cdgen train --select-pair`
-   may offer it.
+4. compute it in models/decoder.py and models/prefill.py, count its memory in engine/memory.py, and
+   say in `require_weaker` when it would be GOOD;
+5. name it in the help of `--bad` (cli/corpus.py), and let `cdgen train --select-pair` offer it
+   (train/pair/bads_of_good.py).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from cdgen.errors import UsageError
+
+MadeOfGood = Literal["layers", "window", "dropout"]
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,7 @@ class BadSource:
     is GOOD that attends to the last tokens only.
     """
 
-    kind: Literal["folder", "dropout", "layers", "window", "none"]
+    kind: Literal["folder", "none"] | MadeOfGood
     folder: Path | None = None  # set only for kind "folder"
     dropout: float = 0.0  # probability, set only for kind "dropout", strictly between 0 and 1
     layers: int = 0  # set only for kind "layers", 1 or more
@@ -36,7 +38,23 @@ class BadSource:
 
     @property
     def is_made_of_good(self) -> bool:
-        return self.kind in ("dropout", "layers", "window")
+        return self.kind in get_args(MadeOfGood)
+
+    def require_weaker(
+        self,
+        layers: int,  # of GOOD
+        tokens: int,  # of the longest sequence
+    ) -> None:
+        """Raise UsageError if BAD would be GOOD."""
+        if self.layers >= layers:
+            raise UsageError(
+                f"--bad layers:{self.layers}: expected 1 to {layers - 1} of GOOD's {layers} layers"
+            )
+        if self.window and self.window >= tokens - 1:
+            raise UsageError(
+                f"--bad window:{self.window}: BAD would be GOOD, because a sequence's last token"
+                f" is drawn after {tokens - 1} others: give a smaller N"
+            )
 
     def plan_text(self, checkpoint_sha256: str | None) -> str:
         """Return what a plan records as its BAD: the hash of BAD's checkpoint, or else the kind.

@@ -7,11 +7,11 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from cdgen.checkpoints.bad_source import BadSource, parse_bad
+from cdgen.checkpoints.bad_source import BadSource, MadeOfGood, parse_bad
 from cdgen.errors import ModelError, UsageError
 from cdgen.settings import problems, read_yaml
 
-Kind = Literal["early", "small", "dropout"]  # how a BAD is worse than its GOOD
+Kind = Literal["early", "small"] | MadeOfGood  # how a BAD is worse than its GOOD
 
 
 class OtherBad(BaseModel):
@@ -23,7 +23,7 @@ class OtherBad(BaseModel):
     kind: Kind
     step: int
     parameters: int
-    loss: float | None  # validation loss in nats per token; None for dropout, which has none
+    loss: float | None  # validation loss in nats per token; None if it is not known
 
 
 class PairFile(BaseModel):

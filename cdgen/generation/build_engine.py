@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
 
 import torch
 
-from cdgen.checkpoints.bad_source import BadSource
 from cdgen.checkpoints.checkpoint import Checkpoint
 from cdgen.checkpoints.loading import load_tensors
 from cdgen.checkpoints.pair import Pair
@@ -106,11 +104,9 @@ def _decoders(plan: Plan, pair: Pair, device: torch.device) -> tuple[Decoder, De
     good, bad = shapes
     require_memory(plan, pair, shapes)
 
-    def decoder(
-        shape: DecoderConfig,
-        models: list[Checkpoint],
-        **bad_of_good: Any,
-    ) -> Decoder:
+    source = pair.bad_source
+
+    def decoder(shape: DecoderConfig, models: list[Checkpoint]) -> Decoder:
         tensors = [load_tensors(model, torch.float32) for model in models]
         try:
             return Decoder(
@@ -121,24 +117,16 @@ def _decoders(plan: Plan, pair: Pair, device: torch.device) -> tuple[Decoder, De
                 device=device,
                 dtype=getattr(torch, plan.dtype),
                 kv_dtype=getattr(torch, plan.kv_dtype),
-                **bad_of_good,
+                dropout=Dropout(source.dropout, plan.seed) if source.dropout else None,
+                window=source.window or None,
+                exit_layers=source.layers or None,
             )
         except ModelError as error:
             folders = " or ".join(str(model.folder) for model in models)
             raise ModelError(f"{folders}: {error}") from error
 
     if pair.bad is None or bad is None:
-        return decoder(good, [pair.good], **_bad_of_good(pair.bad_source, plan.seed)), None
+        return decoder(good, [pair.good]), None
     if device.type == "cuda" and good == bad:
         return decoder(good, [pair.good, pair.bad]), None
     return decoder(good, [pair.good]), decoder(bad, [pair.bad])
-
-
-def _bad_of_good(source: BadSource, seed: int) -> dict[str, Any]:
-    """Return the argument that makes a decoder of GOOD compute BAD as well, if it is made of
-    GOOD."""
-    if source.kind == "dropout":
-        return {"dropout": Dropout(source.dropout, seed)}
-    if source.kind == "layers":
-        return {"exit_layers": source.layers}
-    return {"window": source.window} if source.kind == "window" else {}

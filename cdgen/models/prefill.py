@@ -1,4 +1,5 @@
-"""Prefill: whole prompts through a decoder into its cache, with attention in plain PyTorch.
+"""Whole texts through a decoder, with attention in plain PyTorch: prompts into its caches, and the
+hidden states of every position.
 
 Sums run in another order than token by token, so bits differ. The noise of dropout is the same.
 """
@@ -25,6 +26,34 @@ def prefill(
     Entries at or past a row's length must be overwritten before they are read. Raises ValueError if
     dropout lacks its sequence ids.
     """
+    _run(decoder, rows, tokens, lengths, sequence_ids, is_prompt=True)
+
+
+def hidden_states(
+    decoder: Decoder,
+    tokens: torch.Tensor,  # [N, P] int64, N up to the decoder's slots
+    sequence_ids: torch.Tensor,  # [N] int64, for dropout
+) -> torch.Tensor:  # [blocks, N, P, D]: GOOD's, then BAD's
+    """Return what `Decoder.forward` returns after each token of whole texts."""
+    rows = torch.arange(len(tokens), device=tokens.device)
+    lengths = torch.full_like(rows, tokens.shape[1])
+    x, delta, early = _run(decoder, rows, tokens, lengths, sequence_ids, is_prompt=False)
+    hidden = decoder.norm(x, delta)
+    return (hidden if early is None else torch.cat([hidden, early])).unflatten(
+        0, (-1, *tokens.shape)
+    )
+
+
+def _run(
+    decoder: Decoder,
+    rows: torch.Tensor,  # [N] int64
+    tokens: torch.Tensor,  # [N, P] int64
+    lengths: torch.Tensor,  # [N] int64
+    sequence_ids: torch.Tensor | None,  # [N] int64
+    is_prompt: bool,  # the last layer's keys and values are all that is wanted of it
+) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
+    """Return the residual stream [blocks * N * P, D], what is still to be added to it, and the
+    hidden state at the decoder's early exit."""
     if decoder.dropout and sequence_ids is None:
         raise ValueError("sequence_ids: expected them, for dropout's noise, got None")
     count, length = tokens.shape
@@ -35,17 +64,22 @@ def prefill(
     first_rows = decoder.slots * torch.arange(blocks, device=rows.device)
     cells = (rows + first_rows[:, None]).flatten()  # rows of each cache
     x = decoder.embed(tokens.flatten(), positions.repeat(count))  # [S * P, D]
-    delta = None
+    delta = early = None
     for i, layer in enumerate(decoder.layers):
-        qkv = layer.qkv(layer.attention_norm(x, delta))
+        normed = layer.attention_norm(x, delta)
+        if i == decoder.exit_layers:
+            early = decoder.norm(x, None)
+        qkv = layer.qkv(normed)
         query, key, value = _heads(decoder, layer, qkv, length)
         shares = zip(decoder.caches, key.chunk(caches), value.chunk(caches), strict=True)
         for cache, own_key, own_value in shares:
             cache.write_texts(i, cells, own_key, own_value, lengths.repeat(blocks))
-        if i + 1 < len(decoder.layers):  # the last layer's attention would not be used
-            key, value = key.to(query.dtype), value.to(query.dtype)
-            attention_out = _attend(decoder, i, query, key, value, sequence_ids)
-            delta = layer.after_attention(x, attention_out.transpose(1, 2).flatten(2).flatten(0, 1))
+        if is_prompt and i + 1 == len(decoder.layers):
+            break
+        key, value = key.to(query.dtype), value.to(query.dtype)
+        attention_out = _attend(decoder, i, query, key, value, sequence_ids)
+        delta = layer.after_attention(x, attention_out.transpose(1, 2).flatten(2).flatten(0, 1))
+    return x, delta, early
 
 
 def _heads(
