@@ -41,10 +41,10 @@ class _Args(NamedTuple):
 
 def rotary_to_cache(
     qkv: torch.Tensor,  # [R, (H + 2 Hkv) * Dh]: queries, keys, values of one token per row
-    cos: torch.Tensor,  # [T, Dh / 2] float32
-    sin: torch.Tensor,  # [T, Dh / 2] float32
-    positions: torch.Tensor,  # [B] int64 in [0, T): row r takes positions[r % B]
-    keys: torch.Tensor,  # [R, Hkv, T, Dh] cache, like qkv or fp8, written at each row's position
+    cos: torch.Tensor,  # [P, Dh / 2] float32
+    sin: torch.Tensor,  # [P, Dh / 2] float32
+    positions: torch.Tensor,  # [B] int64 in [0, P): row r takes positions[r % B]
+    keys: torch.Tensor,  # [R, Hkv, T, Dh] cache, like qkv or fp8, written at entry position % T
     values: torch.Tensor,  # [R, Hkv, T, Dh] cache, like keys
     *,
     query_norm: torch.Tensor | None = None,  # [Dh] or [M, Dh]: first, RMS norm of each head (Qwen3)
@@ -55,9 +55,10 @@ def rotary_to_cache(
     """Rotate queries and keys (Su et al. 2021), write keys and values to the caches, and return the
     queries.
 
-    Keys are rounded once, from fp32 to the cache's dtype; fp8 saturates at 448 and keeps NaN.
-    kernels/arguments.py lists dtypes and stacked models. Raises ValueError on tensors that do not
-    fit; positions within [0, T) are the caller's promise.
+    A cache of T < P entries is a ring, which holds a row's last T positions. Keys are rounded
+    once, from fp32 to the cache's dtype; fp8 saturates at 448 and keeps NaN. kernels/arguments.py
+    lists dtypes and stacked models. Raises ValueError on tensors that do not fit; positions within
+    [0, P) are the caller's promise.
     """
     chosen = choose_backend(qkv.device, backend)
     args = _Args(qkv, cos, sin, positions, keys, values, query_norm, key_norm, eps)
@@ -77,7 +78,7 @@ def _check(args: _Args, backend: Backend) -> int:  # M
     check_dtype("qkv", args.qkv, backend)
     check_tensor("qkv", args.qkv, (rows, (args.heads + 2 * kv_heads) * head_dim), args.qkv.dtype)
     for name, table in (("cos", args.cos), ("sin", args.sin)):
-        check_tensor(name, table, (capacity, head_dim // 2))
+        check_tensor(name, table, (max(len(args.cos), capacity), head_dim // 2))
     check_per_sequence("positions", args.positions, rows)
     check_caches(
         args.keys, args.values, (rows, kv_heads, capacity, head_dim), args.qkv.dtype, backend
@@ -112,7 +113,7 @@ def _native(args: _Args, models: int) -> torch.Tensor:
 
 
 def _reference(args: _Args) -> torch.Tensor:
-    rows, kv_heads, _, head_dim = args.keys.shape
+    rows, kv_heads, capacity, head_dim = args.keys.shape
     positions = args.positions.repeat(rows // len(args.positions))
     q, k, v = args.qkv.view(rows, -1, head_dim).split([args.heads, kv_heads, kv_heads], dim=1)
     if args.query_norm is not None:
@@ -121,6 +122,7 @@ def _reference(args: _Args) -> torch.Tensor:
         k = reference.rms_norm(k, per_row(args.key_norm, rows)[:, None], args.eps)
     row, cos, sin = torch.arange(rows, device=q.device), args.cos[positions], args.sin[positions]
     rotated = reference.rotary(k.float(), cos, sin)
-    args.keys[row, :, positions] = reference.stored(rotated, args.keys.dtype)
-    args.values[row, :, positions] = reference.stored(v, args.values.dtype)
+    entries = positions % capacity
+    args.keys[row, :, entries] = reference.stored(rotated, args.keys.dtype)
+    args.values[row, :, entries] = reference.stored(v, args.values.dtype)
     return reference.rotary(q, cos, sin)

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 
 from cdgen.train.data.packing import read_and_taught
 
-_BATCH_BLOCKS = 8
+BATCH_BLOCKS = 8
 
 
 @torch.inference_mode()
@@ -37,13 +37,22 @@ def validation_losses(
 
 def _summed_loss(model: PreTrainedModel, blocks: np.ndarray) -> tuple[float, int]:
     loss, tokens = 0.0, 0
-    for start in range(0, len(blocks), _BATCH_BLOCKS):
-        batch = torch.from_numpy(blocks[start : start + _BATCH_BLOCKS].astype(np.int64))
+    for start in range(0, len(blocks), BATCH_BLOCKS):
+        batch = torch.from_numpy(blocks[start : start + BATCH_BLOCKS].astype(np.int64))
         tokens_in, targets = read_and_taught(batch.to(model.device))
-        logits, targets = model(input_ids=tokens_in, use_cache=False).logits, targets[:, 1:]
-        logits = logits[:, :-1].float()
-        loss += cross_entropy(
-            logits.flatten(0, 1), targets.flatten(), ignore_index=-100, reduction="sum"
-        ).item()
-        tokens += int((targets != -100).sum())
+        loss += summed_loss(model(input_ids=tokens_in, use_cache=False).logits, targets)
+        tokens += int((targets[:, 1:] != -100).sum())
     return loss, tokens
+
+
+def summed_loss(
+    logits: torch.Tensor,  # [B, T, V]
+    labels: torch.Tensor,  # [B, T] int64, -100 for none
+) -> float:
+    """Return the summed loss, in nats, of every label but the first of a block."""
+    return cross_entropy(
+        logits[:, :-1].float().flatten(0, 1),
+        labels[:, 1:].flatten(),
+        ignore_index=-100,
+        reduction="sum",
+    ).item()

@@ -25,7 +25,7 @@ from cdgen.engine.settings import EngineSettings
 from cdgen.engine.slot_engine import SlotEngine
 from cdgen.kernels import reference
 from cdgen.kernels.sampling_params import SamplingParams
-from cdgen.models.decoder import Decoder
+from cdgen.models.decoder import Decoder, Dropout
 from cdgen.models.registry import lean_config
 
 ROWS, PROMPT, NEW, VOCAB = 64, 20, 240, 16384
@@ -102,23 +102,23 @@ def run_transformers(good: Any, bad: Any, prompts: torch.Tensor, new: int = NEW)
 
 def make_engine(kind: str, good: Any, bad: Any, new: int = NEW) -> SlotEngine:
     """Return the engine that `cdgen generate` builds on a CPU for a kind of BAD: none, layers (the
-    first half of GOOD's), folder or dropout."""
+    first half of GOOD's), window (a quarter of the context), folder or dropout."""
 
-    def decoder(model: Any, exit_layers: int | None = None) -> Decoder:
+    def decoder(model: Any, **bad_of_good: Any) -> Decoder:
         shape = lean_config(model.config.to_dict(), PROMPT + new)
         assert shape is not None
-        return Decoder(shape, [model.state_dict()], ROWS, PROMPT + new, exit_layers=exit_layers)
+        return Decoder(shape, [model.state_dict()], ROWS, PROMPT + new, **bad_of_good)
 
-    layers = good.config.num_hidden_layers // 2 if kind == "layers" else None
-    second = None
-    if kind in ("folder", "dropout"):
-        second = decoder(bad if kind == "folder" else good)
-    if second and kind == "dropout":
-        second.drop_attention(0.5, seed=1)
+    bad_of_good: dict[str, dict[str, Any]] = {
+        "layers": {"exit_layers": good.config.num_hidden_layers // 2},
+        "window": {"window": (PROMPT + new) // 4},
+        "dropout": {"dropout": Dropout(0.5, seed=1)},
+    }
+    second = decoder(bad) if kind == "folder" else None
     params = VANILLA if kind == "none" else PARAMS
     limits = Limits(max_new_tokens=new, eos_token_ids=(), stop_on_eos=False)
     settings = EngineSettings(params, limits, seed=0, vocab_size=good.config.vocab_size)
-    return SlotEngine(decoder(good, layers), second, settings)
+    return SlotEngine(decoder(good, **bad_of_good.get(kind, {})), second, settings)
 
 
 def run_engine(engine: SlotEngine, prompts: torch.Tensor) -> tuple[float, list[Sequence]]:

@@ -98,8 +98,9 @@ def places_change_nothing(engine: SlotEngine, context: int) -> bool:
     order = torch.randperm(state.shape[1], device=state.device)
     for placed in (state, state[:, order]):
         for decoder in filter(None, (engine.good, engine.bad)):
-            decoder.keys.zero_()
-            decoder.values.zero_()
+            for cache in decoder.caches:
+                cache.keys.zero_()
+                cache.values.zero_()
         engine.slots.state.copy_(placed)
         engine.slots.alive.fill_(True)
         engine.runner.run()

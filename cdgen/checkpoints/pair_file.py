@@ -7,11 +7,11 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from cdgen.checkpoints.bad_source import BadSource, parse_bad
+from cdgen.checkpoints.bad_source import BadSource, MadeOfGood, parse_bad
 from cdgen.errors import ModelError, UsageError
 from cdgen.settings import problems, read_yaml
 
-Kind = Literal["early", "small", "dropout"]  # how a BAD is worse than its GOOD
+Kind = Literal["early", "small"] | MadeOfGood  # how a BAD is worse than its GOOD
 
 
 class OtherBad(BaseModel):
@@ -23,7 +23,7 @@ class OtherBad(BaseModel):
     kind: Kind
     step: int
     parameters: int
-    loss: float | None  # validation loss in nats per token; None for dropout, which has none
+    loss: float | None  # validation loss in nats per token; None if it is not known
 
 
 class PairFile(BaseModel):
@@ -63,8 +63,8 @@ def resolve_pair(file: Path) -> tuple[Path, str]:
 def resolve_model(text: str, role: str, file: Path) -> str:
     """Turn the entry `text` of a pair file into the value of `--good` or `--bad`, as `role` says.
 
-    A path becomes absolute; `dropout:P`, `layers:N` and `none` stay as they are. Raises UsageError
-    if `text` is not a valid `--bad`, ModelError if the folder does not exist.
+    A path becomes absolute; `dropout:P`, `layers:N`, `window:N` and `none` stay as they are. Raises
+    UsageError if `text` is not a valid `--bad`, ModelError if the folder does not exist.
     """
     source = parse_bad(text) if role == "bad" else BadSource("folder", Path(text))
     if source.folder is None:

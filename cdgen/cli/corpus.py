@@ -30,7 +30,8 @@ def generate(
         option(
             "bad",
             "BAD: a checkpoint folder, layers:N (GOOD stopped after its first N layers, which costs"
-            " almost nothing), dropout:P (GOOD with attention dropout P) or none.",
+            " almost nothing), window:N (GOOD that sees the last N tokens only), dropout:P (GOOD"
+            " with attention dropout P) or none.",
         ),
     ] = None,
     prompts: Annotated[
@@ -226,8 +227,8 @@ def _status_lines(found: Status) -> list[str]:
         f"ended by {', '.join(reasons)}",
     ]
     if found.models:
-        bad = f"  BAD {found.models.bad}" if found.models.bad else ""
-        lines.insert(0, f"GOOD {found.models.good}{bad}")
+        bad = found.models.bad or found.bad_of_good
+        lines.insert(0, f"GOOD {found.models.good}{f'  BAD {bad}' if bad else ''}")
     for worker in found.workers:
         silence = f"silent for {found.now - worker.time:.0f} s"
         state = "at work" if found.is_alive(worker) else silence

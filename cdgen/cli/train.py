@@ -40,6 +40,14 @@ def train(
             show_default=False,
         ),
     ] = None,
+    bad: Annotated[
+        str | None,
+        typer.Option(
+            metavar="KIND:N",
+            help="With --select-pair: BAD is made of GOOD: layers:N, window:N or dropout:P, as for"
+            " cdgen generate. Default: an earlier step of GOOD's run.",
+        ),
+    ] = None,
     budget: Annotated[
         Path | None,
         typer.Option(
@@ -60,11 +68,11 @@ def train(
     With --select-pair, choose GOOD and BAD among finished runs. With --budget, count the words that
     a student, its corpora and their models have read.
     """
-    of_pair, of_budget = {"RUN": more, "--gap": gap}, {"--pair": pair}
+    of_pair, of_budget = {"RUN": more, "--gap": gap, "--bad": bad}, {"--pair": pair}
     of_run = {"--config": config, "--data": data}
     if select_pair:
         _refuse({**of_run, **of_budget, "--budget": budget}, "--select-pair")
-        _select_pair([*select_pair, *(more or [])], _GAP if gap is None else gap, out)
+        _select_pair([*select_pair, *(more or [])], _GAP if gap is None else gap, bad, out)
         return
     if budget:
         _refuse({**of_run, **of_pair}, "--budget")
@@ -86,10 +94,10 @@ def _refuse(given: Mapping[str, object], mode: str) -> None:
             raise UsageError(f"{name} does not go with {mode}; leave it out")
 
 
-def _select_pair(runs: list[Path], gap: float, out: Path) -> None:
+def _select_pair(runs: list[Path], gap: float, bad: str | None, out: Path) -> None:
     from cdgen.train.pair.selection import select_pair, write_pair_file
 
-    selection = select_pair(runs, gap)
+    selection = select_pair(runs, gap, bad)
     write_pair_file(selection, out)
     for note in selection.notes:
         typer.echo(f"note: {note}", err=True)

@@ -120,7 +120,7 @@ def _facts(manifest: Manifest) -> dict[str, str]:
     reasons = (f"{count:,} {reason}" for reason, count in counts.finish_reasons.items())
     truncation = f"top-k {sampling.top_k}, top-p {sampling.top_p}, min-p {sampling.min_p}"
     names = manifest.models
-    derived = plan.bad == "none" or ":" in plan.bad  # such as dropout:0.5
+    bad_name = names.bad if names else None
     source = f"source sha256 `{plan.prompts.source_sha256}`"
     return {
         "sequences": f"{counts.rows:,} ({', '.join(reasons)})",
@@ -129,7 +129,7 @@ def _facts(manifest: Manifest) -> dict[str, str]:
         "prompts": f"{plan.prompts.count:,} of at most {plan.prompts.prompt_tokens} tokens, "
         f"{plan.sequences_per_prompt} sequences each ({source})",
         "GOOD": _model(names.good if names else None, plan.good_sha256),
-        "BAD": f"`{plan.bad}`" if derived else _model(names.bad if names else None, plan.bad),
+        "BAD": _model(bad_name, plan.bad) if plan.bad_is_checkpoint else f"`{plan.bad}`",
         "strategy": plan.strategy,
         "score": f"{sampling.good_weight} x GOOD - {sampling.bad_weight} x BAD",
         "plausibility threshold alpha": f"{sampling.alpha}",

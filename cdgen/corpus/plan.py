@@ -68,7 +68,7 @@ class Plan(FrozenModel):
     # them.
     prefix_token_ids: tuple[int, ...] | None = None
     tokenizer_sha256: str = ""  # `pair.tokenizer_sha256`; "" in the oldest corpora
-    bad: str  # sha256 of BAD, "dropout:P", "layers:N" or "none"
+    bad: str  # sha256 of BAD, "dropout:P", "layers:N", "window:N" or "none"
     sampling: SamplingPlan
     strategy: Literal["cd", "vanilla", "plausible"]
     seed: int
@@ -108,6 +108,11 @@ class Plan(FrozenModel):
         """The plan in JSON types."""
         unrecorded = {"prefix_token_ids"} if self.prefix_token_ids is None else None
         return self.model_dump(mode="json", exclude=unrecorded)
+
+    @property
+    def bad_is_checkpoint(self) -> bool:
+        """Whether `bad` is a checkpoint's hash."""
+        return self.bad != "none" and ":" not in self.bad
 
     @property
     def device_type(self) -> str:

@@ -46,6 +46,7 @@ class Status:
     eta_seconds: float | None  # None if nothing is left, or if nobody works on it
     finalized: bool
     models: ModelNames | None  # None in corpora of earlier versions
+    bad_of_good: str | None  # a BAD made of GOOD, such as layers:8
 
     def is_alive(self, worker: Heartbeat) -> bool:
         return self.now - worker.time < ALIVE_SECONDS
@@ -83,7 +84,8 @@ def status(out: Path) -> Status:
     per_row = counts.new_tokens / counts.rows if counts.rows else plan.max_new_tokens
     left = (plan.num_sequences - counts.rows) * per_row
     eta = left / rate if left and rate else None
-    return Status(done, plan.num_ranges, counts, workers, now, eta, finalized, models)
+    bad = plan.bad if ":" in plan.bad else None
+    return Status(done, plan.num_ranges, counts, workers, now, eta, finalized, models, bad)
 
 
 def _read_heartbeats(folder: CorpusFolder) -> tuple[Heartbeat, ...]:

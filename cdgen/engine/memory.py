@@ -28,7 +28,8 @@ class MemoryNeeds:
     capacity: int  # tokens that a slot has room for
     dtype_bytes: int  # of a weight or an activation
     kv_bytes: int  # of a number in the KV caches
-    shared_weights: bool = False  # BAD is GOOD under dropout
+    shared_weights: bool = False  # BAD runs on GOOD's weights
+    bad_window: int = 0  # tokens that BAD's cache has room for; 0: `capacity`
     exits_early: bool = False  # BAD is GOOD after some of its layers: `bad` is None
     prefill_tokens: int = 0  # prompt tokens that go through the layers at once
     logprobs: bool = False  # log-probabilities are summed, from float64 copies of the logits
@@ -36,6 +37,13 @@ class MemoryNeeds:
     @property
     def models(self) -> list[DecoderConfig]:
         return [self.good] if self.bad is None else [self.good, self.bad]
+
+    @property
+    def caches(self) -> list[tuple[DecoderConfig, int]]:
+        """The shape of each model that has a cache, and the tokens that a slot of it has room
+        for."""
+        rooms = (self.capacity, self.bad_window or self.capacity)
+        return list(zip(self.models, rooms, strict=False))  # there may be no BAD
 
 
 def layer_parameters(shape: DecoderConfig) -> int:
@@ -81,7 +89,7 @@ def plan_memory(needs: MemoryNeeds, slots: int) -> dict[str, int]:
     scratch_bytes = 4 if needs.bad is not None or needs.exits_early else 0
     return {
         "weights": needs.dtype_bytes * sum(parameters(m) + padded_head(m) for m in owners),
-        "kv": slots * needs.capacity * sum(kv_bytes_per_token(m, needs.kv_bytes) for m in models),
+        "kv": slots * sum(room * kv_bytes_per_token(m, needs.kv_bytes) for m, room in needs.caches),
         "logits": slots
         * needs.good.logits_width
         * (needs.dtype_bytes + scratch_bytes + LOGPROB_BYTES * needs.logprobs),

@@ -96,19 +96,17 @@ def _text_model(checkpoint: Checkpoint, plan: Plan) -> TextModel:
 
 
 def _decoders(plan: Plan, pair: Pair, device: torch.device) -> tuple[Decoder, Decoder | None]:
-    """Load GOOD and BAD. On a GPU, two models of one shape share a decoder: half the launches."""
+    """Load GOOD and BAD. A BAD made of GOOD shares its decoder; on a GPU, so does a checkpoint of
+    the same shape, with half the launches."""
     capacity = plan.prompts.prompt_tokens + plan.max_new_tokens
     shapes = shapes_of(pair, capacity)
     assert shapes is not None  # the plan says that the lean decoders cover both
     good, bad = shapes
     require_memory(plan, pair, shapes)
 
-    def decoder(
-        shape: DecoderConfig,
-        models: list[Checkpoint],
-        dropout: Dropout | None = None,
-        exit_layers: int | None = None,
-    ) -> Decoder:
+    source = pair.bad_source
+
+    def decoder(shape: DecoderConfig, models: list[Checkpoint]) -> Decoder:
         tensors = [load_tensors(model, torch.float32) for model in models]
         try:
             return Decoder(
@@ -119,21 +117,16 @@ def _decoders(plan: Plan, pair: Pair, device: torch.device) -> tuple[Decoder, De
                 device=device,
                 dtype=getattr(torch, plan.dtype),
                 kv_dtype=getattr(torch, plan.kv_dtype),
-                dropout=dropout,
-                exit_layers=exit_layers,
+                dropout=Dropout(source.dropout, plan.seed) if source.dropout else None,
+                window=source.window or None,
+                exit_layers=source.layers or None,
             )
         except ModelError as error:
             folders = " or ".join(str(model.folder) for model in models)
             raise ModelError(f"{folders}: {error}") from error
 
-    source = pair.bad_source
-    if bad is None:
-        return decoder(good, [pair.good], exit_layers=source.layers or None), None
-    dropout = Dropout(source.dropout, plan.seed) if source.kind == "dropout" else None
+    if pair.bad is None or bad is None:
+        return decoder(good, [pair.good]), None
     if device.type == "cuda" and good == bad:
-        models = [pair.good] if pair.bad is None else [pair.good, pair.bad]
-        return decoder(good, models, dropout), None
-    second = decoder(bad, [pair.bad or pair.good])
-    if dropout:
-        second.drop_attention(dropout.rate, dropout.seed)
-    return decoder(good, [pair.good]), second
+        return decoder(good, [pair.good, pair.bad]), None
+    return decoder(good, [pair.good]), decoder(bad, [pair.bad])

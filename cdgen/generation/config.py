@@ -59,7 +59,7 @@ class GenerateConfig(BaseModel):
             raise ValueError(f"--slots: expected a multiple of {SLOT_MULTIPLE}, got {self.slots}")
         if self.strategy == "cd" and self.bad == "none":
             raise ValueError(
-                "--strategy cd needs --bad: a checkpoint folder, layers:N or dropout:P"
+                "--strategy cd needs --bad: a checkpoint folder, layers:N, window:N or dropout:P"
                 " (to sample from GOOD alone: --strategy vanilla)"
             )
         return self

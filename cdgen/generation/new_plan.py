@@ -78,20 +78,19 @@ def _has_lean_decoders(config: GenerateConfig, pair: Pair) -> bool:
     """Return whether the lean decoders cover GOOD and BAD.
 
     Raises UsageError if they do not while BAD is made of GOOD, which only they can compute, or if
-    BAD would have as many layers as GOOD.
+    BAD would be GOOD.
     """
     from cdgen.generation.fit_slots import shapes_of
 
-    source, shapes = pair.bad_source, shapes_of(pair, config.prompt_tokens + config.max_new_tokens)
+    source, tokens = pair.bad_source, config.prompt_tokens + config.max_new_tokens
+    shapes = shapes_of(pair, tokens)
     if shapes is None and source.is_made_of_good:
         raise UsageError(
             f"--bad {source.plan_text(None)} needs a GOOD that the lean decoders cover, which this"
             f" {pair.good.config.get('model_type')} is not: give a checkpoint folder instead"
         )
-    if shapes and source.layers >= (layers := shapes[0].num_hidden_layers):
-        raise UsageError(
-            f"--bad layers:{source.layers}: expected 1 to {layers - 1} of GOOD's {layers} layers"
-        )
+    if shapes:
+        source.require_weaker(shapes[0].num_hidden_layers, tokens)
     return shapes is not None
 
 

@@ -18,6 +18,7 @@ from cdgen.errors import UsageError
 from cdgen.kernels.decode_attention import AttentionDropout, decode_attention
 from cdgen.kernels.rotary_to_cache import rotary_to_cache
 from cdgen.models.config import DecoderConfig
+from cdgen.models.kv_cache import KvCache
 from cdgen.models.linear import Linear, linear
 from cdgen.models.registry import load_weights
 
@@ -74,22 +75,29 @@ class Decoder:
         dtype: torch.dtype = torch.float32,  # of weights and activations
         kv_dtype: torch.dtype | None = None,  # of the cache: dtype, or float8_e4m3fn
         dropout: Dropout | None = None,  # runs one model twice, the second time with dropout
+        window: int | None = None,  # runs one model twice, the second time on the last tokens only
         exit_layers: int | None = None,  # of one model: its hidden state after so many layers too
     ) -> None:
         """Raise ModelError if a checkpoint does not hold the tensors that `config` implies."""
-        if (dropout or exit_layers) and len(models) != 1:
-            raise ValueError(f"dropout, exit_layers: expected one model, got {len(models)}")
+        kinds = sum(x is not None for x in (dropout, window, exit_layers))
+        if kinds > 1 or (kinds and len(models) != 1):
+            raise ValueError(
+                "dropout, window, exit_layers: expected one of them and one model,"
+                f" got {kinds} and {len(models)}"
+            )
+        if window is not None and not 0 < window <= capacity:
+            raise ValueError(f"window: expected 1 to {capacity}, got {window}")
         if exit_layers is not None and not 0 < exit_layers < config.num_hidden_layers:
             most = config.num_hidden_layers - 1
             raise ValueError(f"exit_layers: expected 1 to {most}, got {exit_layers}")
         if device.type == "cpu" and not dtype is (kv_dtype or dtype) is torch.float32:
             raise UsageError(f"dtype: expected float32 on the CPU, got {dtype}, cache {kv_dtype}")
         self.config, self.models, self.device = config, len(models), device
-        self.exit_layers = exit_layers
+        self.dropout, self.window, self.exit_layers = dropout, window, exit_layers
         self.slots, self.capacity = slots, capacity
-        self.dropout, self.first_dropped = dropout, slots
         # The model whose weights each block of `slots` rows uses.
-        self.blocks = torch.tensor([0, 0] if dropout else list(range(len(models))), device=device)
+        blocks = [0, 0] if dropout or window else list(range(len(models)))
+        self.blocks = torch.tensor(blocks, device=device)
         self.rows = len(self.blocks) * slots
         weights = load_weights(config, models, self.rows // len(models), device, dtype)
         self.layers, self.norm = weights.layers, weights.norm
@@ -100,20 +108,12 @@ class Decoder:
         self._head = weights.head.view(len(models), config.vocab_size, config.hidden_size)
         self._to_logits: dict[int, Linear] = {}
         self.cos, self.sin = (table.to(device) for table in rotary_tables(config, capacity))
-        cache = (
-            config.num_hidden_layers,
-            self.rows,
-            config.num_key_value_heads,
-            capacity,
-            config.head_dim,
-        )
-        self.keys, self.values = (
-            torch.zeros(cache, dtype=kv_dtype or dtype, device=device) for _ in range(2)
-        )
-
-    def drop_attention(self, rate: float, seed: int) -> None:
-        """Make this model a BAD by dropping attention weights in all of its rows."""
-        self.dropout, self.first_dropped = Dropout(rate, seed), 0
+        # GOOD's, and BAD's ring if it has a window; else one for all rows.
+        sizes = [(slots, capacity), (slots, window)] if window else [(self.rows, capacity)]
+        self.caches = [
+            KvCache.of_zeros(config, rows, entries, kv_dtype or dtype, device)
+            for rows, entries in sizes
+        ]
 
     def forward(
         self,
@@ -126,35 +126,49 @@ class Decoder:
         With `exit_layers` = N, the residual stream after the first N layers follows, under the same
         final norm (early exit: Li et al. 2023, arXiv 2210.15097; Chuang et al. 2024, 2309.03883).
         """
-        c = self.config
-        lengths, scale = positions + 1, c.head_dim**-0.5
+        lengths = [cache.lengths(positions) for cache in self.caches]
         x = self.embed(tokens, positions)
         delta = early = None
         for i, layer in enumerate(self.layers):
-            keys, values = self.keys[i], self.values[i]
             normed = layer.attention_norm(x, delta)  # adds what layer i - 1 left to add
             if i == self.exit_layers:
                 early = self.norm(x, None)
-            query = rotary_to_cache(
-                layer.qkv(normed),
-                self.cos,
-                self.sin,
-                positions,
-                keys,
-                values,
-                query_norm=layer.query_norm,
-                key_norm=layer.key_norm,
-                eps=c.norm_eps,
-            )
             dropout = None
             if d := self.dropout:
-                dropout = AttentionDropout(d.rate, d.seed, i, sequence_ids, self.first_dropped)
-            attention_out = decode_attention(
-                query, keys, values, lengths, scale=scale, dropout=dropout
-            )
+                dropout = AttentionDropout(d.rate, d.seed, i, sequence_ids, self.slots)
+            shares = layer.qkv(normed).chunk(len(self.caches))
+            attention_outs = [
+                self._attend(i, own, positions, cache, length, dropout)
+                for own, cache, length in zip(shares, self.caches, lengths, strict=True)
+            ]
+            attention_out = torch.cat(attention_outs) if self.window else attention_outs[0]
             delta = layer.after_attention(x, attention_out.flatten(1))
         hidden = self.norm(x, delta)
         return hidden if early is None else torch.cat([hidden, early])
+
+    def _attend(
+        self,
+        layer: int,
+        qkv: torch.Tensor,  # [R', (H + 2 Hkv) * Dh]: of the rows of `cache`
+        positions: torch.Tensor,  # [B] int64
+        cache: KvCache,
+        lengths: torch.Tensor,  # [B] int64: entries of the cache to attend to
+        dropout: AttentionDropout | None,
+    ) -> torch.Tensor:  # [R', H, Dh]
+        keys, values = cache.keys[layer], cache.values[layer]
+        query = rotary_to_cache(
+            qkv,
+            self.cos,
+            self.sin,
+            positions,
+            keys,
+            values,
+            query_norm=self.layers[layer].query_norm,
+            key_norm=self.layers[layer].key_norm,
+            eps=self.config.norm_eps,
+        )
+        scale = self.config.head_dim**-0.5
+        return decode_attention(query, keys, values, lengths, scale=scale, dropout=dropout)
 
     def embed(
         self,

@@ -35,6 +35,7 @@ void norm_and_rotate(const float* x, const float* norm, float eps, const Angles&
 void rotate_row(const RotaryArgs& args, int64_t row) {
     const CacheShape& s = args.shape;
     const int64_t position = args.positions[row % args.sequences];
+    const int64_t entry = position % s.capacity;
     const int64_t table = position * s.head_dim / 2;
     const int64_t gains = row / args.rows_per_model * s.head_dim;
     const Angles angles{args.cos + table, args.sin + table};
@@ -45,7 +46,7 @@ void rotate_row(const RotaryArgs& args, int64_t row) {
         norm_and_rotate(query + h * s.head_dim, query_norm, args.eps, angles, s.head_dim,
                         args.query + (row * s.heads + h) * s.head_dim);
     for (int64_t h = 0; h < s.kv_heads; ++h) {
-        const int64_t cell = ((row * s.kv_heads + h) * s.capacity + position) * s.head_dim;
+        const int64_t cell = ((row * s.kv_heads + h) * s.capacity + entry) * s.head_dim;
         const float* key = query + (s.heads + h) * s.head_dim;
         norm_and_rotate(key, key_norm, args.eps, angles, s.head_dim, args.keys + cell);
         std::memcpy(args.values + cell, key + s.kv_heads * s.head_dim,

@@ -34,8 +34,8 @@ def _normed_halves(low, high, norm, model, offset, inside, eps, HEAD_DIM: tl.con
 @triton.jit(do_not_specialize=["batch", "rows_per_model"])
 def _rotary_to_cache(
     qkv,  # [R, (H + 2 Hkv) * Dh]
-    cos,  # [T, Dh / 2]
-    sin,  # [T, Dh / 2]
+    cos,  # [P, Dh / 2]
+    sin,  # [P, Dh / 2]
     positions,  # [B]
     query_norm,  # [M, Dh]
     key_norm,  # [M, Dh]
@@ -87,7 +87,8 @@ def _rotary_to_cache(
     STORED: tl.constexpr = keys.dtype.element_ty
     if low.dtype != STORED:
         low, high = rounded(x, STORED), rounded(y, STORED)
-    cell = (row.to(tl.int64) * KV_HEADS * capacity + position) * HEAD_DIM
+    entry = position.to(tl.int32) % capacity
+    cell = (row.to(tl.int64) * KV_HEADS * capacity + entry) * HEAD_DIM
     kv_head = tl.where(is_value, head - HEADS - KV_HEADS, head - HEADS).to(tl.int64)
     offset = cell + kv_head * capacity * HEAD_DIM + i
     tl.store(keys + offset, rounded(rotated_low, STORED), mask=inside & is_key)
@@ -99,10 +100,10 @@ def _rotary_to_cache(
 @torch.library.custom_op("cdgen::rotary_to_cache", mutates_args=("keys", "values"))
 def rotary_to_cache(
     qkv: torch.Tensor,  # [R, (H + 2 Hkv) * Dh], contiguous as all tensors here
-    cos: torch.Tensor,  # [T, Dh / 2] float32
-    sin: torch.Tensor,  # [T, Dh / 2] float32
+    cos: torch.Tensor,  # [P, Dh / 2] float32
+    sin: torch.Tensor,  # [P, Dh / 2] float32
     positions: torch.Tensor,  # [B] int64: row r takes positions[r % B]
-    keys: torch.Tensor,  # [R, Hkv, T, Dh], like qkv, or float8_e4m3fn
+    keys: torch.Tensor,  # [R, Hkv, T, Dh], like qkv, or float8_e4m3fn; written at position % T
     values: torch.Tensor,  # [R, Hkv, T, Dh], like keys
     query_norm: torch.Tensor | None,  # [M, Dh]: row r takes query_norm[r // (R / M)]
     key_norm: torch.Tensor | None,  # [M, Dh], taken as query_norm is

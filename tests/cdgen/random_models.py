@@ -104,13 +104,13 @@ Saved = Callable[[str], Path]
 
 
 def load_lean(
-    folder: Path, slots: int = SLOTS, capacity: int = CONTEXT, exit_layers: int | None = None
+    folder: Path, slots: int = SLOTS, capacity: int = CONTEXT, **bad_of_good: Any
 ) -> Decoder:
     checkpoint = open_checkpoint(folder)
     shape = lean_config(checkpoint.config, capacity)
     assert shape is not None, "this model should not need transformers"
     tensors = load_tensors(checkpoint, torch.float32)
-    return Decoder(shape, [tensors], slots, capacity, exit_layers=exit_layers)
+    return Decoder(shape, [tensors], slots, capacity, **bad_of_good)
 
 
 @torch.inference_mode()

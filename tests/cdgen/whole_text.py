@@ -37,12 +37,12 @@ PARAMS = {
 Logits = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]  # [B, T], ids [B] -> [B, T, V]
 
 
-def load_lean(folder: Any, slots: int = SLOTS, exit_layers: int | None = None) -> Decoder:
+def load_lean(folder: Any, slots: int = SLOTS, **bad_of_good: Any) -> Decoder:
     checkpoint = open_checkpoint(folder)
     shape = lean_config(checkpoint.config, CAPACITY)
     assert shape is not None
     tensors = load_tensors(checkpoint, torch.float32)
-    return Decoder(shape, [tensors], slots, CAPACITY, exit_layers=exit_layers)
+    return Decoder(shape, [tensors], slots, CAPACITY, **bad_of_good)
 
 
 def make_engine(

@@ -18,12 +18,13 @@ def problem(
     dtype: torch.dtype = torch.float32,
     models: int = 1,
     stored: torch.dtype | None = None,
+    capacity: int = CAPACITY,
 ) -> dict[str, torch.Tensor]:
-    """Return the arguments by name. The caches, in dtype `stored` or else qkv's, are full, so that
-    a stray write shows."""
+    """Return the arguments by name. The caches, in dtype `stored` or else qkv's and with room for
+    `capacity` tokens, are full, so that a stray write shows."""
     rows = models * ROWS
     angle = normal(CAPACITY, head_dim // 2, seed=3)
-    keys, values = normal_on(device, stored or dtype, 2, rows, kv_heads, CAPACITY, head_dim, seed=4)
+    keys, values = normal_on(device, stored or dtype, 2, rows, kv_heads, capacity, head_dim, seed=4)
     return {
         "qkv": normal_on(device, dtype, rows, (heads + 2 * kv_heads) * head_dim),
         "cos": angle.cos().to(device),

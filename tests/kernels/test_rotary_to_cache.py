@@ -69,6 +69,22 @@ def test_angle_zero_rotates_nothing(instruction_set: str) -> None:
     assert torch.equal(query.flatten(1), qkv[:, : heads * head_dim])
 
 
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+@pytest.mark.parametrize("capacity", [1, 3, 10])
+def test_a_shorter_cache_is_a_ring(instruction_set: str, backend: str, capacity: int) -> None:
+    """Angles are those of the position; the entry is what is left of it after whole turns."""
+    qkv, cos, sin, keys, values = problem(4, 2, 8)
+    query = rotary_to_cache(qkv, cos, sin, POSITIONS, keys, values)
+    rings = [torch.full((ROWS, 2, capacity, 8), 9.0) for _ in range(2)]
+    turned = rotary_to_cache(qkv, cos, sin, POSITIONS, *rings, backend=backend)
+    torch.testing.assert_close(turned, query, atol=TOLERANCE[0], rtol=TOLERANCE[1])
+    row, entry = torch.arange(ROWS), POSITIONS % capacity
+    for ring, whole in zip(rings, (keys, values), strict=True):
+        expected = torch.full_like(ring, 9.0)
+        expected[row, :, entry] = whole[row, :, POSITIONS]
+        torch.testing.assert_close(ring, expected, atol=TOLERANCE[0], rtol=TOLERANCE[1])
+
+
 @pytest.mark.parametrize("norms", [(), ("key_norm",), ("query_norm", "key_norm")])
 def test_stacked_models_equal_each_alone(instruction_set: str, norms: tuple[str, ...]) -> None:
     """Four rows hold two sequences of two models, so two positions serve all four."""
@@ -132,6 +148,7 @@ def test_every_backend_writes_one_entry_per_row(instruction_set: str, backend: s
         ("positions", POSITIONS.repeat_interleave(2)[::2]),
         ("cos", torch.zeros(CAPACITY, 3)),
         ("sin", torch.zeros(CAPACITY - 1, 4)),
+        ("cos", torch.zeros(CAPACITY - 1, 4)),  # no angle for the last entry
         ("keys", torch.zeros(ROWS, 2, CAPACITY + 1, 8)),
         ("values", torch.zeros(ROWS, 2, CAPACITY, 10)),
         ("qkv", torch.zeros(ROWS, 65)),

@@ -45,20 +45,30 @@ def reuse_or_build(
     """
     if folder is None:
         return build()
-    digest = hashlib.sha256(canonical_json({**key, "format": _FORMAT})).hexdigest()
-    entry = folder / digest[:32]
+    entry = _entry(folder, key)
     make_folder(folder)
     with lock(folder / f"{entry.name}.lock"):
-        if (found := _read(entry)) is None:
+        if (found := _read(entry, "it is made again")) is None:
             _write(entry, build())
-            found = _read(entry)
+            found = _read(entry, "it is made again")
     if found is None:
         raise StorageError(f"{entry}: was damaged as soon as it was written; check the disk")
     return found
 
 
-def _read(entry: Path) -> Tokens | None:
-    """Read an entry; return None, with a message, if a file is damaged or missing."""
+def find(folder: Path, key: Mapping[str, Any]) -> Tokens | None:
+    """Return what `reuse_or_build` left in `folder` for this key, or None if it is not there."""
+    return _read(_entry(folder, key), "passed over")
+
+
+def _entry(folder: Path, key: Mapping[str, Any]) -> Path:
+    digest = hashlib.sha256(canonical_json({**key, "format": _FORMAT})).hexdigest()
+    return folder / digest[:32]
+
+
+def _read(entry: Path, then: str) -> Tokens | None:
+    """Read an entry; return None, with a message, if a file is damaged or missing. `then` says what
+    happens then."""
     if not (entry / "facts.json").exists():
         return None
     try:
@@ -72,7 +82,7 @@ def _read(entry: Path) -> Tokens | None:
             return Tokens(arrays, record["facts"])
     except (StorageError, OSError) as error:
         print(f"{entry}: {error}")
-    print(f"{entry}: damaged; it is made again")
+    print(f"{entry}: damaged; {then}")
     return None
 
 

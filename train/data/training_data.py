@@ -72,7 +72,10 @@ def build_training_data(recipe: Recipe, data_dir: Path, out: Path | None = None)
     Raises UsageError for sources, shares, a tokenizer or corpora that cannot be used.
     """
     cache = out / "tokens" if out else None
-    real = reuse_or_build(cache, _real_key(recipe, data_dir), lambda: _build_real(recipe, data_dir))
+    sources = {source.name: source_sha256(source, data_dir) for source in recipe.sources}
+    named = recipe.tokenizer
+    key = real_key(recipe, sources, tokenizer_identity(named) if isinstance(named, Path) else named)
+    real = reuse_or_build(cache, key, lambda: _build_real(recipe, data_dir))
     tokenizer = tokenizer_from_json(real.facts["tokenizer"])
     names = SpecialNames(**real.facts["special"])
     streams = {"real": real.arrays.pop("real")}
@@ -98,18 +101,18 @@ def build_training_data(recipe: Recipe, data_dir: Path, out: Path | None = None)
     )
 
 
-def _real_key(recipe: Recipe, data_dir: Path) -> dict[str, Any]:
-    """Return everything that decides the tokens of the real text."""
-    named = recipe.tokenizer
+def real_key(recipe: Recipe, sources: Mapping[str, str], tokenizer: str) -> dict[str, Any]:
+    """Return everything that decides the tokens of the real text: `sources` has their hashes,
+    `tokenizer` is the kind, or the identity of an existing one."""
     return {
         "sources": [
             {
                 **source.model_dump(mode="json", exclude={"licence"}),
-                "sha256": source_sha256(source, data_dir),
+                "sha256": sources[source.name],
             }
             for source in recipe.sources
         ],
-        "tokenizer": tokenizer_identity(named) if isinstance(named, Path) else named,
+        "tokenizer": tokenizer,
         "vocab_size": recipe.vocab_size,
         "block_size": recipe.block_size,
         "seed": recipe.seed,

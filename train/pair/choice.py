@@ -32,10 +32,15 @@ def choose_pair_of_run(run: Path, gap: float) -> PairSteps:
     return choose_pair(run, losses, gap, advice)
 
 
+def good_step(losses: Mapping[int, float]) -> int:
+    """Return the step of the least loss, the earlier one of equal losses."""
+    return min(losses, key=lambda step: (losses[step], step))
+
+
 def choose_pair(run: Path, losses: Mapping[int, float], gap: float, advice: str) -> PairSteps:
     """Choose among the steps of `losses`, the earlier one of equal losses. Raises ModelError, with
     `advice`, if no step is far enough behind GOOD."""
-    good = min(losses, key=lambda step: (losses[step], step))
+    good = good_step(losses)
     earlier = {step: loss for step, loss in losses.items() if step < good}
     bad = max((s for s, loss in earlier.items() if loss >= losses[good] + gap), default=None)
     if bad is None:

@@ -98,6 +98,16 @@ def test_dropout_shares_the_weights_and_nothing_else() -> None:
     assert dropped["kv"] == 2 * alone["kv"]
 
 
+def test_a_window_costs_its_share_of_the_context() -> None:
+    """GOOD's weights once, its cache of 420 tokens, and 70 more for BAD."""
+    alone, window, dropped = (
+        plan_memory(paper_needs(bad, shared_weights=True, bad_window=tokens), 64)
+        for bad, tokens in ((None, 0), (PAPER, 70), (PAPER, 0))
+    )
+    assert window["kv"] == alone["kv"] * (420 + 70) // 420
+    assert window | {"kv": dropped["kv"]} == dropped
+
+
 needs_of_any_run = st.builds(
     MemoryNeeds,
     good=shapes,

@@ -69,11 +69,9 @@ def test_dropout_bad_is_the_reference_in_every_layer(stories260k: Any) -> None:
         stories260k.good, dtype=torch.float32, attn_implementation="cdgen_dropout"
     ).eval()
     requests = some_requests(6, 512)
-    bad = load_lean(stories260k.good)
-    bad.drop_attention(RATE, SEED)
     engine = SlotEngine(
-        load_lean(stories260k.good),
-        bad,
+        load_lean(stories260k.good, dropout=Dropout(RATE, SEED)),
+        None,
         EngineSettings(CD, Limits(16, (2,), False), SEED, 512, logprobs=True),
     )
     expected = recompute_everything(
@@ -86,27 +84,38 @@ def test_dropout_bad_is_the_reference_in_every_layer(stories260k: Any) -> None:
     assert_same(by_id(engine.generate(requests)), expected)
 
 
-@pytest.mark.parametrize("kind", ["twin", "dropout"])
+@pytest.mark.parametrize("window", [1, 6])
+def test_window_bad_is_a_band_mask_in_every_layer(window: int, stories260k: Any) -> None:
+    """24 new tokens after up to nine: a ring of 6 turns over while the sequence is written."""
+    model = AutoModelForCausalLM.from_pretrained(stories260k.good, dtype=torch.float32).eval()
+
+    def masked(tokens: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+        in_view = torch.ones(tokens.shape[1], tokens.shape[1], dtype=torch.bool)
+        return model(tokens, attention_mask=in_view.tril().triu(1 - window)[None, None]).logits
+
+    requests = some_requests(20, 512)  # more than there are slots
+    engine = SlotEngine(
+        load_lean(stories260k.good, window=window),
+        None,
+        EngineSettings(CD, Limits(24, (2,), False), SEED, 512, logprobs=True),
+    )
+    expected = recompute_everything(
+        transformers_logits(stories260k.good), masked, requests, CD, new_tokens=24
+    )
+    assert_same(by_id(engine.generate(requests)), expected)
+
+
 @pytest.mark.parametrize("name", ["cd", "cd-all-plausible"])
 def test_models_stacked_in_one_decoder_write_what_they_write_apart(
-    kind: str, name: str, tiny_pair: Any, tiny_twin: Any
+    name: str, tiny_pair: Any, tiny_twin: Any
 ) -> None:
-    good, seed = open_checkpoint(tiny_pair.good), SEED
-    shape = lean_config(good.config, CAPACITY)
+    folders = [open_checkpoint(folder) for folder in (tiny_pair.good, tiny_twin)]
+    shape = lean_config(folders[0].config, CAPACITY)
     assert shape is not None
-    tensors = [load_tensors(good, torch.float32)]
-    if kind == "twin":
-        bad = load_lean(tiny_twin)
-        tensors.append(load_tensors(open_checkpoint(tiny_twin), torch.float32))
-        together = Decoder(shape, tensors, SLOTS, CAPACITY)
-    else:
-        bad = load_lean(tiny_pair.good)
-        bad.drop_attention(RATE, seed)
-        together = Decoder(shape, tensors, SLOTS, CAPACITY, dropout=Dropout(RATE, seed))
-    apart = SlotEngine(
-        load_lean(tiny_pair.good), bad, EngineSettings(PARAMS[name], STOPPING, seed, 48)
-    )
-    stacked = SlotEngine(together, None, EngineSettings(PARAMS[name], STOPPING, seed, 48))
+    tensors = [load_tensors(folder, torch.float32) for folder in folders]
+    settings = EngineSettings(PARAMS[name], STOPPING, SEED, 48)
+    apart = SlotEngine(load_lean(tiny_pair.good), load_lean(tiny_twin), settings)
+    stacked = SlotEngine(Decoder(shape, tensors, SLOTS, CAPACITY), None, settings)
     expected = by_id(apart.generate(UNIVERSE))
     assert by_id(stacked.generate(UNIVERSE)) == expected
     assert {s.finish_reason for s in expected.values()} == {"eos", "length"}
@@ -115,7 +124,13 @@ def test_models_stacked_in_one_decoder_write_what_they_write_apart(
 # NumPy, under the interpreter, warns of what a GPU computes in silence: inf - inf.
 @pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning")
 @pytest.mark.parametrize(
-    "kind", ["twin", "two shapes", pytest.param("early exit", marks=pytest.mark.thorough)]
+    "kind",
+    [
+        "twin",
+        "two shapes",
+        pytest.param("early exit", marks=pytest.mark.thorough),
+        pytest.param("window", marks=pytest.mark.thorough),
+    ],
 )
 def test_the_gpu_path_interpreted(
     kind: str,
@@ -140,6 +155,8 @@ def test_the_gpu_path_interpreted(
             models = (Decoder(shape, tensors, 4, CAPACITY), None)
         elif kind == "early exit":
             models = (load_lean(tiny_pair.good, 4, exit_layers=1), None)
+        elif kind == "window":  # the longest prompt has 6 tokens
+            models = (load_lean(tiny_pair.good, 4, window=3), None)
         else:
             models = (load_lean(tiny_pair.good, 4), load_lean(tiny_pair.bad, 4))
         options = {"steps": 2, "ahead": 2, "prefills": True} if on_gpu else {}

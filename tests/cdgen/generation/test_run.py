@@ -27,7 +27,7 @@ from cdgen.engine.sequences import Limits, Request, Sequence
 from cdgen.engine.settings import EngineSettings
 from cdgen.engine.slot_engine import SlotEngine
 from cdgen.kernels.sampling_params import SamplingParams
-from cdgen.models.decoder import Decoder
+from cdgen.models.decoder import Decoder, Dropout
 from cdgen.models.registry import lean_config
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -125,21 +125,18 @@ def written_by_the_engine(
     """Return the sequences that engine/test_slot_engine.py holds to transformers, by sequence
     id."""
 
-    def load(folder: Path) -> Decoder:
+    def load(folder: Path, dropped: Dropout | None = None) -> Decoder:
         checkpoint = open_checkpoint(folder)
         capacity = PROMPT_TOKENS + NEW_TOKENS
         shape = lean_config(checkpoint.config, capacity)
         assert shape is not None
-        return Decoder(shape, [load_tensors(checkpoint, torch.float32)], 16, capacity)
+        tensors = load_tensors(checkpoint, torch.float32)
+        return Decoder(shape, [tensors], 16, capacity, dropout=dropped)
 
-    bad = load(pair.good if dropout else pair.bad) if params.bad_weight else None
-    if dropout:
-        assert bad is not None
-        bad.drop_attention(dropout, seed)
+    good = load(pair.good, Dropout(dropout, seed) if dropout else None)
+    bad = load(pair.bad) if params.bad_weight and not dropout else None
     limits = Limits(NEW_TOKENS, (1,), stop_on_eos)
-    engine = SlotEngine(
-        load(pair.good), bad, EngineSettings(params, limits, seed, 48, logprobs=True)
-    )
+    engine = SlotEngine(good, bad, EngineSettings(params, limits, seed, 48, logprobs=True))
     return sorted(engine.generate(requests_of(prompts)), key=lambda s: s.sequence_id)
 
 

@@ -43,6 +43,17 @@ def test_rotary_to_cache(
     assert torch.equal(arguments["values"], twin["values"])
 
 
+@pytest.mark.parametrize("capacity", [1, 4, 10])
+def test_a_shorter_cache_is_a_ring(device: str, capacity: int) -> None:
+    arguments = problem(device, 4, 2, 32, torch.bfloat16, models=2, capacity=capacity)
+    twin = copied(arguments)
+    query = rotary_to_cache(**arguments, backend="triton")
+    expected = rotary_to_cache(**twin, backend="reference")
+    assert_rounds_alike(query, expected, TOLERANCE)
+    assert_rounds_alike(arguments["keys"], twin["keys"], TOLERANCE)
+    assert torch.equal(arguments["values"], twin["values"])
+
+
 def test_against_the_native_kernel(device: str) -> None:
     pytest.importorskip("cdgen.kernels._cpu")
     arguments = problem(device, 4, 2, 80)

@@ -100,4 +100,4 @@ def test_a_word_milestone_and_a_checkpoint_of_its_step_count_once(
     shutil.rmtree(checkpoints / "checkpoint-3")
     chosen = select_pair([run], 0.9)
     assert chosen.good.folder.name == "checkpoint-4"
-    assert (chosen.bad.folder.name, chosen.bad.loss) == ("chck_1M", 3.9)
+    assert (chosen.bad.model.name, chosen.bad.loss) == ("chck_1M", 3.9)

@@ -14,15 +14,16 @@ from pair_runs import BASE, WriteRun
 
 from cdgen.checkpoints.pair_file import read_pair_file
 from cdgen.errors import ModelError, UsageError
-from cdgen.train.pair.selection import DROPOUT, select_pair, write_pair_file
+from cdgen.train.pair.selection import Selection, select_pair, write_pair_file
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 Command = Callable[..., Any]
 
 
-def steps(candidates: Any) -> list[tuple[str, int]]:
-    return [(candidate.run.name, candidate.step) for candidate in candidates]
+def steps(chosen: Selection, kind: str) -> list[tuple[str, int]]:
+    """Return the run and step of the checkpoints of one kind."""
+    return [(row.model.parts[-3], row.step) for row in chosen.others if row.kind == kind]
 
 
 # ---- who is chosen -----------------------------------------------------------------------------
@@ -36,7 +37,7 @@ def test_good_has_the_least_loss_and_bad_is_the_last_step_far_enough_behind(
         chosen = select_pair([run], gap)
         assert (chosen.good.step, chosen.good.loss, chosen.bad.step) == (4, 3.0, bad)
         # Step 5 comes after GOOD; it is no BAD, however high its loss.
-        assert steps(chosen.early) == [("base", s) for s in (1, 2, 3) if s != bad]
+        assert steps(chosen, "early") == [("base", s) for s in (1, 2, 3) if s != bad]
     assert chosen.notes == ()
 
 
@@ -46,12 +47,13 @@ def test_smaller_runs_are_bads_and_runs_of_equal_size_only_rivals(write_run: Wri
     small = write_run("small", {2: 4.5, 4: 3.5}, layers=1)
     chosen = select_pair([seed, small, base], 0.5)
     assert (chosen.good.run, chosen.good.step) == (base, 4)
-    assert steps(chosen.small) == [("small", 2), ("small", 4)]
-    assert chosen.small[0].parameters < chosen.good.parameters == chosen.bad.parameters
+    assert steps(chosen, "small") == [("small", 2), ("small", 4)]
+    smallest = next(row for row in chosen.others if row.kind == "small")
+    assert smallest.parameters < chosen.good.parameters == chosen.bad.parameters
     # Where a small run is best, larger ones are no BAD of it.
     best = write_run("best", {1: 4.0, 2: 1.0}, layers=1)
     chosen = select_pair([base, best], 0.5)
-    assert (chosen.good.run, steps(chosen.small)) == (best, [])
+    assert (chosen.good.run, steps(chosen, "small")) == (best, [])
 
 
 # ---- refusals ----------------------------------------------------------------------------------
@@ -89,7 +91,8 @@ def test_the_file_names_both_and_the_alternatives(write_run: WriteRun, tmp_path:
     chosen = select_pair(runs, 0.5)
     out = tmp_path / "pairs" / "pair.yaml"
     write_pair_file(chosen, out)
-    good, size = chosen.good.parameters, chosen.small[0].parameters
+    good, size = chosen.good.parameters, chosen.others[2].parameters
+    of_good = {"step": 4, "parameters": good, "loss": None}  # no held-out text is kept
     base = "../runs/base/checkpoints/checkpoint-"
     assert yaml.safe_load(out.read_text()) == {
         "good": f"{base}4",
@@ -104,7 +107,9 @@ def test_the_file_names_both_and_the_alternatives(write_run: WriteRun, tmp_path:
                 "parameters": size,
                 "loss": 4.5,
             },
-            {"bad": DROPOUT, "kind": "dropout", "step": 4, "parameters": good, "loss": None},
+            {"bad": "layers:1", "kind": "layers", **of_good},
+            *({"bad": f"window:{n}", "kind": "window", **of_good} for n in (1, 4, 16)),
+            {"bad": "dropout:0.5", "kind": "dropout", **of_good},
         ],
     }
     text = out.read_text()
@@ -116,10 +121,11 @@ def test_the_file_names_both_and_the_alternatives(write_run: WriteRun, tmp_path:
     assert read_pair_file(out).alternatives[-1].kind == "dropout"
 
 
-def test_dropout_is_offered_only_where_generate_takes_it(write_run: WriteRun) -> None:
-    chosen = select_pair([write_run("base", BASE, gpt2=True)], 0.5)
-    assert not chosen.dropout
-    assert DROPOUT not in chosen.table()
+def test_a_bad_of_good_is_offered_only_where_generate_takes_it(write_run: WriteRun) -> None:
+    run = write_run("base", BASE, gpt2=True)
+    assert ":" not in select_pair([run], 0.5).table().replace(str(run), "")
+    with pytest.raises(UsageError, match="window:4 needs a GOOD that the lean decoders cover"):
+        select_pair([run], 0.5, "window:4")
 
 
 def test_another_file_is_not_overwritten(write_run: WriteRun, tmp_path: Path) -> None:
@@ -144,7 +150,7 @@ def test_generate_takes_the_pair_file_that_the_command_wrote(
     ended = cdgen("train", "--select-pair", base, small, "--gap", 0.7, "--out", out)
     assert ended.code == 0, ended.err
     lines = [line.split() for line in ended.out.splitlines()]
-    kinds = ["GOOD", "BAD", "early", "early", "small", "dropout"]
+    kinds = ["GOOD", "BAD", "early", "early", "small", "layers", *["window"] * 3, "dropout"]
     assert [line[0] for line in lines[1:-1]] == kinds
     assert lines[2][1] == "2" and lines[2][3:] == ["4.0000", str(base / "checkpoints/checkpoint-2")]
     assert lines[-1][-2:] == ["--pair", str(out)]
@@ -166,6 +172,7 @@ def test_flags_that_do_not_go_together_are_refused(cdgen: Command, tmp_path: Pat
         (("--budget", run, "--gap", 0.5), "--gap does not go with --budget"),
         (("--budget", run), "--pair is missing"),
         ((run,), "RUN does not go with --config, only with --select-pair"),
+        (("--bad", "layers:1"), "--bad does not go with --config, only with --select-pair"),
         (("--gap", 0.5), "--gap does not go with --config, only with --select-pair"),
         ((), "--config is missing"),
         (("--config", "r.yaml"), "--data is missing"),
