@@ -14,7 +14,6 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from cdgen.errors import UsageError
 from cdgen.kernels.decode_attention import AttentionDropout, decode_attention
 from cdgen.kernels.rotary_to_cache import rotary_to_cache
 from cdgen.models.config import DecoderConfig
@@ -22,6 +21,8 @@ from cdgen.models.linear import Linear, linear
 from cdgen.models.registry import load_weights
 
 _CPU = torch.device("cpu")
+_CPU_DTYPES = (torch.float32, torch.bfloat16)
+_CPU_CACHES = (*_CPU_DTYPES, torch.int8)
 
 
 def rotary_tables(
@@ -71,8 +72,8 @@ class Decoder:
         capacity: int,
         *,
         device: torch.device = _CPU,
-        dtype: torch.dtype = torch.float32,  # of weights and activations
-        kv_dtype: torch.dtype | None = None,  # of the cache: dtype, or float8_e4m3fn
+        dtype: torch.dtype = torch.float32,  # of weights, and of what products read and write
+        kv_dtype: torch.dtype | None = None,  # of the cache: dtype, or as `check_caches` lists
         dropout: Dropout | None = None,  # runs one model twice, the second time with dropout
         exit_layers: int | None = None,  # of one model: its hidden state after so many layers too
     ) -> None:
@@ -82,8 +83,9 @@ class Decoder:
         if exit_layers is not None and not 0 < exit_layers < config.num_hidden_layers:
             most = config.num_hidden_layers - 1
             raise ValueError(f"exit_layers: expected 1 to {most}, got {exit_layers}")
-        if device.type == "cpu" and not dtype is (kv_dtype or dtype) is torch.float32:
-            raise UsageError(f"dtype: expected float32 on the CPU, got {dtype}, cache {kv_dtype}")
+        stored = kv_dtype or dtype
+        if device.type == "cpu" and not (dtype in _CPU_DTYPES and stored in _CPU_CACHES):
+            raise ValueError(f"dtype: expected one of a CPU, got {dtype} and cache {stored}")
         self.config, self.models, self.device = config, len(models), device
         self.exit_layers = exit_layers
         self.slots, self.capacity = slots, capacity
@@ -107,9 +109,11 @@ class Decoder:
             capacity,
             config.head_dim,
         )
-        self.keys, self.values = (
-            torch.zeros(cache, dtype=kv_dtype or dtype, device=device) for _ in range(2)
-        )
+        self.keys, self.values = (torch.zeros(cache, dtype=stored, device=device) for _ in "kv")
+        # Of an int8 cache: [L, 2, R, Hkv, T], keys' and values'.
+        self.scales: Sequence[torch.Tensor | None] = [None] * len(self.layers)
+        if stored is torch.int8:
+            self.scales = torch.zeros(cache[0], 2, *cache[1:4]).unbind()
 
     def drop_attention(self, rate: float, seed: int) -> None:
         """Make this model a BAD by dropping attention weights in all of its rows."""
@@ -131,7 +135,7 @@ class Decoder:
         x = self.embed(tokens, positions)
         delta = early = None
         for i, layer in enumerate(self.layers):
-            keys, values = self.keys[i], self.values[i]
+            keys, values, scales = self.keys[i], self.values[i], self.scales[i]
             normed = layer.attention_norm(x, delta)  # adds what layer i - 1 left to add
             if i == self.exit_layers:
                 early = self.norm(x, None)
@@ -145,12 +149,13 @@ class Decoder:
                 query_norm=layer.query_norm,
                 key_norm=layer.key_norm,
                 eps=c.norm_eps,
+                scales=scales,
             )
             dropout = None
             if d := self.dropout:
                 dropout = AttentionDropout(d.rate, d.seed, i, sequence_ids, self.first_dropped)
             attention_out = decode_attention(
-                query, keys, values, lengths, scale=scale, dropout=dropout
+                query, keys, values, lengths, scale=scale, dropout=dropout, scales=scales
             )
             delta = layer.after_attention(x, attention_out.flatten(1))
         hidden = self.norm(x, delta)
@@ -162,6 +167,8 @@ class Decoder:
         positions: torch.Tensor,  # [B] int64
     ) -> torch.Tensor:  # [blocks * B, D]: the residual stream before the first layer
         x = F.embedding(self._rows_of(tokens, self.config.vocab_size), self.embedding)
+        if self.device.type == "cpu":
+            x = x.float()  # the residual stream adds up many layers
         if self.position_table is not None:
             rows = self._rows_of(positions, self.config.learned_positions)
             x += F.embedding(rows, self.position_table)

@@ -23,8 +23,10 @@ def prefill(
     """Write keys and values of positions 0 to P - 1 into the decoder's cache.
 
     Entries at or past a row's length must be overwritten before they are read. Raises ValueError if
-    dropout lacks its sequence ids.
+    dropout lacks its sequence ids, or on an int8 cache, which no GPU has.
     """
+    if decoder.keys.dtype is torch.int8:
+        raise ValueError("decoder: expected a cache of floats, got int8")
     if decoder.dropout and sequence_ids is None:
         raise ValueError("sequence_ids: expected them, for dropout's noise, got None")
     count, length = tokens.shape

@@ -47,9 +47,9 @@ inline float softmax_numerators(float* weights, int64_t length, float scale) {
 }
 
 // out[d] = sum_t w_t v_t[d] / total for N whole vectors of columns, kept in registers over all t.
-template <int N>
-inline void weighted_columns(const float* values, const float* w, int64_t length, int64_t head_dim,
-                             f32x8 total, float* out) {
+template <int N, class S, class T>
+inline void weighted_columns(const S* values, const float* w, int64_t length, int64_t head_dim,
+                             f32x8 total, T* out) {
     f32x8 acc[N];
     for (f32x8& a : acc) a = set1(0.0f);
     for (int64_t t = 0; t < length; ++t) {
@@ -61,19 +61,19 @@ inline void weighted_columns(const float* values, const float* w, int64_t length
 }
 
 // out[d] = sum_t w_t v_t[d] / total for fewer columns than a vector has lanes.
-inline void weighted_tail(const float* values, const float* w, int64_t length, int64_t head_dim,
-                          int64_t columns, f32x8 total, float* out) {
+template <class S, class T>
+inline void weighted_tail(const S* values, const float* w, int64_t length, int64_t head_dim,
+                          int64_t columns, f32x8 total, T* out) {
     f32x8 acc = set1(0.0f);
     for (int64_t t = 0; t < length; ++t)
         acc = fma(set1(w[t]), load_tail(values + t * head_dim, columns, 0.0f), acc);
-    float lane[kLanes];
-    store(lane, acc / total);
-    for (int64_t i = 0; i < columns; ++i) out[i] = lane[i];
+    store_tail(out, acc / total, columns);
 }
 
 // out = sum_t w_t v_t / total, in the widest pieces that fit.
-inline void weighted_values(const float* values, const float* w, float total, int64_t length,
-                            int64_t head_dim, float* out) {
+template <class S, class T>
+inline void weighted_values(const S* values, const float* w, float total, int64_t length,
+                            int64_t head_dim, T* out) {
     const f32x8 divisor = set1(total);
     int64_t d = 0;
     for (; head_dim - d >= 8 * kLanes; d += 8 * kLanes)

@@ -1,4 +1,4 @@
-// Attention of one query per row over its cached keys, fp32: kernels/reference.py
+// Attention of one query per row over its cached keys, in fp32: kernels/reference.py
 // `decode_attention`.
 #pragma once
 
@@ -17,11 +17,11 @@ struct AttentionDropout {  // kernels/reference.py `dropout_keep`
 };
 
 struct AttentionArgs {
-    const float* query;      // [rows, heads, head_dim]
-    const float* keys;       // [rows, kv_heads, capacity, head_dim]
-    const float* values;     // [rows, kv_heads, capacity, head_dim]
+    const void* query;  // [rows, heads, head_dim]
+    KvCache cache;
     const int64_t* lengths;  // [sequences], each in [1, capacity]
-    float* out;              // [rows, heads, head_dim]
+    void* out;               // [rows, heads, head_dim]
+    Dtype dtype;             // of query and out: f32 or bf16
     CacheShape shape;
     int64_t sequences;  // row r is of sequence r % sequences
     float scale;

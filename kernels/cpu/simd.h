@@ -34,13 +34,14 @@ inline f32x8 load_tail(const T* p, int64_t count, float fill) {
     for (int i = 0; i < kLanes; ++i) lane[i] = i < count ? to_float(p[i]) : fill;
     return load(lane);
 }
+#endif
 // Stores the first `count` lanes.
-inline void store_tail(float* p, f32x8 x, int64_t count) {
-    float lane[kLanes];
+template <class T>
+inline void store_tail(T* p, f32x8 x, int64_t count) {
+    T lane[kLanes];
     store(lane, x);
     for (int64_t i = 0; i < count; ++i) p[i] = lane[i];
 }
-#endif
 
 // Returns e^x for x <= 0 within 2 ulp, 0 below -87, NaN for NaN. It is 2^n * p(r) with
 // r = x - n ln 2 in [-ln2/2, ln2/2] and p the Taylor polynomial of degree 7, whose first neglected

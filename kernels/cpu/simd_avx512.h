@@ -23,6 +23,11 @@ inline f32x8 load_tail(const fp16* p, int64_t count, float fill) {
     const __mmask8 lanes = first_lanes(count);
     return {_mm256_mask_cvtph_ps(set1(fill).v, lanes, _mm_maskz_loadu_epi16(lanes, p))};
 }
+inline f32x8 load_tail(const int8_t* p, int64_t count, float fill) {
+    const __mmask8 lanes = first_lanes(count);
+    const __m256 x = _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_maskz_loadu_epi8(lanes, p)));
+    return {_mm256_mask_mov_ps(set1(fill).v, lanes, x)};
+}
 // Stores the first `count` lanes.
 inline void store_tail(float* p, f32x8 x, int64_t count) {
     _mm256_mask_storeu_ps(p, first_lanes(count), x.v);

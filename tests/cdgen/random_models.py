@@ -103,14 +103,12 @@ Save = Callable[..., Path]
 Saved = Callable[[str], Path]
 
 
-def load_lean(
-    folder: Path, slots: int = SLOTS, capacity: int = CONTEXT, exit_layers: int | None = None
-) -> Decoder:
+def load_lean(folder: Path, slots: int = SLOTS, capacity: int = CONTEXT, **kinds: Any) -> Decoder:
     checkpoint = open_checkpoint(folder)
     shape = lean_config(checkpoint.config, capacity)
     assert shape is not None, "this model should not need transformers"
     tensors = load_tensors(checkpoint, torch.float32)
-    return Decoder(shape, [tensors], slots, capacity, exit_layers=exit_layers)
+    return Decoder(shape, [tensors], slots, capacity, **kinds)
 
 
 @torch.inference_mode()
