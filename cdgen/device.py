@@ -9,7 +9,6 @@ from pathlib import Path
 from cdgen.errors import Interrupted, UsageError, one_line
 
 FP8 = "float8_e4m3fn"
-CPU_CACHES = ("float32", "bfloat16", "int8")
 
 
 def choose_device(name: str) -> str:
@@ -40,8 +39,11 @@ def choose_dtypes(dtype: str, kv_dtype: str, device: str, lean: bool) -> tuple[s
             f"--kv-dtype {kv_dtype}: expected auto for models that run through transformers"
         )
     if device == "cpu":
-        if kv_dtype not in CPU_CACHES:
-            expected = ", ".join(CPU_CACHES)
+        from cdgen.kernels.arguments import CPU_CACHES, dtype_name
+
+        caches = [dtype_name(cache) for cache in CPU_CACHES]
+        if kv_dtype not in caches:
+            expected = ", ".join(caches)
             raise UsageError(f"--kv-dtype {kv_dtype}: expected auto, {expected} on a CPU")
         return chosen, kv_dtype
     if kv_dtype != "fp8":

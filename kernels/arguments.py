@@ -17,8 +17,8 @@ import torch
 from cdgen.kernels.dispatch import Backend, native
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-_CPU_DTYPES = (torch.float32, torch.bfloat16)
-_CPU_CACHES = (torch.float32, torch.bfloat16, torch.int8)
+CPU_DTYPES = (torch.float32, torch.bfloat16)
+CPU_CACHES = (torch.float32, torch.bfloat16, torch.int8)
 _NAMES = {dtype: str(dtype).removeprefix("torch.") for dtype in (*_DTYPES, torch.int8)}
 
 
@@ -39,7 +39,7 @@ def check_tensor(
 
 def check_dtype(name: str, x: torch.Tensor, backend: Backend) -> None:
     """Check that the backend's kernels can read the dtype of `x`."""
-    _expect_one_of(name, x, _CPU_DTYPES if backend == "cpu" else _DTYPES, backend)
+    _expect_one_of(name, x, CPU_DTYPES if backend == "cpu" else _DTYPES, backend)
 
 
 def check_residual(x: torch.Tensor, weight: torch.Tensor, backend: Backend) -> None:
@@ -88,7 +88,7 @@ def check_caches(
     four bits: with one scale per layer, the KL from an fp32 cache was the same within a tenth
     (bench/ops/kv_dtype.py measures it).
     """
-    dtypes = (dtype, *(() if backend == "triton" else _CPU_CACHES))
+    dtypes = (dtype, *(() if backend == "triton" else CPU_CACHES))
     if backend != "cpu":
         dtypes += (torch.float8_e4m3fn,)
     _expect_one_of("keys", keys, dtypes, backend)

@@ -100,14 +100,29 @@ def run_transformers(good: Any, bad: Any, prompts: torch.Tensor, new: int = NEW)
     return time.perf_counter() - start
 
 
-def make_engine(kind: str, good: Any, bad: Any, new: int = NEW) -> SlotEngine:
+def make_engine(
+    kind: str,
+    good: Any,
+    bad: Any,
+    new: int = NEW,
+    dtype: torch.dtype = torch.float32,
+    kv_dtype: torch.dtype | None = None,
+) -> SlotEngine:
     """Return the engine that `cdgen generate` builds on a CPU for a kind of BAD: none, layers (the
     first half of GOOD's), folder or dropout."""
 
     def decoder(model: Any, exit_layers: int | None = None) -> Decoder:
         shape = lean_config(model.config.to_dict(), PROMPT + new)
         assert shape is not None
-        return Decoder(shape, [model.state_dict()], ROWS, PROMPT + new, exit_layers=exit_layers)
+        return Decoder(
+            shape,
+            [model.state_dict()],
+            ROWS,
+            PROMPT + new,
+            dtype=dtype,
+            kv_dtype=kv_dtype,
+            exit_layers=exit_layers,
+        )
 
     layers = good.config.num_hidden_layers // 2 if kind == "layers" else None
     second = None

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
+from cdgen.kernels.arguments import CPU_CACHES, CPU_DTYPES
 from cdgen.kernels.decode_attention import AttentionDropout, decode_attention
 from cdgen.kernels.rotary_to_cache import rotary_to_cache
 from cdgen.models.config import DecoderConfig
@@ -21,8 +22,6 @@ from cdgen.models.linear import Linear, linear
 from cdgen.models.registry import load_weights
 
 _CPU = torch.device("cpu")
-_CPU_DTYPES = (torch.float32, torch.bfloat16)
-_CPU_CACHES = (*_CPU_DTYPES, torch.int8)
 
 
 def rotary_tables(
@@ -84,7 +83,7 @@ class Decoder:
             most = config.num_hidden_layers - 1
             raise ValueError(f"exit_layers: expected 1 to {most}, got {exit_layers}")
         stored = kv_dtype or dtype
-        if device.type == "cpu" and not (dtype in _CPU_DTYPES and stored in _CPU_CACHES):
+        if device.type == "cpu" and not (dtype in CPU_DTYPES and stored in CPU_CACHES):
             raise ValueError(f"dtype: expected one of a CPU, got {dtype} and cache {stored}")
         self.config, self.models, self.device = config, len(models), device
         self.exit_layers = exit_layers

@@ -14,29 +14,41 @@
 namespace cdgen::CDGEN_ISA {
 namespace {
 
-// weights[g][t] = q_g . k_t for the queries of one KV head, eight keys at a time: eight chains keep
-// the multipliers busy. The last key stands in for the keys past it; the softmax discards those.
+constexpr int kKeys = kRegisters / 4;  // whose sums are in registers at the same time
+
+// dots[j] = q . k_j for N keys. Each is the sum of sixteen lanes folded to eight, of the eight
+// numbers that may remain, and of the tail; N chains keep the multipliers busy.
+template <int N, class S>
+void dot_lanes(const float* query, const S* const* keys, int64_t head_dim, f32x8* dots) {
+    f32x16 wide[N];
+    for (f32x16& dot : wide) dot = wide_set1(0.0f);
+    int64_t d = 0;
+    for (; d + kWide <= head_dim; d += kWide) {
+        const f32x16 part = wide_load(query + d);
+        for (int j = 0; j < N; ++j) wide[j] = fma(part, wide_load(keys[j] + d), wide[j]);
+    }
+    for (int j = 0; j < N; ++j) dots[j] = low_half(wide[j]) + high_half(wide[j]);
+    for (; d + kLanes <= head_dim; d += kLanes)
+        for (int j = 0; j < N; ++j) dots[j] = fma(load(query + d), load(keys[j] + d), dots[j]);
+    if (d == head_dim) return;
+    const f32x8 tail = load_tail(query + d, head_dim - d, 0.0f);
+    for (int j = 0; j < N; ++j)
+        dots[j] = fma(tail, load_tail(keys[j] + d, head_dim - d, 0.0f), dots[j]);
+}
+
+// weights[g][t] = q_g . k_t for the queries of one KV head, eight keys at a time. The last key
+// stands in for the keys past it; the softmax discards those.
 template <class S>
 void dot_products(const float* query, const S* keys, int64_t group, int64_t length,
                   int64_t head_dim, int64_t stride, float* weights) {
-    const int64_t whole = head_dim / kLanes * kLanes;
     for (int64_t t = 0; t < length; t += kLanes) {
         const S* k[kLanes];
         for (int64_t j = 0; j < kLanes; ++j)
             k[j] = keys + (t + j < length ? t + j : length - 1) * head_dim;
         for (int64_t g = 0; g < group; ++g) {
-            const float* q = query + g * head_dim;
             f32x8 dots[kLanes];
-            for (f32x8& dot : dots) dot = set1(0.0f);
-            for (int64_t d = 0; d < whole; d += kLanes) {
-                const f32x8 part = load(q + d);
-                for (int64_t j = 0; j < kLanes; ++j) dots[j] = fma(part, load(k[j] + d), dots[j]);
-            }
-            if (whole < head_dim) {
-                const f32x8 part = load_tail(q + whole, head_dim - whole, 0.0f);
-                for (int64_t j = 0; j < kLanes; ++j)
-                    dots[j] = fma(part, load_tail(k[j] + whole, head_dim - whole, 0.0f), dots[j]);
-            }
+            for (int j = 0; j < kLanes; j += kKeys)
+                dot_lanes<kKeys>(query + g * head_dim, k + j, head_dim, dots + j);
             store(weights + g * stride + t, sum_each(dots));
         }
     }
@@ -98,7 +110,8 @@ void attend_all(const AttentionArgs& args) {
     const CacheShape& s = args.shape;
     // An estimate: few rows are as long as the cache.
     const int64_t floats = s.rows * s.kv_heads * s.capacity * s.head_dim;
-#pragma omp parallel for num_threads(threads_for(floats, args.threads)) collapse(2) schedule(static)
+#pragma omp parallel for num_threads(threads_for(floats, args.threads)) collapse(2) \
+    schedule(dynamic, 4)
     for (int64_t row = 0; row < s.rows; ++row)
         for (int64_t kv_head = 0; kv_head < s.kv_heads; ++kv_head) attend<T, S>(args, row, kv_head);
 }

@@ -4,8 +4,8 @@
 
 #include <cstdint>
 
-#include "cache_shape.h"
 #include "instruction_sets.h"
+#include "kv_cache.h"
 
 namespace cdgen {
 
