@@ -30,13 +30,24 @@ def choose_dtypes(dtype: str, kv_dtype: str, device: str, lean: bool) -> tuple[s
     `lean` says that the models run in our own decoder, not through transformers. Raises UsageError.
     """
     chosen = dtype if dtype != "auto" else "bfloat16" if device == "cuda" else "float32"
-    if device == "cpu" and chosen != "float32":
-        raise UsageError(f"--dtype {dtype}: expected auto or float32 on a CPU")
+    if device == "cpu":
+        _require_cpu_dtype(chosen, lean)
     if kv_dtype == "auto":
         return chosen, chosen
-    if device == "cpu" or not lean:
-        where = "on a CPU" if device == "cpu" else "for models that run through transformers"
-        raise UsageError(f"--kv-dtype {kv_dtype}: expected auto {where}")
+    if not lean:
+        raise UsageError(
+            f"--kv-dtype {kv_dtype}: expected auto for models that run through transformers"
+        )
+    if device == "cpu":
+        from cdgen.kernels.arguments import CPU_CACHES, dtype_name
+
+        caches = [dtype_name(cache) for cache in CPU_CACHES]
+        if kv_dtype not in caches:
+            expected = ", ".join(caches)
+            raise UsageError(f"--kv-dtype {kv_dtype}: expected auto, {expected} on a CPU")
+        return chosen, kv_dtype
+    if kv_dtype != "fp8":
+        raise UsageError(f"--kv-dtype {kv_dtype}: expected auto or fp8 on a GPU")
     import torch
 
     if torch.cuda.get_device_capability() < (8, 9):
@@ -44,17 +55,50 @@ def choose_dtypes(dtype: str, kv_dtype: str, device: str, lean: bool) -> tuple[s
     return chosen, FP8
 
 
-def device_kind(device: str, lean: bool) -> str:
+def _require_cpu_dtype(dtype: str, lean: bool) -> None:
+    """Raise UsageError unless a CPU is to compute in this dtype.
+
+    Without an instruction for bf16 products, oneDNN refuses them or takes three times as long as
+    for fp32 ones (docs/decisions.md, 2026-11-27).
+    """
+    if dtype == "float32":
+        return
+    if dtype != "bfloat16" or not lean:
+        models = "" if lean else " for models that run through transformers"
+        also = " or bfloat16" if lean else ""
+        raise UsageError(f"--dtype {dtype}: expected auto, float32{also} on a CPU{models}")
+    if _bf16_products() is None:
+        raise UsageError(
+            "--dtype bfloat16: this processor has no bf16 products (AVX-512 BF16, AMX), and float32"
+            " is faster; --kv-dtype bfloat16 or int8 makes the KV cache smaller"
+        )
+
+
+def _bf16_products() -> str | None:
+    """Return the instructions that compute bf16 products here, None if there are none."""
+    import torch
+
+    if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return None
+    if torch.cpu._is_amx_tile_supported():
+        return "AMX"
+    return "AVX512_BF16" if torch.cpu._is_avx512_bf16_supported() else None
+
+
+def device_kind(device: str, lean: bool, dtype: str) -> str:
     """Return what a plan records of the device: everything about it that changes how sums round.
 
-    Matrix products round differently on another instruction set or another GPU model. With
-    transformers they may also depend on the number of threads; in the lean decoder they do not.
+    Matrix products round differently on another instruction set or another GPU model, those in bf16
+    also with other instructions for them. With transformers they may also depend on the number of
+    threads; in the lean decoder they do not.
     """
     import torch
 
     if device == "cuda":
         return f"cuda {torch.cuda.get_device_name()}"
     kind = f"cpu {torch.backends.cpu.get_cpu_capability()}"
+    if dtype == "bfloat16":
+        kind = f"{kind} {_bf16_products()}"
     return kind if lean else f"{kind}, {torch.get_num_threads()} threads"
 
 

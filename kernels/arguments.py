@@ -2,18 +2,24 @@
 
 Every check raises ValueError that names the argument, what was expected and what it got.
 
-The ops of a decoder layer take float32 on every backend, and bfloat16 and float16 on every backend
-but cpu; inside, they compute in fp32. The rows of M models may be stacked, GOOD's before BAD's;
-each model has its own weights for its R / M rows.
+The ops of a decoder layer take float32 and bfloat16 on every backend, and float16 on every backend
+but cpu; inside, they compute in fp32. On backend cpu the residual stream is float32 under bfloat16
+weights too, and a norm rounds to the weights' dtype, which the product after it reads. The rows of
+M models may be stacked, GOOD's before BAD's; each model has its own weights for its R / M rows.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
-from cdgen.kernels.dispatch import Backend
+from cdgen.kernels.dispatch import Backend, native
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+CPU_DTYPES = (torch.float32, torch.bfloat16)
+CPU_CACHES = (torch.float32, torch.bfloat16, torch.int8)
+_NAMES = {dtype: str(dtype).removeprefix("torch.") for dtype in (*_DTYPES, torch.int8)}
 
 
 def check_tensor(
@@ -33,7 +39,20 @@ def check_tensor(
 
 def check_dtype(name: str, x: torch.Tensor, backend: Backend) -> None:
     """Check that the backend's kernels can read the dtype of `x`."""
-    dtypes = _DTYPES[:1] if backend == "cpu" else _DTYPES
+    _expect_one_of(name, x, CPU_DTYPES if backend == "cpu" else _DTYPES, backend)
+
+
+def check_residual(x: torch.Tensor, weight: torch.Tensor, backend: Backend) -> None:
+    """Check that a norm's kernel can read the residual stream `x`, [R, D], and this weight."""
+    check_dtype("weight", weight, backend)
+    stream = {"cpu": (torch.float32,), "triton": (weight.dtype,)}
+    _expect_one_of("x", x, stream.get(backend, (torch.float32, weight.dtype)), backend)
+    check_tensor("x", x, (len(x), x.shape[1]), x.dtype)
+
+
+def _expect_one_of(
+    name: str, x: torch.Tensor, dtypes: tuple[torch.dtype, ...], backend: Backend
+) -> None:
     if x.dtype not in dtypes:
         expected = " or ".join(map(str, dtypes))
         raise ValueError(f"{name}: expected {expected}, got {x.dtype} on backend {backend!r}")
@@ -52,12 +71,16 @@ def check_per_sequence(name: str, x: torch.Tensor, rows: int) -> None:
 def check_caches(
     keys: torch.Tensor,
     values: torch.Tensor,
-    shape: tuple[int, ...],
+    scales: torch.Tensor | None,
+    shape: tuple[int, ...],  # R, Hkv, T, Dh
     dtype: torch.dtype,
     backend: Backend,
 ) -> None:
-    """Check that both caches have this shape and dtype; float8_e4m3fn is allowed on every backend
-    but cpu.
+    """Check that both caches have this shape, and a dtype that the backend reads: `dtype`; on cpu
+    also float32, bfloat16, int8; on triton also float8_e4m3fn; the reference reads all of them.
+
+    An int8 head is its numbers times its scale, one per token and KV head: `scales`
+    [2, R, Hkv, T] float32 holds those of the keys, then those of the values.
 
     An fp8 cache has no scales. Rotated keys and values of the measured models are below 32, and
     e4m3 ends at 448; the few percent below 2^-6, where its step stops shrinking, are off by at most
@@ -65,24 +88,34 @@ def check_caches(
     four bits: with one scale per layer, the KL from an fp32 cache was the same within a tenth
     (bench/ops/kv_dtype.py measures it).
     """
-    fp8 = torch.float8_e4m3fn
-    stored = fp8 if keys.dtype is fp8 and backend != "cpu" else dtype
-    check_tensor("keys", keys, shape, stored)
-    check_tensor("values", values, shape, stored)
+    dtypes = (dtype, *(() if backend == "triton" else CPU_CACHES))
+    if backend != "cpu":
+        dtypes += (torch.float8_e4m3fn,)
+    _expect_one_of("keys", keys, dtypes, backend)
+    check_tensor("keys", keys, shape, keys.dtype)
+    check_tensor("values", values, shape, keys.dtype)
+    if (keys.dtype is torch.int8) is not (scales is not None):
+        raise ValueError(
+            f"scales: expected those of an int8 cache and of no other, got"
+            f" {None if scales is None else list(scales.shape)} for {keys.dtype}"
+        )
+    if scales is not None:
+        check_tensor("scales", scales, (2, *shape[:3]))
 
 
-def check_weight(name: str, weight: torch.Tensor, x: torch.Tensor, width: int) -> int:
-    """Check that `weight` is [width] or [M, width] and that M divides the rows of `x`; return M."""
+def check_weight(name: str, weight: torch.Tensor, rows: int, width: int, dtype: torch.dtype) -> int:
+    """Check that `weight` is [width] or [M, width] of this dtype and that M divides the rows;
+    return M."""
     if weight.dim() == 1:
-        check_tensor(name, weight, (width,), x.dtype)
+        check_tensor(name, weight, (width,), dtype)
         return 1
     models = weight.shape[0]
-    if models == 0 or len(x) % models:
+    if models == 0 or rows % models:
         raise ValueError(
-            f"{name}: expected [{width}] or [M, {width}], with M models that share {len(x)} rows"
+            f"{name}: expected [{width}] or [M, {width}], with M models that share {rows} rows"
             f" evenly, got {list(weight.shape)}"
         )
-    check_tensor(name, weight, (models, width), x.dtype)
+    check_tensor(name, weight, (models, width), dtype)
     return models
 
 
@@ -98,3 +131,14 @@ def per_row(
 def addresses(*tensors: torch.Tensor | None) -> list[int]:
     """Return the address of each tensor's first number, 0 for None."""
     return [0 if x is None else x.data_ptr() for x in tensors]
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """Return the name by which native kernels know a dtype."""
+    return _NAMES[dtype]
+
+
+def native_cache(keys: torch.Tensor, values: torch.Tensor, scales: torch.Tensor | None) -> Any:
+    """Return what native kernels take in place of a layer's caches."""
+    parts = (None, None) if scales is None else scales.unbind()
+    return native.KvCache(*addresses(keys, values, *parts), dtype_name(keys.dtype))

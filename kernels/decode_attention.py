@@ -14,6 +14,8 @@ from cdgen.kernels.arguments import (
     check_dtype,
     check_per_sequence,
     check_tensor,
+    dtype_name,
+    native_cache,
 )
 from cdgen.kernels.dispatch import Backend, choose_backend, native, threads
 
@@ -46,30 +48,33 @@ class _Args(NamedTuple):
     lengths: torch.Tensor
     scale: float
     dropout: AttentionDropout | None
+    scales: torch.Tensor | None
 
 
 def decode_attention(
-    query: torch.Tensor,  # [R, H, Dh] float32; on backends but cpu also bfloat16, float16
-    keys: torch.Tensor,  # [R, Hkv, T, Dh] cache, like query; on backends but cpu also float8_e4m3fn
+    query: torch.Tensor,  # [R, H, Dh]
+    keys: torch.Tensor,  # [R, Hkv, T, Dh] cache, like query or as `check_caches` lists
     values: torch.Tensor,  # [R, Hkv, T, Dh] cache, like keys
     lengths: torch.Tensor,  # [B] int64 in [1, T]: row r attends to entries [0, lengths[r % B])
     *,
     scale: float,
     dropout: AttentionDropout | None = None,
+    scales: torch.Tensor | None = None,  # [2, R, Hkv, T] float32, of an int8 cache: keys', values'
     backend: str | None = None,
 ) -> torch.Tensor:  # [R, H, Dh], like query
     """Return softmax(scale * q . k) over the row's own keys, applied to its values.
 
     R is B or a multiple of it: GOOD's rows for B sequences, then BAD's for the same sequences, in
     one launch. Entries past a row's length are never read. The order of a row's sums depends on its
-    own length alone, not on its neighbours'. Softmax and sums are fp32.
+    own length alone, not on its neighbours'. Softmax and sums are fp32. kernels/arguments.py lists
+    the dtypes.
 
     Backend triton rounds the weights to the query's dtype if query heads share KV heads; it takes
     head_dim up to 256, and fp8 caches from compute capability 8.9 on. Raises ValueError on tensors
     that do not fit; lengths within [1, T] are the caller's promise.
     """
     chosen = choose_backend(query.device, backend)
-    args = _Args(query, keys, values, lengths, scale, dropout)
+    args = _Args(query, keys, values, lengths, scale, dropout, scales)
     _check(args, chosen)
     if chosen == "triton":
         return _triton(args)
@@ -82,7 +87,8 @@ def _check(args: _Args, backend: Backend) -> None:
     dtype = args.query.dtype
     check_dtype("query", args.query, backend)
     check_tensor("query", args.query, (rows, heads, head_dim), dtype)
-    check_caches(args.keys, args.values, (rows, kv_heads, capacity, head_dim), dtype, backend)
+    shape = rows, kv_heads, capacity, head_dim
+    check_caches(args.keys, args.values, args.scales, shape, dtype, backend)
     check_per_sequence("lengths", args.lengths, rows)
     if heads % kv_heads:
         raise ValueError(f"query: expected heads in groups of {kv_heads}, got {heads}")
@@ -96,10 +102,17 @@ def _reference(args: _Args) -> torch.Tensor:
     dropout, repeats = args.dropout, len(args.query) // len(args.lengths)
     lengths = args.lengths.repeat(repeats)
     if not dropout:
-        return reference.decode_attention(*args[:3], lengths, args.scale)
+        return reference.decode_attention(*args[:3], lengths, args.scale, scales=args.scales)
 
-    def inputs(rows: slice) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-        return args.query[rows], args.keys[rows], args.values[rows], lengths[rows]
+    def inputs(rows: slice) -> dict[str, Any]:
+        return {
+            "query": args.query[rows],
+            "keys": args.keys[rows],
+            "values": args.values[rows],
+            "lengths": lengths[rows],
+            "scale": args.scale,
+            "scales": None if args.scales is None else args.scales[:, rows],
+        }
 
     before, after = slice(dropout.first_row), slice(dropout.first_row, None)
     keep = reference.dropout_keep(
@@ -111,8 +124,8 @@ def _reference(args: _Args) -> torch.Tensor:
         heads=args.query.shape[1],
         keys=args.keys.shape[2],
     )
-    whole = reference.decode_attention(*inputs(before), args.scale)
-    thinned = reference.decode_attention(*inputs(after), args.scale, keep, dropout.rate)
+    whole = reference.decode_attention(**inputs(before))
+    thinned = reference.decode_attention(**inputs(after), keep=keep, rate=dropout.rate)
     return torch.cat([whole, thinned])
 
 
@@ -120,10 +133,17 @@ def _native(args: _Args) -> torch.Tensor:
     rows, heads, head_dim = args.query.shape
     kv_heads, capacity = args.keys.shape[1:3]
     out = torch.empty_like(args.query)
-    pointers = addresses(args.query, args.keys, args.values, args.lengths, out)
-    shape = native.CacheShape(rows, heads, kv_heads, capacity, head_dim)
-    dropout = None if args.dropout is None else _native_dropout(args.dropout)
-    native.decode_attention(*pointers, shape, len(args.lengths), args.scale, dropout, threads())
+    native.decode_attention(
+        args.query.data_ptr(),
+        native_cache(args.keys, args.values, args.scales),
+        *addresses(args.lengths, out),
+        dtype_name(args.query.dtype),
+        native.CacheShape(rows, heads, kv_heads, capacity, head_dim),
+        len(args.lengths),
+        args.scale,
+        None if args.dropout is None else _native_dropout(args.dropout),
+        threads(),
+    )
     return out
 
 

@@ -7,7 +7,7 @@ from typing import Literal, get_args
 import torch
 
 from cdgen.kernels import reference
-from cdgen.kernels.arguments import addresses, check_dtype, check_tensor
+from cdgen.kernels.arguments import addresses, check_dtype, check_tensor, dtype_name
 from cdgen.kernels.dispatch import choose_backend, native, threads
 
 # `erf`: x times the normal distribution function; `tanh`: GPT-2's approximation of it.
@@ -37,5 +37,5 @@ def gelu(
     if chosen == "reference":
         return reference.gelu(x, kind)
     out = torch.empty_like(x)
-    native.gelu(*addresses(x, out), x.numel(), kind == "tanh", threads())
+    native.gelu(*addresses(x, out), dtype_name(x.dtype), x.numel(), kind == "tanh", threads())
     return out

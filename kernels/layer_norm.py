@@ -5,7 +5,14 @@ from __future__ import annotations
 import torch
 
 from cdgen.kernels import reference
-from cdgen.kernels.arguments import addresses, check_dtype, check_tensor, check_weight, per_row
+from cdgen.kernels.arguments import (
+    addresses,
+    check_residual,
+    check_tensor,
+    check_weight,
+    dtype_name,
+    per_row,
+)
 from cdgen.kernels.dispatch import choose_backend, native, threads
 
 
@@ -16,20 +23,20 @@ def layer_norm(
     bias: torch.Tensor,  # like weight
     eps: float,
     backend: str | None = None,
-) -> torch.Tensor:  # [R, D], like x
+) -> torch.Tensor:  # [R, D], in the weight's dtype
     """Add delta to x in place and return the layer norm of the sum (Ba et al. 2016).
 
-    Rounds to x's dtype after the sum and at the end. kernels/arguments.py lists dtypes and stacked
-    models. Raises ValueError on tensors that do not fit.
+    Rounds to x's dtype after the sum, to the weight's at the end; delta has the weight's dtype.
+    kernels/arguments.py lists dtypes and stacked models. Raises ValueError on tensors that do not
+    fit.
     """
     rows, hidden_size = x.shape
     chosen = choose_backend(x.device, backend)
-    check_dtype("x", x, chosen)
-    check_tensor("x", x, (rows, hidden_size), x.dtype)
-    models = check_weight("weight", weight, x, hidden_size)
-    check_tensor("bias", bias, tuple(weight.shape), x.dtype)
+    check_residual(x, weight, chosen)
+    models = check_weight("weight", weight, rows, hidden_size, weight.dtype)
+    check_tensor("bias", bias, tuple(weight.shape), weight.dtype)
     if delta is not None:
-        check_tensor("delta", delta, (rows, hidden_size), x.dtype)
+        check_tensor("delta", delta, (rows, hidden_size), weight.dtype)
     if chosen == "triton":
         from cdgen.kernels.gpu import layer_norm as gpu
 
@@ -39,7 +46,7 @@ def layer_norm(
         if delta is not None:
             x += delta
         return reference.layer_norm(x, per_row(weight, rows), per_row(bias, rows), eps)
-    out = torch.empty_like(x)
-    pointers = addresses(x, delta, weight, bias, out)
-    native.layer_norm(*pointers, rows, models, hidden_size, eps, threads())
+    out = torch.empty_like(x, dtype=weight.dtype)
+    pointers, dtype = addresses(x, delta, weight, bias, out), dtype_name(weight.dtype)
+    native.layer_norm(*pointers, dtype, rows, models, hidden_size, eps, threads())
     return out

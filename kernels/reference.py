@@ -174,16 +174,20 @@ def dropout_keep(
 
 def decode_attention(
     query: torch.Tensor,  # [B, H, Dh]
-    keys: torch.Tensor,  # [B, Hkv, T, Dh] cache, of any float dtype
+    keys: torch.Tensor,  # [B, Hkv, T, Dh] cache, of any float dtype or int8
     values: torch.Tensor,  # [B, Hkv, T, Dh] cache, like keys
     lengths: torch.Tensor,  # [B] int64: row b attends to cache entries [0, lengths[b])
     scale: float,
     keep: torch.Tensor | None = None,  # [B, H, T] bool, from `dropout_keep`
     rate: float = 0.0,
+    scales: torch.Tensor | None = None,  # [2, B, Hkv, T], from `quantized`: of keys, of values
 ) -> torch.Tensor:  # [B, H, Dh] in the query's dtype
     """Attend from one query per row to the row's keys; head h reads KV head h // (H / Hkv)."""
     group = query.shape[1] // keys.shape[1]
-    k, v = (x.float().repeat_interleave(group, dim=1) for x in (keys, values))
+    wide = torch.stack([keys, values]).float()
+    if scales is not None:
+        wide = wide * scales[..., None]
+    k, v = wide.repeat_interleave(group, dim=2)
     weight = torch.einsum("bhd,bhtd->bht", query.float(), k) * scale
     beyond = torch.arange(keys.shape[2], device=keys.device) >= lengths[:, None]
     weight = weight.masked_fill(beyond[:, None], _NEVER).softmax(-1)
@@ -225,10 +229,10 @@ def rms_norm(
     eps: float,
 ) -> torch.Tensor:  # [B, D]
     """Return x / sqrt(mean(x^2) + eps) * weight (Zhang and Sennrich 2019), rounded to x's dtype
-    before the weight and after it."""
+    before the weight and to the weight's after it."""
     wide = x.float()
     normed = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + eps)
-    return weight * normed.to(x.dtype)
+    return (weight * normed.to(x.dtype)).to(weight.dtype)
 
 
 def stored(x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
@@ -237,6 +241,16 @@ def stored(x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     if dtype is torch.float8_e4m3fn:
         x = x.float().clamp(-448, 448)
     return x.to(dtype)
+
+
+def quantized(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:  # [..., Dh] -> and [...]
+    """Return x / s rounded to nearest even in int8, and s = max |x| / 127 in float32, over the last
+    dimension. If a number is not finite, s is NaN, and what is read back is NaN throughout."""
+    wide = x.float()
+    scale = wide.abs().amax(-1) / 127
+    scale = torch.where(scale.isfinite(), scale, torch.nan)
+    numbers = (wide / scale[..., None]).round().clamp(-127, 127)
+    return torch.where((scale > 0)[..., None], numbers, 0.0).to(torch.int8), scale
 
 
 def rotary(
@@ -263,11 +277,11 @@ def layer_norm(
     eps: float,
 ) -> torch.Tensor:  # [B, D]
     """Return (x - mean) / sqrt(mean((x - mean)^2) + eps) * weight + bias (Ba et al. 2016),
-    rounded once."""
+    rounded once, to the weight's dtype."""
     wide = x.float()
     centred = wide - wide.mean(-1, keepdim=True)
     normed = centred * torch.rsqrt(centred.pow(2).mean(-1, keepdim=True) + eps)
-    return (normed * weight.float() + bias.float()).to(x.dtype)
+    return (normed * weight.float() + bias.float()).to(weight.dtype)
 
 
 def gelu(x: torch.Tensor, kind: Literal["tanh", "erf"]) -> torch.Tensor:  # [B, F] -> [B, F]

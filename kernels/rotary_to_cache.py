@@ -14,6 +14,8 @@ from cdgen.kernels.arguments import (
     check_per_sequence,
     check_tensor,
     check_weight,
+    dtype_name,
+    native_cache,
     per_row,
 )
 from cdgen.kernels.dispatch import Backend, choose_backend, native, threads
@@ -33,6 +35,7 @@ class _Args(NamedTuple):
     query_norm: torch.Tensor | None
     key_norm: torch.Tensor | None
     eps: float
+    scales: torch.Tensor | None
 
     @property
     def heads(self) -> int:
@@ -44,24 +47,25 @@ def rotary_to_cache(
     cos: torch.Tensor,  # [P, Dh / 2] float32
     sin: torch.Tensor,  # [P, Dh / 2] float32
     positions: torch.Tensor,  # [B] int64 in [0, P): row r takes positions[r % B]
-    keys: torch.Tensor,  # [R, Hkv, T, Dh] cache, like qkv or fp8, written at entry position % T
+    keys: torch.Tensor,  # [R, Hkv, T, Dh] cache, written at entry position % T
     values: torch.Tensor,  # [R, Hkv, T, Dh] cache, like keys
     *,
     query_norm: torch.Tensor | None = None,  # [Dh] or [M, Dh]: first, RMS norm of each head (Qwen3)
     key_norm: torch.Tensor | None = None,  # [Dh] or [M, Dh]
     eps: float = 1e-6,
+    scales: torch.Tensor | None = None,  # [2, R, Hkv, T] float32, of an int8 cache; written too
     backend: str | None = None,
 ) -> torch.Tensor:  # [R, H, Dh], like qkv: the rotated queries
     """Rotate queries and keys (Su et al. 2021), write keys and values to the caches, and return the
     queries.
 
-    A cache of T < P entries is a ring, which holds a row's last T positions. Keys are rounded
-    once, from fp32 to the cache's dtype; fp8 saturates at 448 and keeps NaN. kernels/arguments.py
-    lists dtypes and stacked models. Raises ValueError on tensors that do not fit; positions within
-    [0, P) are the caller's promise.
+    A cache of T < P entries is a ring, which holds a row's last T positions. Keys are rounded once,
+    from fp32 to the cache's dtype; fp8 saturates at 448 and keeps NaN, int8 is
+    `reference.quantized`. kernels/arguments.py lists dtypes and stacked models. Raises ValueError
+    on tensors that do not fit; positions within [0, P) are the caller's promise.
     """
     chosen = choose_backend(qkv.device, backend)
-    args = _Args(qkv, cos, sin, positions, keys, values, query_norm, key_norm, eps)
+    args = _Args(qkv, cos, sin, positions, keys, values, query_norm, key_norm, eps, scales)
     models = _check(args, chosen)
     if chosen == "triton":
         return _triton(args, models)
@@ -80,13 +84,12 @@ def _check(args: _Args, backend: Backend) -> int:  # M
     for name, table in (("cos", args.cos), ("sin", args.sin)):
         check_tensor(name, table, (max(len(args.cos), capacity), head_dim // 2))
     check_per_sequence("positions", args.positions, rows)
-    check_caches(
-        args.keys, args.values, (rows, kv_heads, capacity, head_dim), args.qkv.dtype, backend
-    )
+    shape = rows, kv_heads, capacity, head_dim
+    check_caches(args.keys, args.values, args.scales, shape, args.qkv.dtype, backend)
     models = 1
     for name, norm in (("query_norm", args.query_norm), ("key_norm", args.key_norm)):
         if norm is not None:
-            models = check_weight(name, norm, args.qkv, head_dim)
+            models = check_weight(name, norm, rows, head_dim, args.qkv.dtype)
     if args.query_norm is not None and args.key_norm is not None:
         check_tensor("key_norm", args.key_norm, tuple(args.query_norm.shape), args.qkv.dtype)
     return models
@@ -98,17 +101,25 @@ def _triton(args: _Args, models: int) -> torch.Tensor:
     query_norm, key_norm = (
         None if norm is None else norm.view(models, -1) for norm in (args.query_norm, args.key_norm)
     )
-    return gpu.rotary_to_cache(*args._replace(query_norm=query_norm, key_norm=key_norm))
+    return gpu.rotary_to_cache(*args._replace(query_norm=query_norm, key_norm=key_norm)[:-1])
 
 
 def _native(args: _Args, models: int) -> torch.Tensor:
     rows, kv_heads, capacity, head_dim = args.keys.shape
-    query = torch.empty(rows, args.heads, head_dim)
+    query = torch.empty(rows, args.heads, head_dim, dtype=args.qkv.dtype)
     shape = native.CacheShape(rows, args.heads, kv_heads, capacity, head_dim)
     inputs = addresses(args.qkv, args.cos, args.sin, args.positions, args.query_norm, args.key_norm)
-    outputs = addresses(query, args.keys, args.values)
-    sequences = len(args.positions)
-    native.rotary_to_cache(*inputs, *outputs, shape, sequences, models, args.eps, threads())
+    native.rotary_to_cache(
+        *inputs,
+        query.data_ptr(),
+        dtype_name(args.qkv.dtype),
+        native_cache(args.keys, args.values, args.scales),
+        shape,
+        len(args.positions),
+        models,
+        args.eps,
+        threads(),
+    )
     return query
 
 
@@ -123,6 +134,9 @@ def _reference(args: _Args) -> torch.Tensor:
     row, cos, sin = torch.arange(rows, device=q.device), args.cos[positions], args.sin[positions]
     rotated = reference.rotary(k.float(), cos, sin)
     entries = positions % capacity
-    args.keys[row, :, entries] = reference.stored(rotated, args.keys.dtype)
-    args.values[row, :, entries] = reference.stored(v, args.values.dtype)
+    for i, (cache, new) in enumerate(((args.keys, rotated), (args.values, v))):
+        if args.scales is None:
+            cache[row, :, entries] = reference.stored(new, cache.dtype)
+        else:
+            cache[row, :, entries], args.scales[i, row, :, entries] = reference.quantized(new)
     return reference.rotary(q, cos, sin)

@@ -100,14 +100,29 @@ def run_transformers(good: Any, bad: Any, prompts: torch.Tensor, new: int = NEW)
     return time.perf_counter() - start
 
 
-def make_engine(kind: str, good: Any, bad: Any, new: int = NEW) -> SlotEngine:
+def make_engine(
+    kind: str,
+    good: Any,
+    bad: Any,
+    new: int = NEW,
+    dtype: torch.dtype = torch.float32,
+    kv_dtype: torch.dtype | None = None,
+) -> SlotEngine:
     """Return the engine that `cdgen generate` builds on a CPU for a kind of BAD: none, layers (the
     first half of GOOD's), window (a quarter of the context), folder or dropout."""
 
     def decoder(model: Any, **bad_of_good: Any) -> Decoder:
         shape = lean_config(model.config.to_dict(), PROMPT + new)
         assert shape is not None
-        return Decoder(shape, [model.state_dict()], ROWS, PROMPT + new, **bad_of_good)
+        return Decoder(
+            shape,
+            [model.state_dict()],
+            ROWS,
+            PROMPT + new,
+            dtype=dtype,
+            kv_dtype=kv_dtype,
+            **bad_of_good,
+        )
 
     bad_of_good: dict[str, dict[str, Any]] = {
         "layers": {"exit_layers": good.config.num_hidden_layers // 2},

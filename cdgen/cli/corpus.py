@@ -125,16 +125,16 @@ def generate(
         str | None,
         option(
             "dtype",
-            "Number format of the weights: float32, bfloat16, float16, or auto (bfloat16 on a GPU,"
-            " float32 on a CPU).",
+            "Number format of the weights: float32, bfloat16 (on a CPU that has bf16 products),"
+            " float16 (on a GPU), or auto (bfloat16 on a GPU, float32 on a CPU).",
         ),
     ] = None,
     kv_dtype: Annotated[
         str | None,
         option(
             "kv_dtype",
-            "Number format of the KV cache: fp8 (one byte per number, on a GPU) or auto (that of"
-            " the weights).",
+            "Number format of the KV cache: float32, bfloat16 or int8 (on a CPU), fp8 (on a GPU),"
+            " or auto (that of the weights).",
         ),
     ] = None,
     device: Annotated[

@@ -28,6 +28,7 @@ class MemoryNeeds:
     capacity: int  # tokens that a slot has room for
     dtype_bytes: int  # of a weight or an activation
     kv_bytes: int  # of a number in the KV caches
+    kv_scale_bytes: int = 0  # of the scale that a head's keys, or values, of one token share
     shared_weights: bool = False  # BAD runs on GOOD's weights
     bad_window: int = 0  # tokens that BAD's cache has room for; 0: `capacity`
     exits_early: bool = False  # BAD is GOOD after some of its layers: `bad` is None
@@ -67,8 +68,9 @@ def padded_head(shape: DecoderConfig) -> int:
     return shape.logits_width * shape.hidden_size if shape.logits_width > shape.vocab_size else 0
 
 
-def kv_bytes_per_token(shape: DecoderConfig, kv_bytes: int) -> int:
-    return 2 * shape.num_hidden_layers * shape.kv_size * kv_bytes
+def kv_bytes_per_token(shape: DecoderConfig, kv_bytes: int, scale_bytes: int = 0) -> int:
+    head = shape.head_dim * kv_bytes + scale_bytes
+    return 2 * shape.num_hidden_layers * shape.num_key_value_heads * head
 
 
 def _layer_numbers(shape: DecoderConfig) -> int:
@@ -89,7 +91,11 @@ def plan_memory(needs: MemoryNeeds, slots: int) -> dict[str, int]:
     scratch_bytes = 4 if needs.bad is not None or needs.exits_early else 0
     return {
         "weights": needs.dtype_bytes * sum(parameters(m) + padded_head(m) for m in owners),
-        "kv": slots * sum(room * kv_bytes_per_token(m, needs.kv_bytes) for m, room in needs.caches),
+        "kv": slots
+        * sum(
+            room * kv_bytes_per_token(m, needs.kv_bytes, needs.kv_scale_bytes)
+            for m, room in needs.caches
+        ),
         "logits": slots
         * needs.good.logits_width
         * (needs.dtype_bytes + scratch_bytes + LOGPROB_BYTES * needs.logprobs),

@@ -39,7 +39,7 @@ class GenerateConfig(BaseModel):
     seed: int = Field(default=0, ge=0, lt=2**64)
     slots: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    kv_dtype: Literal["auto", "fp8"] = "auto"
+    kv_dtype: Literal["auto", "float32", "bfloat16", "int8", "fp8"] = "auto"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     shard: str = "0/1"
     workers: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"

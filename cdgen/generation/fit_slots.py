@@ -58,6 +58,7 @@ def _needs(plan: Plan, pair: Pair, shapes: Shapes) -> MemoryNeeds:
         capacity=prompt_tokens + plan.max_new_tokens,
         dtype_bytes=getattr(torch, plan.dtype).itemsize,
         kv_bytes=getattr(torch, plan.kv_dtype).itemsize,
+        kv_scale_bytes=4 if plan.kv_dtype == "int8" else 0,
         shared_weights=pair.bad_source.kind in ("dropout", "window"),
         bad_window=pair.bad_source.window,
         exits_early=pair.bad_source.kind == "layers",

@@ -67,7 +67,7 @@ def make_plan(config: GenerateConfig, pair: Pair, table: PromptTable) -> Plan:
         range_size=1,
         dtype=dtype,
         kv_dtype=kv_dtype,
-        device=device_kind(device, lean),
+        device=device_kind(device, lean, dtype),
         decoder="lean" if lean else "transformers",
         backend=backend_name(device),
     )

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from cdgen.errors import UsageError
+from cdgen.kernels.arguments import CPU_CACHES, CPU_DTYPES
 from cdgen.kernels.decode_attention import AttentionDropout, decode_attention
 from cdgen.kernels.rotary_to_cache import rotary_to_cache
 from cdgen.models.config import DecoderConfig
@@ -72,8 +72,8 @@ class Decoder:
         capacity: int,
         *,
         device: torch.device = _CPU,
-        dtype: torch.dtype = torch.float32,  # of weights and activations
-        kv_dtype: torch.dtype | None = None,  # of the cache: dtype, or float8_e4m3fn
+        dtype: torch.dtype = torch.float32,  # of weights, and of what products read and write
+        kv_dtype: torch.dtype | None = None,  # of the cache: dtype, or as `check_caches` lists
         dropout: Dropout | None = None,  # runs one model twice, the second time with dropout
         window: int | None = None,  # runs one model twice, the second time on the last tokens only
         exit_layers: int | None = None,  # of one model: its hidden state after so many layers too
@@ -90,8 +90,9 @@ class Decoder:
         if exit_layers is not None and not 0 < exit_layers < config.num_hidden_layers:
             most = config.num_hidden_layers - 1
             raise ValueError(f"exit_layers: expected 1 to {most}, got {exit_layers}")
-        if device.type == "cpu" and not dtype is (kv_dtype or dtype) is torch.float32:
-            raise UsageError(f"dtype: expected float32 on the CPU, got {dtype}, cache {kv_dtype}")
+        stored = kv_dtype or dtype
+        if device.type == "cpu" and not (dtype in CPU_DTYPES and stored in CPU_CACHES):
+            raise ValueError(f"dtype: expected one of a CPU, got {dtype} and cache {stored}")
         self.config, self.models, self.device = config, len(models), device
         self.dropout, self.window, self.exit_layers = dropout, window, exit_layers
         self.slots, self.capacity = slots, capacity
@@ -111,8 +112,7 @@ class Decoder:
         # GOOD's, and BAD's ring if it has a window; else one for all rows.
         sizes = [(slots, capacity), (slots, window)] if window else [(self.rows, capacity)]
         self.caches = [
-            KvCache.of_zeros(config, rows, entries, kv_dtype or dtype, device)
-            for rows, entries in sizes
+            KvCache.of_zeros(config, rows, entries, stored, device) for rows, entries in sizes
         ]
 
     def forward(
@@ -155,7 +155,7 @@ class Decoder:
         lengths: torch.Tensor,  # [B] int64: entries of the cache to attend to
         dropout: AttentionDropout | None,
     ) -> torch.Tensor:  # [R', H, Dh]
-        keys, values = cache.keys[layer], cache.values[layer]
+        keys, values, scales = cache.of_layer(layer)
         query = rotary_to_cache(
             qkv,
             self.cos,
@@ -166,9 +166,12 @@ class Decoder:
             query_norm=self.layers[layer].query_norm,
             key_norm=self.layers[layer].key_norm,
             eps=self.config.norm_eps,
+            scales=scales,
         )
         scale = self.config.head_dim**-0.5
-        return decode_attention(query, keys, values, lengths, scale=scale, dropout=dropout)
+        return decode_attention(
+            query, keys, values, lengths, scale=scale, dropout=dropout, scales=scales
+        )
 
     def embed(
         self,
@@ -176,6 +179,8 @@ class Decoder:
         positions: torch.Tensor,  # [B] int64
     ) -> torch.Tensor:  # [blocks * B, D]: the residual stream before the first layer
         x = F.embedding(self._rows_of(tokens, self.config.vocab_size), self.embedding)
+        if self.device.type == "cpu":
+            x = x.float()  # the residual stream adds up many layers
         if self.position_table is not None:
             rows = self._rows_of(positions, self.config.learned_positions)
             x += F.embedding(rows, self.position_table)

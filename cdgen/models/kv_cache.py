@@ -20,6 +20,7 @@ class KvCache:
 
     keys: torch.Tensor  # [L, R, Hkv, T, Dh]
     values: torch.Tensor  # like keys
+    scales: torch.Tensor | None = None  # [L, 2, R, Hkv, T] float32 of int8: keys' and values'
 
     @classmethod
     def of_zeros(
@@ -32,11 +33,21 @@ class KvCache:
     ) -> Self:
         layers, heads = config.num_hidden_layers, config.num_key_value_heads
         shape = (layers, rows, heads, entries, config.head_dim)
-        return cls(*(torch.zeros(shape, dtype=dtype, device=device) for _ in range(2)))
+        keys, values = (torch.zeros(shape, dtype=dtype, device=device) for _ in range(2))
+        if dtype is not torch.int8:
+            return cls(keys, values)
+        return cls(keys, values, torch.zeros(layers, 2, *shape[1:4], device=device))
 
     @property
     def entries(self) -> int:
         return self.keys.shape[3]
+
+    def of_layer(
+        self, layer: int
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:  # as rotary_to_cache takes them
+        """Return the layer's keys, values and scales."""
+        scales = None if self.scales is None else self.scales[layer]
+        return self.keys[layer], self.values[layer], scales
 
     def lengths(
         self,

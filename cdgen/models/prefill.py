@@ -24,7 +24,7 @@ def prefill(
     """Write keys and values of positions 0 to P - 1 into the decoder's caches.
 
     Entries at or past a row's length must be overwritten before they are read. Raises ValueError if
-    dropout lacks its sequence ids.
+    dropout lacks its sequence ids, or on an int8 cache, which no GPU has.
     """
     _run(decoder, rows, tokens, lengths, sequence_ids, is_prompt=True)
 
@@ -54,6 +54,8 @@ def _run(
 ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
     """Return the residual stream [blocks * N * P, D], what is still to be added to it, and the
     hidden state at the decoder's early exit."""
+    if decoder.caches[0].scales is not None:
+        raise ValueError("decoder: expected a cache of floats, got int8")
     if decoder.dropout and sequence_ids is None:
         raise ValueError("sequence_ids: expected them, for dropout's noise, got None")
     count, length = tokens.shape

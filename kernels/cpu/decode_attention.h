@@ -1,11 +1,11 @@
-// Attention of one query per row over its cached keys, fp32: kernels/reference.py
+// Attention of one query per row over its cached keys, in fp32: kernels/reference.py
 // `decode_attention`.
 #pragma once
 
 #include <cstdint>
 
-#include "cache_shape.h"
 #include "instruction_sets.h"
+#include "kv_cache.h"
 
 namespace cdgen {
 
@@ -17,11 +17,11 @@ struct AttentionDropout {  // kernels/reference.py `dropout_keep`
 };
 
 struct AttentionArgs {
-    const float* query;      // [rows, heads, head_dim]
-    const float* keys;       // [rows, kv_heads, capacity, head_dim]
-    const float* values;     // [rows, kv_heads, capacity, head_dim]
+    const void* query;  // [rows, heads, head_dim]
+    KvCache cache;
     const int64_t* lengths;  // [sequences], each in [1, capacity]
-    float* out;              // [rows, heads, head_dim]
+    void* out;               // [rows, heads, head_dim]
+    Dtype dtype;             // of query and out: f32 or bf16
     CacheShape shape;
     int64_t sequences;  // row r is of sequence r % sequences
     float scale;

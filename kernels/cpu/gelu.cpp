@@ -4,6 +4,7 @@
 #include "gelu.h"
 
 #include "simd.h"
+#include "with_dtype.h"
 
 namespace cdgen::CDGEN_ISA {
 namespace {
@@ -33,20 +34,27 @@ f32x8 phi(f32x8 x) {
 
 f32x8 gelu_of(f32x8 x, bool tanh) { return x * (tanh ? phi_by_tanh(x) : phi(x)); }
 
-}  // namespace
-
-void gelu(const GeluArgs& args) {
+template <class T>
+void gelu_of_all(const GeluArgs& args) {
+    const T* in = static_cast<const T*>(args.x);
+    T* out = static_cast<T*>(args.out);
     const int64_t blocks = (args.count + kLanes - 1) / kLanes;
 #pragma omp parallel for num_threads(threads_for(2 * args.count, args.threads)) schedule(static)
     for (int64_t block = 0; block < blocks; ++block) {
         const int64_t first = block * kLanes, left = args.count - first;
         if (left >= kLanes) {
-            store(args.out + first, gelu_of(load(args.x + first), args.tanh));
+            store(out + first, gelu_of(load(in + first), args.tanh));
             continue;
         }
-        const f32x8 x = load_tail(args.x + first, left, 0.0f);
-        store_tail(args.out + first, gelu_of(x, args.tanh), left);
+        const f32x8 x = load_tail(in + first, left, 0.0f);
+        store_tail(out + first, gelu_of(x, args.tanh), left);
     }
+}
+
+}  // namespace
+
+void gelu(const GeluArgs& args) {
+    with_float(args.dtype, [&](auto number) { gelu_of_all<decltype(number)>(args); });
 }
 
 }  // namespace cdgen::CDGEN_ISA

@@ -35,7 +35,8 @@ cdgen::Dtype dtype_named(const std::string& name) {
     if (name == "float32") return cdgen::Dtype::f32;
     if (name == "bfloat16") return cdgen::Dtype::bf16;
     if (name == "float16") return cdgen::Dtype::fp16;
-    throw std::invalid_argument("dtype: expected float32, bfloat16 or float16");
+    if (name == "int8") return cdgen::Dtype::i8;
+    throw std::invalid_argument("dtype: expected float32, bfloat16, float16 or int8, got " + name);
 }
 
 void sample_contrastive(const cdgen::Matrix& good, int64_t rows, int64_t vocab_size,
@@ -55,14 +56,14 @@ void sample_contrastive(const cdgen::Matrix& good, int64_t rows, int64_t vocab_s
     CDGEN_RUN(sample_contrastive, args);
 }
 
-void decode_attention(Address query, Address keys, Address values, Address lengths, Address out,
-                      const cdgen::CacheShape& shape, int64_t sequences, float scale,
-                      const cdgen::AttentionDropout* dropout, int threads) {
-    const cdgen::AttentionArgs args{.query = at<const float>(query),
-                                    .keys = at<const float>(keys),
-                                    .values = at<const float>(values),
+void decode_attention(Address query, const cdgen::KvCache& cache, Address lengths, Address out,
+                      const std::string& dtype, const cdgen::CacheShape& shape, int64_t sequences,
+                      float scale, const cdgen::AttentionDropout* dropout, int threads) {
+    const cdgen::AttentionArgs args{.query = at<const void>(query),
+                                    .cache = cache,
                                     .lengths = at<const int64_t>(lengths),
-                                    .out = at<float>(out),
+                                    .out = at<void>(out),
+                                    .dtype = dtype_named(dtype),
                                     .shape = shape,
                                     .sequences = sequences,
                                     .scale = scale,
@@ -73,18 +74,18 @@ void decode_attention(Address query, Address keys, Address values, Address lengt
 }
 
 void rotary_to_cache(Address qkv, Address cos, Address sin, Address positions, Address query_norm,
-                     Address key_norm, Address query, Address keys, Address values,
-                     const cdgen::CacheShape& shape, int64_t sequences, int64_t models, float eps,
-                     int threads) {
-    const cdgen::RotaryArgs args{.qkv = at<const float>(qkv),
+                     Address key_norm, Address query, const std::string& dtype,
+                     const cdgen::KvCache& cache, const cdgen::CacheShape& shape, int64_t sequences,
+                     int64_t models, float eps, int threads) {
+    const cdgen::RotaryArgs args{.qkv = at<const void>(qkv),
                                  .cos = at<const float>(cos),
                                  .sin = at<const float>(sin),
                                  .positions = at<const int64_t>(positions),
-                                 .query_norm = at<const float>(query_norm),
-                                 .key_norm = at<const float>(key_norm),
-                                 .query = at<float>(query),
-                                 .keys = at<float>(keys),
-                                 .values = at<float>(values),
+                                 .query_norm = at<const void>(query_norm),
+                                 .key_norm = at<const void>(key_norm),
+                                 .query = at<void>(query),
+                                 .dtype = dtype_named(dtype),
+                                 .cache = cache,
                                  .shape = shape,
                                  .sequences = sequences,
                                  .rows_per_model = shape.rows / models,
@@ -94,12 +95,13 @@ void rotary_to_cache(Address qkv, Address cos, Address sin, Address positions, A
     CDGEN_RUN(rotary_to_cache, args);
 }
 
-void rms_norm(Address x, Address delta, Address weight, Address out, int64_t rows, int64_t models,
-              int64_t hidden_size, float eps, int threads) {
+void rms_norm(Address x, Address delta, Address weight, Address out, const std::string& dtype,
+              int64_t rows, int64_t models, int64_t hidden_size, float eps, int threads) {
     const cdgen::RmsNormArgs args{.x = at<float>(x),
-                                  .delta = at<const float>(delta),
-                                  .weight = at<const float>(weight),
-                                  .out = at<float>(out),
+                                  .delta = at<const void>(delta),
+                                  .weight = at<const void>(weight),
+                                  .out = at<void>(out),
+                                  .dtype = dtype_named(dtype),
                                   .rows = rows,
                                   .rows_per_model = rows / models,
                                   .hidden_size = hidden_size,
@@ -109,13 +111,15 @@ void rms_norm(Address x, Address delta, Address weight, Address out, int64_t row
     CDGEN_RUN(rms_norm, args);
 }
 
-void layer_norm(Address x, Address delta, Address weight, Address bias, Address out, int64_t rows,
-                int64_t models, int64_t hidden_size, float eps, int threads) {
+void layer_norm(Address x, Address delta, Address weight, Address bias, Address out,
+                const std::string& dtype, int64_t rows, int64_t models, int64_t hidden_size,
+                float eps, int threads) {
     const cdgen::LayerNormArgs args{.x = at<float>(x),
-                                    .delta = at<const float>(delta),
-                                    .weight = at<const float>(weight),
-                                    .bias = at<const float>(bias),
-                                    .out = at<float>(out),
+                                    .delta = at<const void>(delta),
+                                    .weight = at<const void>(weight),
+                                    .bias = at<const void>(bias),
+                                    .out = at<void>(out),
+                                    .dtype = dtype_named(dtype),
                                     .rows = rows,
                                     .rows_per_model = rows / models,
                                     .hidden_size = hidden_size,
@@ -125,9 +129,11 @@ void layer_norm(Address x, Address delta, Address weight, Address bias, Address 
     CDGEN_RUN(layer_norm, args);
 }
 
-void swiglu(Address gate_up, Address out, int64_t rows, int64_t intermediate_size, int threads) {
-    const cdgen::SwigluArgs args{.gate_up = at<const float>(gate_up),
-                                 .out = at<float>(out),
+void swiglu(Address gate_up, Address out, const std::string& dtype, int64_t rows,
+            int64_t intermediate_size, int threads) {
+    const cdgen::SwigluArgs args{.gate_up = at<const void>(gate_up),
+                                 .out = at<void>(out),
+                                 .dtype = dtype_named(dtype),
                                  .rows = rows,
                                  .intermediate_size = intermediate_size,
                                  .threads = threads};
@@ -157,9 +163,10 @@ void advance_slots(Address tokens, Address positions, Address alive, Address pro
     CDGEN_RUN(advance_slots, args);
 }
 
-void gelu(Address x, Address out, int64_t count, bool tanh, int threads) {
-    const cdgen::GeluArgs args{.x = at<const float>(x),
-                               .out = at<float>(out),
+void gelu(Address x, Address out, const std::string& dtype, int64_t count, bool tanh, int threads) {
+    const cdgen::GeluArgs args{.x = at<const void>(x),
+                               .out = at<void>(out),
+                               .dtype = dtype_named(dtype),
                                .count = count,
                                .tanh = tanh,
                                .threads = threads};
@@ -210,9 +217,15 @@ void bind_sampling_records(nb::module_& m) {
 }
 
 void bind_attention_records(nb::module_& m) {
-    using cdgen::AttentionDropout, cdgen::CacheShape, cdgen::NodeHeads;
+    using cdgen::AttentionDropout, cdgen::CacheShape, cdgen::KvCache, cdgen::NodeHeads;
     nb::class_<CacheShape>(m, "CacheShape")
         .def(nb::init<int64_t, int64_t, int64_t, int64_t, int64_t>());
+    nb::class_<KvCache>(m, "KvCache")
+        .def("__init__", [](KvCache* self, Address keys, Address values, Address key_scales,
+                            Address value_scales, const std::string& stored) {
+            new (self) KvCache{at<void>(keys), at<void>(values), at<float>(key_scales),
+                               at<float>(value_scales), dtype_named(stored)};
+        });
     nb::class_<AttentionDropout>(m, "AttentionDropout")
         .def("__init__", [](AttentionDropout* self, double rate, uint64_t seed, int64_t layer,
                             int64_t first_row, Address sequence_ids) {
@@ -235,8 +248,8 @@ NB_MODULE(_cpu, m) {
     bind_attention_records(m);
     m.def("sample_contrastive", &sample_contrastive, "good"_a, "rows"_a, "vocab_size"_a,
           "bad"_a.none(), "head"_a.none(), "params"_a, "noise"_a, "out"_a, "threads"_a);
-    m.def("decode_attention", &decode_attention, "query"_a, "keys"_a, "values"_a, "lengths"_a,
-          "out"_a, "shape"_a, "sequences"_a, "scale"_a, "dropout"_a.none(), "threads"_a);
+    m.def("decode_attention", &decode_attention, "query"_a, "cache"_a, "lengths"_a, "out"_a,
+          "dtype"_a, "shape"_a, "sequences"_a, "scale"_a, "dropout"_a.none(), "threads"_a);
     m.def("tree_attention", &tree_attention);
     m.def("rms_norm", &rms_norm);
     m.def("rotary_to_cache", &rotary_to_cache);

@@ -9,14 +9,29 @@
 namespace {
 
 // x += delta, unless delta is null.
-inline void add_delta(float* x, const float* delta, int64_t width) {
+template <class T>
+inline void add_delta(float* x, const T* delta, int64_t width) {
     if (!delta) return;
-    for (int64_t i = 0; i < width; ++i) x[i] += delta[i];
+    int64_t i = 0;
+    for (; i + kLanes <= width; i += kLanes) store(x + i, load(x + i) + load(delta + i));
+    for (; i < width; ++i) x[i] += to_float(delta[i]);
 }
 
-// out = x / sqrt(mean(x^2) + eps) * weight
-inline void rms_norm_row(const float* x, const float* weight, int64_t width, float eps,
-                         float* out) {
+// Rounds to T, which leaves a float as it is.
+template <class T>
+inline f32x8 rounded(f32x8 x) {
+    T lane[kLanes];
+    store(lane, x);
+    return load(lane);
+}
+template <>
+inline f32x8 rounded<float>(f32x8 x) {
+    return x;
+}
+
+// out = x / sqrt(mean(x^2) + eps) * weight, rounded to X before the weight and to T after it
+template <class X, class T>
+inline void rms_norm_row(const X* x, const T* weight, int64_t width, float eps, T* out) {
     f32x8 squares = set1(0.0f);
     int64_t i = 0;
     for (; i + kLanes <= width; i += kLanes) squares = fma(load(x + i), load(x + i), squares);
@@ -24,8 +39,13 @@ inline void rms_norm_row(const float* x, const float* weight, int64_t width, flo
         const f32x8 tail = load_tail(x + i, width - i, 0.0f);
         squares = fma(tail, tail, squares);
     }
-    const float scale = 1.0f / std::sqrt(sum(squares) / static_cast<float>(width) + eps);
-    for (i = 0; i < width; ++i) out[i] = weight[i] * (x[i] * scale);
+    const float mean = sum(squares) / static_cast<float>(width);
+    const f32x8 scale = set1(1.0f / std::sqrt(mean + eps));
+    for (i = 0; i + kLanes <= width; i += kLanes)
+        store(out + i, load(weight + i) * rounded<X>(load(x + i) * scale));
+    if (i == width) return;
+    const f32x8 normed = rounded<X>(load_tail(x + i, width - i, 0.0f) * scale);
+    store_tail(out + i, load_tail(weight + i, width - i, 0.0f) * normed, width - i);
 }
 
 }  // namespace

@@ -3,11 +3,10 @@
 
 #include <cstdint>
 
+#include "dtype.h"
 #include "instruction_sets.h"
 
 namespace cdgen {
-
-enum class Dtype { f32, bf16, fp16 };
 
 // Kept in step with RowStatus in kernels/sampling_params.py.
 enum Status : uint8_t { kOk, kGoodNotFinite, kNoFiniteGood, kBadNotFinite, kScoreOverflow };

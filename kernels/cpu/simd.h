@@ -21,6 +21,8 @@
 
 namespace {
 
+constexpr int kWide = 2 * kLanes;  // the lanes of f32x16
+
 // For fewer floats than this, waking other threads costs more than it saves.
 constexpr int64_t kGrain = 32768;
 
@@ -34,13 +36,29 @@ inline f32x8 load_tail(const T* p, int64_t count, float fill) {
     for (int i = 0; i < kLanes; ++i) lane[i] = i < count ? to_float(p[i]) : fill;
     return load(lane);
 }
+
+// Sixteen lanes: one register of AVX-512, two of AVX2.
+struct f32x16 {
+    f32x8 low, high;
+};
+inline f32x16 wide_set1(float x) { return {set1(x), set1(x)}; }
+template <class T>
+inline f32x16 wide_load(const T* p) {
+    return {load(p), load(p + kLanes)};
+}
+inline f32x16 fma(f32x16 a, f32x16 b, f32x16 c) {
+    return {fma(a.low, b.low, c.low), fma(a.high, b.high, c.high)};
+}
+inline f32x8 low_half(f32x16 x) { return x.low; }
+inline f32x8 high_half(f32x16 x) { return x.high; }
+#endif
 // Stores the first `count` lanes.
-inline void store_tail(float* p, f32x8 x, int64_t count) {
-    float lane[kLanes];
+template <class T>
+inline void store_tail(T* p, f32x8 x, int64_t count) {
+    T lane[kLanes];
     store(lane, x);
     for (int64_t i = 0; i < count; ++i) p[i] = lane[i];
 }
-#endif
 
 // Returns e^x for x <= 0 within 2 ulp, 0 below -87, NaN for NaN. It is 2^n * p(r) with
 // r = x - n ln 2 in [-ln2/2, ln2/2] and p the Taylor polynomial of degree 7, whose first neglected

@@ -8,6 +8,8 @@
 
 namespace {
 
+constexpr int kRegisters = 16;
+
 struct f32x8 {
     float v[kLanes];
 };
@@ -48,6 +50,17 @@ inline f32x8 load(const T* p) {
 }
 inline f32x8 set1(float x) {
     return lanes([&](int) { return x; });
+}
+inline void store(bf16* p, f32x8 x) {
+    for (int i = 0; i < kLanes; ++i) {
+        const uint32_t word = word_of(x.v[i]);
+        const uint32_t rounded = x.v[i] == x.v[i] ? word + 0x7FFF + (word >> 16 & 1) : 0x7FC00000;
+        p[i].bits = static_cast<uint16_t>(rounded >> 16);
+    }
+}
+// Rounds numbers within [-127, 127] to nearest even.
+inline void store(int8_t* p, f32x8 x) {
+    for (int i = 0; i < kLanes; ++i) p[i] = static_cast<int8_t>(std::nearbyint(x.v[i]));
 }
 inline void store(float* p, f32x8 x) { std::memcpy(p, x.v, sizeof x.v); }
 inline f32x8 fractions(const uint32_t* words) {

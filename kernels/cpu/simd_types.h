@@ -24,4 +24,6 @@ inline float to_float(bf16 x) {
     return out;
 }
 
+inline float to_float(int8_t x) { return x; }
+
 }  // namespace

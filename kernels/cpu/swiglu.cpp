@@ -2,6 +2,7 @@
 #include "swiglu.h"
 
 #include "simd.h"
+#include "with_dtype.h"
 
 namespace cdgen::CDGEN_ISA {
 namespace {
@@ -13,7 +14,8 @@ f32x8 gated(f32x8 gate, f32x8 up) {
     return gate * (select(greater(gate, zero), one, e) / (one + e)) * up;
 }
 
-void swiglu_row(const float* gate, const float* up, int64_t width, float* out) {
+template <class T>
+void gate_row(const T* gate, const T* up, int64_t width, T* out) {
     int64_t i = 0;
     for (; i + kLanes <= width; i += kLanes) store(out + i, gated(load(gate + i), load(up + i)));
     if (i == width) return;
@@ -22,16 +24,21 @@ void swiglu_row(const float* gate, const float* up, int64_t width, float* out) {
     store_tail(out + i, last, left);
 }
 
-}  // namespace
-
-void swiglu(const SwigluArgs& args) {
+template <class T>
+void gate_rows(const SwigluArgs& args) {
     const int64_t width = args.intermediate_size;
     const int64_t floats = 2 * args.rows * width;
 #pragma omp parallel for num_threads(threads_for(floats, args.threads)) schedule(static)
     for (int64_t row = 0; row < args.rows; ++row) {
-        const float* gate = args.gate_up + row * 2 * width;
-        swiglu_row(gate, gate + width, width, args.out + row * width);
+        const T* gate = static_cast<const T*>(args.gate_up) + row * 2 * width;
+        gate_row(gate, gate + width, width, static_cast<T*>(args.out) + row * width);
     }
+}
+
+}  // namespace
+
+void swiglu(const SwigluArgs& args) {
+    with_float(args.dtype, [&](auto number) { gate_rows<decltype(number)>(args); });
 }
 
 }  // namespace cdgen::CDGEN_ISA

@@ -17,6 +17,7 @@ from cdgen.kernels.decode_attention import AttentionDropout, decode_attention
 ATOL, RTOL = 2e-6, 2e-5
 
 CAPACITY = 70
+INT8_CACHE = torch.zeros(3, 2, 9, 8, dtype=torch.int8)
 
 
 def problem(
@@ -238,6 +239,71 @@ def test_the_reference_reads_an_fp8_cache_as_its_numbers() -> None:
     torch.testing.assert_close(out.double(), expected, atol=ATOL, rtol=RTOL)
 
 
+STORED = pytest.mark.parametrize("stored", [torch.float32, torch.bfloat16, torch.int8], ids=str)
+
+
+def cached(x: torch.Tensor, stored: torch.dtype) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return `x` in a cache's format, the scales of its heads, and the numbers that it stands for.
+    The scales are powers of 2, by which fp32 multiplies exactly."""
+    if stored is not torch.int8:
+        return x.to(stored), torch.ones(x.shape[:-1]), x.to(stored).float()
+    scales = 2.0 ** (torch.arange(x[..., 0].numel()).view(x.shape[:-1]) % 5 - 7)
+    numbers = (x / scales[..., None]).round().clamp(-127, 127)
+    return numbers.to(stored), scales, numbers * scales[..., None]
+
+
+@STORED
+@pytest.mark.parametrize("dropped", [False, True], ids=["", "dropout"])
+@pytest.mark.parametrize("head_dim", [1, 7, 8, 9, 20, 64, 128])
+def test_every_format_is_read_as_its_numbers(
+    instruction_set: str, head_dim: int, dropped: bool, stored: torch.dtype
+) -> None:
+    """A cache of fp32 that holds the same numbers gives the same bits."""
+    query, keys, values, lengths = problem(5, 4, 2, head_dim)
+    (keys, key_scales, wide_keys), (values, value_scales, wide_values) = (
+        cached(x, stored) for x in (keys, values)
+    )
+    scales = torch.stack([key_scales, value_scales]) if stored is torch.int8 else None
+    dropout = AttentionDropout(0.5, 11, 2, torch.arange(5)) if dropped else None
+    arguments: dict[str, Any] = {"lengths": lengths, "scale": 0.2, "dropout": dropout}
+    out = decode_attention(query, keys, values, scales=scales, **arguments)
+    assert torch.equal(out, decode_attention(query, wide_keys, wide_values, **arguments))
+    expected = decode_attention(
+        query, keys, values, scales=scales, backend="reference", **arguments
+    )
+    torch.testing.assert_close(out, expected, atol=2 * ATOL, rtol=2 * RTOL)
+
+
+@STORED
+def test_a_bf16_query_is_its_number_and_the_output_is_rounded(
+    instruction_set: str, stored: torch.dtype
+) -> None:
+    query, keys, values, lengths = problem(6, 4, 2, 20)
+    query = query.bfloat16()
+    (keys, key_scales, _), (values, value_scales, _) = (cached(x, stored) for x in (keys, values))
+    scales = torch.stack([key_scales, value_scales]) if stored is torch.int8 else None
+    out, exact = (
+        decode_attention(q, keys, values, lengths, scale=0.2, scales=scales)
+        for q in (query, query.float())
+    )
+    assert torch.equal(out, exact.bfloat16())
+
+
+@pytest.mark.parametrize("which", [0, 1], ids=["key", "value"])
+def test_an_int8_head_with_a_nan_scale_is_nan(instruction_set: str, which: int) -> None:
+    query, keys, values, lengths = problem(4, 4, 2, 20)
+    (keys, key_scales, _), (values, value_scales, _) = (
+        cached(x, torch.int8) for x in (keys, values)
+    )
+    scales = torch.stack([key_scales, value_scales])
+    scales[which, 2, 1, int(lengths[2]) - 1] = math.nan
+    for row, length in enumerate(lengths.tolist()):
+        scales[:, row, :, length:] = math.nan  # past the length nothing is read
+    out = decode_attention(query, keys, values, lengths, scale=0.2, scales=scales)
+    nan = out.isnan()
+    assert nan[2, 2:].all() and int(nan.sum()) == 2 * 20
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -252,10 +318,26 @@ def test_the_reference_reads_an_fp8_cache_as_its_numbers() -> None:
         ({"values": torch.zeros(3, 2, 8, 8)}, r"values: expected .*\[3, 2, 9, 8\].* got"),
         ({"query": torch.zeros(3, 5, 8)}, "query: expected heads in groups of 2, got 5"),
         ({"query": torch.zeros(3, 4, 16)[..., ::2]}, "query: expected contiguous"),
-        ({"query": torch.zeros(3, 4, 8).half()}, "query: expected .*float32, got .*float16"),
+        (
+            {"query": torch.zeros(3, 4, 8).half()},
+            "query: expected .*float32 or .*bfloat16, got .*float16",
+        ),
         (
             {"keys": torch.zeros(3, 2, 9, 8).to(torch.float8_e4m3fn)},
-            "keys: expected .*float32, got .*float8_e4m3fn",
+            "keys: expected .*float32 or .*int8, got .*float8_e4m3fn",
+        ),
+        (
+            {"keys": torch.zeros(3, 2, 9, 8).bfloat16()},
+            "values: expected .*bfloat16, got .*float32",
+        ),
+        ({"scales": torch.ones(2, 3, 2, 9)}, "scales: expected those of an int8 cache"),
+        (
+            {"keys": INT8_CACHE, "values": INT8_CACHE},
+            "scales: expected those of an int8 cache .* got None",
+        ),
+        (
+            {"keys": INT8_CACHE, "values": INT8_CACHE, "scales": torch.ones(2, 3, 2, 8)},
+            r"scales: expected .*\[2, 3, 2, 9\]",
         ),
         ({"lengths": torch.ones(2, dtype=torch.int64)}, r"lengths: expected .*\[3\].* got \[2\]"),
         ({"lengths": torch.ones(3, dtype=torch.int32)}, "lengths: expected .*int64.* got .*int32"),

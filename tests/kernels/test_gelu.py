@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from layer_cases import WIDTHS, normal
+from layer_cases import WIDTHS, assert_rounds_alike, normal
 
 from cdgen.kernels.gelu import GeluKind, gelu
 
@@ -32,6 +32,14 @@ def test_gelu(instruction_set: str, kind: GeluKind, width: int) -> None:
     out = gelu(x, kind)
     assert out.dtype is torch.float32
     torch.testing.assert_close(out.double(), gelu64(x, kind), atol=ATOL, rtol=RTOL)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("width", WIDTHS)
+def test_bf16(instruction_set: str, kind: GeluKind, width: int) -> None:
+    """As in fp32, each rounded once: torch's own gelu is too coarse for numbers far below 0."""
+    x = 3 * normal(5, width).bfloat16()
+    assert_rounds_alike(gelu(x, kind), gelu64(x, kind).bfloat16(), (ATOL, RTOL))
 
 
 @pytest.mark.parametrize("kind", KINDS)

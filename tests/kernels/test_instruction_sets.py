@@ -12,6 +12,7 @@ import torch
 from layer_cases import normal
 from sampling_cases import DTYPES, PARAMETERS, coordinates, logit_rows
 
+from cdgen.kernels import reference
 from cdgen.kernels.decode_attention import AttentionDropout, decode_attention
 from cdgen.kernels.dispatch import native
 from cdgen.kernels.gelu import gelu
@@ -48,8 +49,12 @@ def attention(width: int) -> list[torch.Tensor]:
     keys, values = normal(2, ROWS, 2, max(LENGTHS), width, seed=1)
     dropout = AttentionDropout(0.3, seed=7, layer=2, sequence_ids=torch.arange(ROWS))
     where = {"lengths": torch.tensor(LENGTHS), "scale": 0.3}
+    numbers, scales = reference.quantized(torch.stack([keys, values]))
+    narrow = query.bfloat16(), keys.bfloat16(), values.bfloat16()
     return [
-        decode_attention(query, keys, values, **where, dropout=kind) for kind in (None, dropout)
+        *(decode_attention(query, keys, values, **where, dropout=kind) for kind in (None, dropout)),
+        decode_attention(*narrow, **where),
+        decode_attention(query, *numbers, **where, scales=scales),
     ]
 
 
@@ -60,32 +65,40 @@ def attention_in_a_tree(width: int) -> list[torch.Tensor]:
 
 def rotary(width: int) -> list[torch.Tensor]:
     angle = normal(7, width // 2)
-    keys, values = torch.zeros(2, ROWS, 2, 7, width)
-    query = rotary_to_cache(
-        normal(ROWS, 8 * width, seed=1),
-        angle.cos(),
-        angle.sin(),
-        torch.tensor([0, 6, 2, 3, 3]),
-        keys,
-        values,
-        query_norm=normal(width, seed=2),
-        key_norm=normal(width, seed=3),
-    )
-    return [query, keys, values]
+    positions = torch.tensor([0, 6, 2, 3, 3])
+    found = []
+    for dtype, stored in ((torch.float32, torch.float32), (torch.bfloat16, torch.int8)):
+        keys, values = torch.zeros(2, ROWS, 2, 7, width, dtype=stored)
+        scales = torch.zeros(2, ROWS, 2, 7) if stored is torch.int8 else None
+        query = rotary_to_cache(
+            normal(ROWS, 8 * width, seed=1).to(dtype),
+            angle.cos(),
+            angle.sin(),
+            positions,
+            keys,
+            values,
+            query_norm=normal(width, seed=2).to(dtype),
+            key_norm=normal(width, seed=3).to(dtype),
+            scales=scales,
+        )
+        found += [query, keys, values, *(() if scales is None else (scales,))]
+    return found
 
 
 def norms(width: int) -> list[torch.Tensor]:
     x, delta = normal(2, ROWS, width)
     gain, bias = normal(2, width, seed=1)
-    return [
-        rms_norm(x.clone(), delta, gain, 1e-5),
-        layer_norm(x.clone(), delta, gain, bias, 1e-5),
-    ]
+    found = []
+    for dtype in (torch.float32, torch.bfloat16):
+        weights = [y.to(dtype) for y in (delta, gain, bias)]
+        found.append(rms_norm(x.clone(), *weights[:2], 1e-5))
+        found.append(layer_norm(x.clone(), *weights, 1e-5))
+    return found
 
 
 def activations(width: int) -> list[torch.Tensor]:
     x = 4 * normal(ROWS, width)
-    return [swiglu(x), gelu(x, "erf"), gelu(x, "tanh")]
+    return [op for y in (x, x.bfloat16()) for op in (swiglu(y), gelu(y, "erf"), gelu(y, "tanh"))]
 
 
 @pytest.mark.parametrize("width", WIDTHS)
@@ -98,7 +111,7 @@ def test_avx512_gives_the_bits_of_avx2(
     wide = with_instruction_set("avx512", lambda: op(width))
     narrow = with_instruction_set("avx2", lambda: op(width))
     for a, b in zip(wide, narrow, strict=True):
-        assert torch.equal(a.view(torch.int32), b.view(torch.int32))
+        assert torch.equal(a.view(torch.uint8), b.view(torch.uint8))
 
 
 def columns(out: SampleOutput) -> list[torch.Tensor]:

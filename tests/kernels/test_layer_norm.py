@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from layer_cases import WIDTHS, assert_near, normal
+from layer_cases import WIDTHS, assert_near, assert_rounds_alike, normal
 
 from cdgen.kernels.layer_norm import layer_norm
 
@@ -33,6 +33,19 @@ def test_layer_norm(instruction_set: str, width: int, with_delta: bool, backend:
     out = layer_norm(x, delta, weight, bias, 1e-5, backend=backend)
     assert torch.equal(x, residual)  # one rounding, so exact
     assert_near(out, norm64(residual, weight, bias, 1e-5), TOLERANCE)
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_bf16_weights_on_an_fp32_stream(instruction_set: str, width: int) -> None:
+    x = normal(5, width)
+    delta, weight, bias = (
+        normal(*shape, seed=1).bfloat16() for shape in ((5, width), (width,), (width,))
+    )
+    out, expected = (
+        layer_norm(x.clone(), delta, weight, bias, 1e-5, backend=backend)
+        for backend in ("cpu", "reference")
+    )
+    assert_rounds_alike(out, expected, TOLERANCE)
 
 
 @pytest.mark.parametrize("width", [40, 43])

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from layer_cases import WIDTHS, assert_near, normal, rms_norm64
+from layer_cases import WIDTHS, assert_near, assert_rounds_alike, normal, rms_norm64
 
 from cdgen.kernels.rms_norm import rms_norm
 
@@ -23,6 +23,21 @@ def test_rms_norm(instruction_set: str, width: int, with_delta: bool) -> None:
     out = rms_norm(x, delta, weight, 1e-5)
     assert torch.equal(x, residual)  # one rounding, so exact
     assert_near(out, rms_norm64(residual, weight, 1e-5), TOLERANCE)
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("with_delta", [False, True], ids=["", "delta"])
+def test_bf16_weights_on_an_fp32_stream(instruction_set: str, width: int, with_delta: bool) -> None:
+    x, weight = normal(5, width), normal(width, seed=1).bfloat16()
+    delta = normal(5, width, seed=2).bfloat16() if with_delta else None
+    residual = x.clone() if delta is None else x + delta
+    out, expected = (
+        rms_norm(x.clone(), delta, weight, 1e-5, backend=backend)
+        for backend in ("cpu", "reference")
+    )
+    assert_rounds_alike(out, expected, TOLERANCE)
+    rms_norm(x, delta, weight, 1e-5)
+    assert torch.equal(x, residual)
 
 
 @pytest.mark.parametrize("scale", [1e-12, 1e12])
@@ -85,11 +100,22 @@ def test_every_backend_adds_in_place(instruction_set: str, backend: str) -> None
         lambda: rms_norm(normal(2, 6), normal(2, 5), torch.ones(6), 1e-6),
         lambda: rms_norm(normal(2, 6), None, torch.ones(5), 1e-6),
         lambda: rms_norm(normal(2, 12)[:, ::2], None, torch.ones(6), 1e-6),
+        lambda: rms_norm(normal(2, 6).bfloat16(), None, torch.ones(6).bfloat16(), 1e-6),
+        lambda: rms_norm(normal(2, 6), normal(2, 6), torch.ones(6).bfloat16(), 1e-6),
         lambda: rms_norm(normal(2, 6).double(), None, torch.ones(6).double(), 1e-6),
         lambda: rms_norm(normal(2, 6), None, torch.ones(3, 6), 1e-6),
         lambda: rms_norm(normal(2, 6), None, torch.ones(0, 6), 1e-6),
     ],
-    ids=["delta", "weight", "strides", "dtype", "3 models of 2 rows", "no model"],
+    ids=[
+        "delta",
+        "weight",
+        "strides",
+        "bf16 stream",
+        "fp32 delta",
+        "dtype",
+        "3 models of 2 rows",
+        "no model",
+    ],
 )
 def test_arguments_are_checked(call: Callable[[], torch.Tensor], no_kernel_runs: None) -> None:
     with pytest.raises(ValueError, match="expected"):

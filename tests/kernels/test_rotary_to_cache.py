@@ -7,8 +7,9 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from layer_cases import assert_near, normal, rms_norm64
+from layer_cases import assert_near, assert_rounds_alike, normal, rms_norm64
 
+from cdgen.kernels import reference
 from cdgen.kernels.rotary_to_cache import rotary_to_cache
 
 TOLERANCE = (1e-6, 1e-6)  # two products and a difference, which may cancel
@@ -131,6 +132,80 @@ def test_order_batch_and_threads_change_no_bit(
         assert torch.equal(some_rows(some), one[some])
 
 
+Stored = tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]  # keys, values, scales
+
+
+def empty_cache(dtype: torch.dtype, kv_heads: int, head_dim: int) -> Stored:
+    keys, values = torch.zeros(2, ROWS, kv_heads, CAPACITY, head_dim, dtype=dtype)
+    scales = torch.zeros(2, ROWS, kv_heads, CAPACITY) if dtype is torch.int8 else None
+    return keys, values, scales
+
+
+@pytest.mark.parametrize("head_dim", [2, 6, 8, 20, 64])
+@pytest.mark.parametrize("compute", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("stored", [torch.float32, torch.bfloat16, torch.int8], ids=str)
+def test_every_format_holds_the_rounded_fp32_numbers(
+    instruction_set: str, stored: torch.dtype, compute: torch.dtype, head_dim: int
+) -> None:
+    """The same numbers in fp32 throughout, and then rounded, give the same bits."""
+    qkv, cos, sin, keys, values = problem(4, 2, head_dim)
+    qkv = qkv.to(compute)
+    exact = rotary_to_cache(qkv.float(), cos, sin, POSITIONS, keys, values)
+    cache = empty_cache(stored, 2, head_dim)
+    query = rotary_to_cache(qkv, cos, sin, POSITIONS, *cache[:2], scales=cache[2])
+    assert torch.equal(query, exact.to(compute))
+    row = torch.arange(ROWS)
+    for i, (found, wide) in enumerate(zip(cache[:2], (keys, values), strict=True)):
+        expected = wide[row, :, POSITIONS]
+        if cache[2] is None:
+            assert torch.equal(found[row, :, POSITIONS], expected.to(stored))
+        else:
+            numbers, scale = reference.quantized(expected)
+            assert torch.equal(found[row, :, POSITIONS], numbers)
+            assert torch.equal(cache[2][i, row, :, POSITIONS], scale)
+            assert int((cache[2][i] != 0).sum()) == ROWS * 2
+
+
+@pytest.mark.parametrize("head_dim", [6, 16, 64])
+def test_bf16_heads_with_norms_round_as_the_reference(instruction_set: str, head_dim: int) -> None:
+    qkv, cos, sin, *_ = problem(4, 2, head_dim)
+    norms = {n: normal(head_dim, seed=5).bfloat16() for n in ("query_norm", "key_norm")}
+    found = []
+    for backend in ("cpu", "reference"):
+        keys, values, _ = empty_cache(torch.bfloat16, 2, head_dim)
+        query = rotary_to_cache(
+            qkv.bfloat16(), cos, sin, POSITIONS, keys, values, **norms, backend=backend
+        )
+        found.append((query, keys, values))
+    for out, expected in zip(*found, strict=True):
+        assert_rounds_alike(out, expected, TOLERANCE, roundings=3)
+
+
+@pytest.mark.parametrize("column", [0, 7, 8, 19])
+@pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
+def test_what_is_not_finite_makes_an_int8_head_nan(
+    instruction_set: str, number: float, column: int
+) -> None:
+    qkv, cos, sin, *_ = problem(2, 2, 20)
+    qkv[1, 5 * 20 + column] = number  # in the second value head
+    keys, values, scales = empty_cache(torch.int8, 2, 20)
+    assert scales is not None
+    rotary_to_cache(qkv, cos, sin, POSITIONS, keys, values, scales=scales)
+    assert scales.isnan().nonzero().tolist() == [[1, 1, 1, int(POSITIONS[1])]]
+
+
+@pytest.mark.parametrize("largest", [0.0, 1e-45, 1e-38, 3e38])
+def test_extreme_int8_heads(instruction_set: str, largest: float) -> None:
+    """Zeros, a scale that underflows to 0, one that is subnormal, one near the end of fp32."""
+    qkv, cos, sin = torch.zeros(ROWS, 3 * 8), torch.ones(CAPACITY, 4), torch.zeros(CAPACITY, 4)
+    qkv[:, 16:18] = torch.tensor([largest, -largest])  # of the values
+    (keys, values, scales), position = empty_cache(torch.int8, 1, 8), POSITIONS * 0
+    rotary_to_cache(qkv, cos, sin, position, keys, values, scales=scales)
+    numbers, scale = reference.quantized(qkv[:, 16:])
+    assert scales is not None
+    assert torch.equal(values[:, 0, 0], numbers) and torch.equal(scales[1, :, 0, 0], scale)
+
+
 @pytest.mark.parametrize("backend", ["cpu", "reference"])
 def test_every_backend_writes_one_entry_per_row(instruction_set: str, backend: str) -> None:
     qkv, cos, sin, keys, values = problem(4, 2, 6)
@@ -155,6 +230,10 @@ def test_every_backend_writes_one_entry_per_row(instruction_set: str, backend: s
         ("qkv", torch.zeros(ROWS, 4 * 8)),  # no room for a query
         ("query_norm", torch.ones(7)),
         ("key_norm", torch.ones(9)),
+        ("keys", torch.zeros(ROWS, 2, CAPACITY, 8).to(torch.float8_e4m3fn)),
+        ("values", torch.zeros(ROWS, 2, CAPACITY, 8).bfloat16()),
+        ("scales", torch.zeros(2, ROWS, 2, CAPACITY)),  # of caches that are not int8
+        ("qkv", torch.zeros(ROWS, 8 * 8).half()),
     ],
 )
 def test_arguments_are_checked(argument: str, value: torch.Tensor, no_kernel_runs: None) -> None:

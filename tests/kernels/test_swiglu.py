@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from layer_cases import WIDTHS, assert_near, normal
+from layer_cases import WIDTHS, assert_near, assert_rounds_alike, normal
 
 from cdgen.kernels.swiglu import swiglu
 
@@ -19,6 +19,12 @@ def test_swiglu(instruction_set: str, width: int) -> None:
     gate_up = 3 * normal(5, 2 * width)
     gate, up = gate_up.double().chunk(2, dim=-1)
     assert_near(swiglu(gate_up), gate / (1 + (-gate).exp()) * up, TOLERANCE)
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_bf16(instruction_set: str, width: int) -> None:
+    gate_up = 3 * normal(5, 2 * width).bfloat16()
+    assert_rounds_alike(swiglu(gate_up), swiglu(gate_up, backend="reference"), TOLERANCE)
 
 
 @pytest.mark.parametrize("position", range(11))  # vector lanes and the tail of a row

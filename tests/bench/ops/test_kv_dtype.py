@@ -1,4 +1,4 @@
-"""What rounding a cache does to a distribution: nothing where nothing is rounded, more with fp8."""
+"""What rounding does to a distribution: nothing where nothing is rounded, more with fewer bits."""
 
 from __future__ import annotations
 
@@ -9,7 +9,13 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 
 from cdgen.bench.ops import kv_dtype
-from cdgen.bench.ops.kv_dtype import RoundedCache, log_probs, measure_model, windows
+from cdgen.bench.ops.kv_dtype import (
+    RoundedCache,
+    change,
+    logits_of,
+    measure_model,
+    windows,
+)
 from cdgen.cli.demo import ASSETS
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -28,13 +34,17 @@ def test_windows_are_the_texts_tokens_behind_bos() -> None:
 @torch.inference_mode()
 def test_a_cache_that_rounds_nothing_changes_nothing() -> None:
     model = AutoModelForCausalLM.from_pretrained(BAD, dtype=torch.float32).eval()
-    row = windows(AutoTokenizer.from_pretrained(BAD), TEXT, 1, 24)
-    exact = log_probs(model, row, DynamicCache())
-    assert torch.equal(log_probs(model, row, RoundedCache(torch.float32)), exact)
-    assert not torch.equal(log_probs(model, row, RoundedCache(torch.float8_e4m3fn)), exact)
+    rows = windows(AutoTokenizer.from_pretrained(BAD), TEXT, 1, 24)
+    exact = logits_of(model, rows, [DynamicCache()])
+    assert torch.equal(logits_of(model, rows, [RoundedCache(torch.float32)]), exact)
+    assert set(change(exact, exact, rows).values()) == {0.0}
+    for dtype in kv_dtype.CACHES:
+        assert not torch.equal(logits_of(model, rows, [RoundedCache(dtype)]), exact)
 
 
-def test_fp8_moves_the_distribution_further_than_bf16() -> None:
-    found = measure_model(Path(BAD), TEXT, 2, 32)["kv_dtype"]
-    assert 0 < 10 * found["bfloat16"]["kl_mean"] < found["float8_e4m3fn"]["kl_mean"] < 0.1
-    assert {str(d).removeprefix("torch.") for d in kv_dtype.DTYPES} == set(found)
+def test_coarser_formats_move_the_distribution_further() -> None:
+    """A number of a bf16 cache has 8 bits, of fp8 4; int8 is between: 8 bits of the largest."""
+    found = measure_model(Path(BAD), TEXT, 16, 32)["formats"]
+    kl = {name: numbers["kl_mean"] for name, numbers in found.items()}
+    assert 0 < 3 * kl["cache bfloat16"] < kl["cache int8"] < kl["cache float8_e4m3fn"] / 3 < 0.03
+    assert kl["cache bfloat16"] < kl["bfloat16, cache bfloat16"] < kl["all bfloat16"]

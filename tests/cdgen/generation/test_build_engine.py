@@ -11,7 +11,7 @@ import torch
 
 from cdgen.corpus.folder import CorpusFolder
 from cdgen.corpus.status import status
-from cdgen.device import choose_device, choose_dtypes
+from cdgen.device import choose_device, choose_dtypes, device_kind
 from cdgen.engine.sequences import Request, Sequence
 from cdgen.engine.slot_engine import SlotEngine
 from cdgen.errors import UsageError
@@ -27,13 +27,41 @@ def test_dtypes() -> None:
     assert choose_dtypes("auto", "auto", "cuda", True) == ("bfloat16", "bfloat16")
     assert choose_dtypes("float16", "auto", "cuda", False) == ("float16", "float16")
     for dtype, kv, device, says in [
-        ("bfloat16", "auto", "cpu", "--dtype bfloat16: expected auto or float32 on a CPU"),
-        ("auto", "fp8", "cpu", "--kv-dtype fp8: expected auto on a CPU"),
+        ("float16", "auto", "cpu", "--dtype float16: expected auto, float32 or bfloat16 on a CPU"),
+        ("auto", "fp8", "cpu", "--kv-dtype fp8: expected auto, float32, bfloat16, int8 on a CPU"),
+        ("auto", "int8", "cuda", "--kv-dtype int8: expected auto or fp8 on a GPU"),
+        ("auto", "bfloat16", "cuda", "--kv-dtype bfloat16: expected auto or fp8 on a GPU"),
     ]:
         with pytest.raises(UsageError, match=says):
             choose_dtypes(dtype, kv, device, True)
-    with pytest.raises(UsageError, match="for models that run through transformers"):
-        choose_dtypes("auto", "fp8", "cuda", False)
+    for dtype, kv, device in [
+        ("bfloat16", "auto", "cpu"),
+        ("auto", "int8", "cpu"),
+        ("auto", "fp8", "cuda"),
+    ]:
+        with pytest.raises(UsageError, match="for models that run through transformers"):
+            choose_dtypes(dtype, kv, device, False)
+
+
+def test_a_cpu_has_any_cache_with_any_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cdgen.device._bf16_products", lambda: "AVX512_BF16")
+    for dtype in ("float32", "bfloat16"):
+        assert choose_dtypes(dtype, "auto", "cpu", True) == (dtype, dtype)
+        for kv in ("float32", "bfloat16", "int8"):
+            assert choose_dtypes(dtype, kv, "cpu", True) == (dtype, kv)
+
+
+def test_bf16_needs_a_processor_with_its_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    kinds = set()
+    for products in ("AVX512_BF16", "AMX"):
+        monkeypatch.setattr("cdgen.device._bf16_products", lambda found=products: found)
+        kinds.add(device_kind("cpu", True, "bfloat16"))
+        assert products not in device_kind("cpu", True, "float32")
+    assert len(kinds) == 2  # their sums round differently
+    monkeypatch.setattr("cdgen.device._bf16_products", lambda: None)
+    with pytest.raises(UsageError, match="--dtype bfloat16: this processor has no bf16 products"):
+        choose_dtypes("bfloat16", "auto", "cpu", True)
+    assert choose_dtypes("auto", "bfloat16", "cpu", True) == ("float32", "bfloat16")
 
 
 def test_fp8_needs_a_gpu_that_has_it(monkeypatch: pytest.MonkeyPatch) -> None:

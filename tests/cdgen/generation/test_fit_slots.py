@@ -53,13 +53,25 @@ def test_auto_slots_are_what_the_memory_holds(
         slots(100)
 
 
+@pytest.mark.parametrize(
+    ("kv_dtype", "head"), [("float32", 8 * 4), ("bfloat16", 8 * 2), ("int8", 8 + 4)]
+)
 def test_slots_that_do_not_fit_are_refused_before_anything_is_loaded(
-    generate_200: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kv_dtype: str,
+    head: int,
+    generate_200: Callable[..., Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """16 x 3 layers x 2 heads of 8 x 24 tokens, keys and values of 4 bytes: 147,456 bytes."""
-    monkeypatch.setattr(fit_slots, "free_bytes", lambda _: 147_455)
+    """16 slots x 24 tokens x 3 layers (2 + 1) x 2 heads of 8, keys and values; int8 has a scale of
+    4 bytes per head."""
+    needed = 16 * 24 * 3 * 2 * 2 * head
+    flags = ("--slots", 16, "--kv-dtype", kv_dtype)
+    monkeypatch.setattr(fit_slots, "free_bytes", lambda _: needed)
+    assert generate_200(tmp_path / "fits", *flags).code == 0
+    monkeypatch.setattr(fit_slots, "free_bytes", lambda _: needed - 1)
     monkeypatch.setattr(build_engine, "load_tensors", None)
-    ended = generate_200(tmp_path / "out", "--slots", 16)
+    ended = generate_200(tmp_path / "out", *flags)
     assert ended.code == 4
     assert "16 slots x 24 tokens need 0.00 GiB (kv 0.00), 0.00 GiB are free" in ended.err
     assert not (tmp_path / "out").exists()
