@@ -79,7 +79,7 @@ class Size:
 
 SIZES = {
     "256x6, V 16384": Size(random_llama, (48, 240)),
-    "768x12, V 32000": Size(lambda seed: paper_model(seed, "cpu"), (8, 40)),
+    "768x12, V 32000": Size(lambda seed: paper_model(seed, "cpu"), (16, 80)),
 }
 
 

@@ -39,7 +39,7 @@ def load(job: Job) -> Engine:
             command = [sys.executable, "-m", "cdgen", "generate", *flags]
             run = subprocess.run(command, capture_output=True, text=True)
             if run.returncode:
-                raise RuntimeError(f"cdgen generate: {run.stderr.strip().splitlines()[-1:]}")
+                sys.exit(run.stderr)
             return [row["tokens"][len(prompts[0]) :] for row in corpus_rows(out, ["tokens"])]
 
     return Engine(cdgen.__version__, job.dtype if cache == "auto" else cache, generate)

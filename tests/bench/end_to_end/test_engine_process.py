@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import sys
@@ -85,6 +86,11 @@ def test_a_worker_that_fails_is_named_by_its_last_words() -> None:
     program = "import sys; sys.exit('Traceback\\nno such dtype')"
     with pytest.raises(EngineError, match="exit code 1: no such dtype"):
         run_worker([sys.executable, "-c", program], dict(os.environ), JOB)
+
+
+def test_what_cdgen_refuses_is_its_reason() -> None:
+    with pytest.raises(EngineError, match=r"exit code 1: .*float7"):
+        ask_engine("cdgen", dataclasses.replace(JOB, cache="float7"))
 
 
 def test_a_worker_without_end_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
