@@ -184,9 +184,7 @@ class Decoder:
         self,
         hidden: torch.Tensor,  # [B, D]
         model: int = 0,
-    ) -> (
-        torch.Tensor
-    ):  # [B, V] float32; on a GPU [B, logits_width] like the weights, 0 after V
+    ) -> torch.Tensor:  # [B, V] float32; on a GPU [B, logits_width] like the weights, 0 after V
         if model not in self._to_logits:
             # Packed on first use: BAD's head is usually needed at plausible tokens only.
             weight = self.head_weight(model)
