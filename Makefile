@@ -25,8 +25,8 @@ SANITIZED := tests/kernels/gpu -k "sizes_change_no_bit and (all-three or greedy)
 	gelu and order_and_batch or rotary_of_stacked or swiglu_of"
 OUT ?= bench/results
 
-.PHONY: demo test test-thorough check format package types bench bench-eval bench-bad-kinds bench-engines bench-train \
-	wheel \
+.PHONY: demo test test-thorough check format package types bench bench-eval bench-bad-kinds \
+	bench-number-formats bench-engines bench-train wheel \
 	test-gpu test-gpu-engine test-gpu-kernels test-gpu-sanitizers \
 	bench-gpu bench-gpu-generate bench-gpu-transformers bench-gpu-ops bench-gpu-sampler bench-gpu-train bench-gpu-eval gpu-packages kernels-table
 
@@ -77,6 +77,12 @@ bench-eval: $(READY)
 
 bench-bad-kinds: $(READY)
 	GOMP_SPINCOUNT=1000 $(PYTHON) -m cdgen.bench.end_to_end.bench_bad_kinds --out bench/results/cpu-bad-kinds.json
+
+bench-number-formats: $(READY)
+	GOMP_SPINCOUNT=1000 $(PYTHON) -m cdgen.bench.end_to_end.bench_bad_kinds --formats \
+		--out bench/results/cpu-number-formats.json
+	GOMP_SPINCOUNT=1000 $(PYTHON) -m cdgen.bench.ops.bench_decode_attention \
+		--out bench/results/cpu-decode-attention.json
 
 # cdgen beside other engines, each in an environment of its own with the versions of its table. One that
 # cannot be installed is left out, and the results say so. torchvision and its kin are not needed, and

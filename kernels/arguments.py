@@ -44,10 +44,10 @@ def check_dtype(name: str, x: torch.Tensor, backend: Backend) -> None:
 
 def check_residual(x: torch.Tensor, weight: torch.Tensor, backend: Backend) -> None:
     """Check that a norm's kernel can read the residual stream `x`, [R, D], and this weight."""
-    check_dtype("weight", weight, backend)
-    stream = {"cpu": (torch.float32,), "triton": (weight.dtype,)}
-    _expect_one_of("x", x, stream.get(backend, (torch.float32, weight.dtype)), backend)
+    _expect_one_of("x", x, (torch.float32,) if backend == "cpu" else _DTYPES, backend)
     check_tensor("x", x, (len(x), x.shape[1]), x.dtype)
+    weights = {"cpu": CPU_DTYPES, "triton": (x.dtype,), "reference": (x.dtype, torch.bfloat16)}
+    _expect_one_of("weight", weight, weights[backend], backend)
 
 
 def _expect_one_of(

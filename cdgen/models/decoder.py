@@ -19,7 +19,7 @@ from cdgen.kernels.decode_attention import AttentionDropout, decode_attention
 from cdgen.kernels.rotary_to_cache import rotary_to_cache
 from cdgen.models.config import DecoderConfig
 from cdgen.models.kv_cache import KvCache
-from cdgen.models.linear import Linear, linear
+from cdgen.models.linear import Bf16Head, Linear, linear
 from cdgen.models.registry import load_weights
 
 _CPU = torch.device("cpu")
@@ -197,12 +197,16 @@ class Decoder:
         self,
         hidden: torch.Tensor,  # [B, D]
         model: int = 0,
-    ) -> torch.Tensor:  # [B, V]; on a GPU [B, logits_width], with 0 in the columns after V
+    ) -> torch.Tensor:  # [B, V] float32; on a GPU [B, logits_width] like the weights, 0 after V
         if model not in self._to_logits:
             # Packed on first use: BAD's head is usually needed at plausible tokens only.
             weight = self.head_weight(model)
             missing = self.config.logits_width - len(weight)
             if missing and weight.device.type != "cpu":
                 weight = F.pad(weight, (0, 0, 0, missing))
-            self._to_logits[model] = linear(weight, None, self.slots)
+            self._to_logits[model] = (
+                Bf16Head(weight)
+                if weight.device.type == "cpu" and weight.dtype is torch.bfloat16
+                else linear(weight, None, self.slots)
+            )
         return self._to_logits[model](hidden)

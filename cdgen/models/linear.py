@@ -7,6 +7,8 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 
+from cdgen.kernels.bf16_logits import PackedHead, bf16_logits
+
 Linear = Callable[[torch.Tensor], torch.Tensor]  # [R, in] -> [R, out]; M models, R / M rows each
 
 
@@ -38,6 +40,16 @@ class PackedLinear:
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         return torch.ops.mkldnn._linear_pointwise(x, self.packed, self.bias, "none", [], "")
+
+
+class Bf16Head:
+    """A head on the CPU whose weights are bfloat16 and whose logits are float32."""
+
+    def __init__(self, weight: torch.Tensor) -> None:  # [V, D] bfloat16
+        self.packed = PackedHead(weight.contiguous())
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        return bf16_logits(x, self.packed)
 
 
 class PackedLinears:

@@ -46,49 +46,57 @@ inline float softmax_numerators(float* weights, int64_t length, float scale) {
     return sum(total);
 }
 
-// out[d] = sum_t w_t v_t[d] / total for N pieces of sixteen columns, kept in registers over all t.
-template <int N, class S, class T>
-inline void weighted_columns(const S* values, const float* w, int64_t length, int64_t head_dim,
-                             f32x8 total, T* out) {
-    f32x16 acc[N];
-    for (f32x16& a : acc) a = wide_set1(0.0f);
-    for (int64_t t = 0; t < length; ++t) {
-        const f32x16 weight = wide_set1(w[t]);
-        for (int i = 0; i < N; ++i)
-            acc[i] = fma(weight, wide_load(values + t * head_dim + i * kWide), acc[i]);
-    }
-    for (int i = 0; i < N; ++i) {
-        store(out + i * kWide, low_half(acc[i]) / total);
-        store(out + i * kWide + kLanes, high_half(acc[i]) / total);
-    }
+// Asks for numbers that will be read soon to be brought near.
+template <class S>
+inline void prefetch(const S* numbers, int64_t count) {
+    constexpr int64_t line = 64 / sizeof(S);
+    for (int64_t i = 0; i < count; i += line) __builtin_prefetch(numbers + i, 0, 2);
 }
 
-// out[d] = sum_t w_t v_t[d] / total for eight columns or fewer.
+// out[d] = sum_t w_t v_t[d] / total for N whole vectors of columns, kept in registers over all t.
+// Fetches a row of `next` for each t unless it is null.
+template <int N, class S, class T>
+inline void weighted_columns(const S* values, const float* w, int64_t length, int64_t head_dim,
+                             f32x8 total, T* out, const S* next) {
+    f32x8 acc[N];
+    for (f32x8& a : acc) a = set1(0.0f);
+    for (int64_t t = 0; t < length; ++t) {
+        if (next) prefetch(next + t * head_dim, head_dim);
+        const f32x8 weight = set1(w[t]);
+        for (int i = 0; i < N; ++i)
+            acc[i] = fma(weight, load(values + t * head_dim + i * kLanes), acc[i]);
+    }
+    for (int i = 0; i < N; ++i) store(out + i * kLanes, acc[i] / total);
+}
+
+// out[d] = sum_t w_t v_t[d] / total for fewer columns than a vector has lanes.
 template <class S, class T>
 inline void weighted_tail(const S* values, const float* w, int64_t length, int64_t head_dim,
                           int64_t columns, f32x8 total, T* out) {
     f32x8 acc = set1(0.0f);
-    for (int64_t t = 0; t < length; ++t) {
-        const S* v = values + t * head_dim;
-        acc = fma(set1(w[t]), columns < kLanes ? load_tail(v, columns, 0.0f) : load(v), acc);
-    }
+    for (int64_t t = 0; t < length; ++t)
+        acc = fma(set1(w[t]), load_tail(values + t * head_dim, columns, 0.0f), acc);
     store_tail(out, acc / total, columns);
 }
 
-// out = sum_t w_t v_t / total, in the widest pieces that fit.
+// out = sum_t w_t v_t / total, in the widest pieces that fit. `next` is what will be read after the
+// values, or null.
 template <class S, class T>
 inline void weighted_values(const S* values, const float* w, float total, int64_t length,
-                            int64_t head_dim, T* out) {
+                            int64_t head_dim, T* out, const S* next = nullptr) {
     const f32x8 divisor = set1(total);
     int64_t d = 0;
-    for (; head_dim - d >= 4 * kWide; d += 4 * kWide)
-        weighted_columns<4>(values + d, w, length, head_dim, divisor, out + d);
-    for (; head_dim - d >= kWide; d += kWide)
-        weighted_columns<1>(values + d, w, length, head_dim, divisor, out + d);
-    for (; d < head_dim; d += kLanes) {
-        const int64_t columns = head_dim - d < kLanes ? head_dim - d : kLanes;
-        weighted_tail(values + d, w, length, head_dim, columns, divisor, out + d);
-    }
+    for (; head_dim - d >= 8 * kLanes; d += 8 * kLanes)
+        weighted_columns<8>(values + d, w, length, head_dim, divisor, out + d,
+                            d == 0 ? next : nullptr);
+    for (; head_dim - d >= 4 * kLanes; d += 4 * kLanes)
+        weighted_columns<4>(values + d, w, length, head_dim, divisor, out + d,
+                            d == 0 ? next : nullptr);
+    for (; head_dim - d >= kLanes; d += kLanes)
+        weighted_columns<1>(values + d, w, length, head_dim, divisor, out + d,
+                            d == 0 ? next : nullptr);
+    if (d < head_dim)
+        weighted_tail(values + d, w, length, head_dim, head_dim - d, divisor, out + d);
 }
 
 }  // namespace

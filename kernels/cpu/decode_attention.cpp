@@ -1,8 +1,10 @@
 // out_h = sum_t softmax_t(scale q_h . k_t) v_t over t < length, in fp32.
 //
 // The work is reading the cache once (2 length x head_dim numbers per KV head), so the queries that
-// share a KV head are computed together. The order of the sums over t depends on the row's own
-// length alone: a row's result does not change with its neighbours, its slot or the thread count.
+// share a KV head are computed together, and while keys are multiplied, values are fetched, and the
+// keys of the next head while values are summed. The order of the sums over t depends on the row's
+// own length alone: a row's result does not change with its neighbours, its slot or the thread
+// count.
 #include "decode_attention.h"
 
 #include "attention.h"
@@ -14,41 +16,30 @@
 namespace cdgen::CDGEN_ISA {
 namespace {
 
-constexpr int kKeys = kRegisters / 4;  // whose sums are in registers at the same time
-
-// dots[j] = q . k_j for N keys. Each is the sum of sixteen lanes folded to eight, of the eight
-// numbers that may remain, and of the tail; N chains keep the multipliers busy.
-template <int N, class S>
-void dot_lanes(const float* query, const S* const* keys, int64_t head_dim, f32x8* dots) {
-    f32x16 wide[N];
-    for (f32x16& dot : wide) dot = wide_set1(0.0f);
-    int64_t d = 0;
-    for (; d + kWide <= head_dim; d += kWide) {
-        const f32x16 part = wide_load(query + d);
-        for (int j = 0; j < N; ++j) wide[j] = fma(part, wide_load(keys[j] + d), wide[j]);
-    }
-    for (int j = 0; j < N; ++j) dots[j] = low_half(wide[j]) + high_half(wide[j]);
-    for (; d + kLanes <= head_dim; d += kLanes)
-        for (int j = 0; j < N; ++j) dots[j] = fma(load(query + d), load(keys[j] + d), dots[j]);
-    if (d == head_dim) return;
-    const f32x8 tail = load_tail(query + d, head_dim - d, 0.0f);
-    for (int j = 0; j < N; ++j)
-        dots[j] = fma(tail, load_tail(keys[j] + d, head_dim - d, 0.0f), dots[j]);
-}
-
-// weights[g][t] = q_g . k_t for the queries of one KV head, eight keys at a time. The last key
-// stands in for the keys past it; the softmax discards those.
+// weights[g][t] = q_g . k_t for the queries of one KV head, eight keys at a time: eight chains keep
+// the multipliers busy. The last key stands in for the keys past it; the softmax discards those.
 template <class S>
 void dot_products(const float* query, const S* keys, int64_t group, int64_t length,
-                  int64_t head_dim, int64_t stride, float* weights) {
+                  int64_t head_dim, int64_t stride, const S* values, float* weights) {
+    const int64_t whole = head_dim / kLanes * kLanes;
     for (int64_t t = 0; t < length; t += kLanes) {
+        prefetch(values + t * head_dim, kLanes * head_dim);
         const S* k[kLanes];
         for (int64_t j = 0; j < kLanes; ++j)
             k[j] = keys + (t + j < length ? t + j : length - 1) * head_dim;
         for (int64_t g = 0; g < group; ++g) {
+            const float* q = query + g * head_dim;
             f32x8 dots[kLanes];
-            for (int j = 0; j < kLanes; j += kKeys)
-                dot_lanes<kKeys>(query + g * head_dim, k + j, head_dim, dots + j);
+            for (f32x8& dot : dots) dot = set1(0.0f);
+            for (int64_t d = 0; d < whole; d += kLanes) {
+                const f32x8 part = load(q + d);
+                for (int64_t j = 0; j < kLanes; ++j) dots[j] = fma(part, load(k[j] + d), dots[j]);
+            }
+            if (whole < head_dim) {
+                const f32x8 part = load_tail(q + whole, head_dim - whole, 0.0f);
+                for (int64_t j = 0; j < kLanes; ++j)
+                    dots[j] = fma(part, load_tail(k[j] + whole, head_dim - whole, 0.0f), dots[j]);
+            }
             store(weights + g * stride + t, sum_each(dots));
         }
     }
@@ -93,7 +84,9 @@ void attend(const AttentionArgs& args, int64_t row, int64_t kv_head) {
     float* weights = scratch(group * (stride + s.head_dim));
     float* query = weights + group * stride;
     store_head(static_cast<const T*>(args.query) + first, group * s.head_dim, query);
-    dot_products(query, keys, group, length, s.head_dim, stride, weights);
+    dot_products(query, keys, group, length, s.head_dim, stride, values, weights);
+    const bool is_last = row + 1 == s.rows && kv_head + 1 == s.kv_heads;
+    const S* next_keys = is_last ? nullptr : keys + s.capacity * s.head_dim;
     for (int64_t g = 0; g < group; ++g) {
         float* w = weights + g * stride;
         if constexpr (sizeof(S) == 1) multiply(args.cache.key_scales + entry, length, w);
@@ -101,14 +94,16 @@ void attend(const AttentionArgs& args, int64_t row, int64_t kv_head) {
         if (drops) drop(args, row, kv_head * group + g, length, w);
         if constexpr (sizeof(S) == 1) multiply(args.cache.value_scales + entry, length, w);
         weighted_values(values, w, total, length, s.head_dim,
-                        static_cast<T*>(args.out) + first + g * s.head_dim);
+                        static_cast<T*>(args.out) + first + g * s.head_dim,
+                        g == 0 ? next_keys : nullptr);
     }
 }
 
 template <class T, class S>
 void attend_all(const AttentionArgs& args) {
     const CacheShape& s = args.shape;
-    // An estimate: few rows are as long as the cache.
+    // An estimate: few rows are as long as the cache. Their lengths differ, so threads take them as
+    // they come.
     const int64_t floats = s.rows * s.kv_heads * s.capacity * s.head_dim;
 #pragma omp parallel for num_threads(threads_for(floats, args.threads)) collapse(2) \
     schedule(dynamic, 4)

@@ -9,6 +9,7 @@
 #include <string>
 
 #include "advance_slots.h"
+#include "bf16_logits.h"
 #include "decode_attention.h"
 #include "gelu.h"
 #include "instruction_set_choice.h"
@@ -174,6 +175,19 @@ void gelu(Address x, Address out, const std::string& dtype, int64_t count, bool 
     CDGEN_RUN(gelu, args);
 }
 
+void bf16_logits(Address hidden, Address head, Address out, int64_t rows, int64_t pairs,
+                 int64_t vocab_size, int threads) {
+    const cdgen::LogitsArgs args{.hidden = at<const uint16_t>(hidden),
+                                 .head = at<const uint16_t>(head),
+                                 .out = at<float>(out),
+                                 .rows = rows,
+                                 .pairs = pairs,
+                                 .vocab_size = vocab_size,
+                                 .threads = threads};
+    nb::gil_scoped_release release;
+    CDGEN_RUN(bf16_logits, args);
+}
+
 int64_t tree_attention(const cdgen::NodeHeads& query, const cdgen::NodeHeads& keys,
                        const cdgen::NodeHeads& values, Address parents, Address out, int64_t nodes,
                        int64_t head_dim, float scale, int threads) {
@@ -257,4 +271,5 @@ NB_MODULE(_cpu, m) {
     m.def("layer_norm", &layer_norm);
     m.def("gelu", &gelu);
     m.def("advance_slots", &advance_slots);
+    m.def("bf16_logits", &bf16_logits);
 }

@@ -21,8 +21,6 @@
 
 namespace {
 
-constexpr int kWide = 2 * kLanes;  // the lanes of f32x16
-
 // For fewer floats than this, waking other threads costs more than it saves.
 constexpr int64_t kGrain = 32768;
 
@@ -36,21 +34,6 @@ inline f32x8 load_tail(const T* p, int64_t count, float fill) {
     for (int i = 0; i < kLanes; ++i) lane[i] = i < count ? to_float(p[i]) : fill;
     return load(lane);
 }
-
-// Sixteen lanes: one register of AVX-512, two of AVX2.
-struct f32x16 {
-    f32x8 low, high;
-};
-inline f32x16 wide_set1(float x) { return {set1(x), set1(x)}; }
-template <class T>
-inline f32x16 wide_load(const T* p) {
-    return {load(p), load(p + kLanes)};
-}
-inline f32x16 fma(f32x16 a, f32x16 b, f32x16 c) {
-    return {fma(a.low, b.low, c.low), fma(a.high, b.high, c.high)};
-}
-inline f32x8 low_half(f32x16 x) { return x.low; }
-inline f32x8 high_half(f32x16 x) { return x.high; }
 #endif
 // Stores the first `count` lanes.
 template <class T>

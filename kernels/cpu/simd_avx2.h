@@ -7,12 +7,6 @@
 
 namespace {
 
-#if defined(__AVX512VL__)
-constexpr int kRegisters = 32;
-#else
-constexpr int kRegisters = 16;
-#endif
-
 struct f32x8 {
     __m256 v;
 };

@@ -1,5 +1,4 @@
-// What AVX-512 adds to the eight lanes of AVX2: masked loads and stores for the tail of a row, and
-// sixteen lanes in one register.
+// What AVX-512 adds to the eight lanes of AVX2: masked loads and stores for the tail of a row.
 #pragma once
 
 #include "simd_avx2.h"
@@ -33,22 +32,5 @@ inline f32x8 load_tail(const int8_t* p, int64_t count, float fill) {
 inline void store_tail(float* p, f32x8 x, int64_t count) {
     _mm256_mask_storeu_ps(p, first_lanes(count), x.v);
 }
-
-struct f32x16 {
-    __m512 v;
-};
-inline f32x16 wide_set1(float x) { return {_mm512_set1_ps(x)}; }
-inline f32x16 wide_load(const float* p) { return {_mm512_loadu_ps(p)}; }
-inline f32x16 wide_load(const bf16* p) {
-    const __m256i half = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
-    return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16))};
-}
-inline f32x16 wide_load(const int8_t* p) {
-    const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
-    return {_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes))};
-}
-inline f32x16 fma(f32x16 a, f32x16 b, f32x16 c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
-inline f32x8 low_half(f32x16 x) { return {_mm512_castps512_ps256(x.v)}; }
-inline f32x8 high_half(f32x16 x) { return {_mm512_extractf32x8_ps(x.v, 1)}; }
 
 }  // namespace

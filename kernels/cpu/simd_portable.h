@@ -8,8 +8,6 @@
 
 namespace {
 
-constexpr int kRegisters = 16;
-
 struct f32x8 {
     float v[kLanes];
 };

@@ -12,6 +12,7 @@ from cdgen.kernels import reference
 from cdgen.kernels.sampling_params import SampleOutput, SamplingParams
 
 OPS = (
+    "bf16_logits",
     "decode_attention",
     "gelu",
     "layer_norm",

@@ -13,7 +13,6 @@ from transformers import GPT2Config, GPTNeoXConfig, LlamaConfig, PreTrainedConfi
 
 from cdgen.checkpoints.checkpoint import open_checkpoint
 from cdgen.checkpoints.loading import load_tensors
-from cdgen.errors import UsageError
 from cdgen.models.config import DecoderConfig
 from cdgen.models.decoder import Decoder, Dropout
 from cdgen.models.prefill import prefill
@@ -206,15 +205,11 @@ def test_prefill_with_dropout_needs_sequence_ids(load: Load) -> None:
 # ---- where it runs -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "numbers",
-    [{"dtype": torch.bfloat16}, {"kv_dtype": torch.float8_e4m3fn}, {"kv_dtype": torch.bfloat16}],
-    ids=str,
-)
-def test_the_cpu_computes_in_fp32(numbers: dict[str, torch.dtype], load: Load) -> None:
+def test_an_int8_cache_is_refused(load: Load) -> None:
     shape, tensors = load("llama")
-    with pytest.raises(UsageError, match="dtype: expected float32 on the CPU"):
-        Decoder(shape, [tensors], SLOTS, CAPACITY, **numbers)
+    decoder = Decoder(shape, [tensors], SLOTS, CAPACITY, kv_dtype=torch.int8)
+    with pytest.raises(ValueError, match="decoder: expected a cache of floats, got int8"):
+        prefill(decoder, ROWS, prompts(), LENGTHS)
 
 
 @pytest.mark.parametrize("kind", ["alone", "stacked", "paired", "window"])
