@@ -1,5 +1,6 @@
 // Eight fp32 lanes, written twice: with AVX2 intrinsics, and with arrays for any compiler. AVX-512
-// takes the AVX2 ones, which give it 32 registers, and adds what only masks can do.
+// takes the AVX2 ones, with 32 registers for them, and adds masks. Sixteen lanes are one register
+// of AVX-512 or two vectors of eight: for kernels that are faster with them (docs/decisions.md).
 //
 // Each kernel source is compiled once per instruction set, in the namespace that CDGEN_ISA names,
 // and module.cpp picks one at load time. Two objects must never share an inline function, or the
@@ -17,6 +18,9 @@
 #include "simd_avx2.h"
 #else
 #include "simd_portable.h"
+#endif
+#ifndef __AVX512VL__
+#include "simd_pairs.h"
 #endif
 
 namespace {

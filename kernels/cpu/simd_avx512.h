@@ -1,4 +1,5 @@
-// What AVX-512 adds to the eight lanes of AVX2: masked loads and stores for the tail of a row.
+// What AVX-512 adds to the eight lanes of AVX2: masked loads and stores for the tail of a row, and
+// sixteen lanes in a register.
 #pragma once
 
 #include "simd_avx2.h"
@@ -27,5 +28,37 @@ inline f32x8 load_tail(const fp16* p, int64_t count, float fill) {
 inline void store_tail(float* p, f32x8 x, int64_t count) {
     _mm256_mask_storeu_ps(p, first_lanes(count), x.v);
 }
+
+// GCC 12 warns of uninitialised variables inside those intrinsics that have no mask.
+constexpr __mmask16 kAll = 0xFFFF;
+
+struct f32x16 {
+    __m512 v;
+};
+struct mask16 {
+    __mmask16 m;
+};
+
+inline f32x16 set16(float x) { return {_mm512_set1_ps(x)}; }
+inline f32x16 load16(const float* p) { return {_mm512_loadu_ps(p)}; }
+inline f32x16 load16(const bf16* p) {
+    const __m256i half = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+    const __m512i words = _mm512_maskz_cvtepu16_epi32(kAll, half);
+    return {_mm512_castsi512_ps(_mm512_maskz_slli_epi32(kAll, words, 16))};
+}
+inline f32x16 load16(const fp16* p) {
+    const __m256i half = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+    return {_mm512_maskz_cvtph_ps(kAll, half)};
+}
+inline f32x16 fma(f32x16 a, f32x16 b, f32x16 c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
+inline f32x16 max(f32x16 a, f32x16 b) { return {_mm512_maskz_max_ps(kAll, a.v, b.v)}; }
+inline f32x8 low(f32x16 x) { return {_mm512_maskz_extractf32x8_ps(0xFF, x.v, 0)}; }
+inline f32x8 high(f32x16 x) { return {_mm512_maskz_extractf32x8_ps(0xFF, x.v, 1)}; }
+inline mask16 unordered(f32x16 a, f32x16 b) { return {_mm512_cmp_ps_mask(a.v, b.v, _CMP_UNORD_Q)}; }
+inline mask16 greater_equal(f32x16 a, f32x16 b) {
+    return {_mm512_cmp_ps_mask(a.v, b.v, _CMP_GE_OQ)};
+}
+inline mask16 operator|(mask16 a, mask16 b) { return {static_cast<__mmask16>(a.m | b.m)}; }
+inline uint32_t bits(mask16 m) { return m.m; }
 
 }  // namespace

@@ -1,0 +1,38 @@
+// Sixteen fp32 lanes as two vectors of eight, where registers are no wider: what simd_avx512.h has
+// in one register, with the same bits.
+#pragma once
+
+#include "simd_types.h"
+
+namespace {
+
+struct f32x16 {
+    f32x8 low, high;
+};
+struct mask16 {
+    f32x8 low, high;
+};
+
+inline f32x16 set16(float x) { return {set1(x), set1(x)}; }
+template <class T>
+inline f32x16 load16(const T* p) {
+    return {load(p), load(p + kLanes)};
+}
+inline f32x16 fma(f32x16 a, f32x16 b, f32x16 c) {
+    return {fma(a.low, b.low, c.low), fma(a.high, b.high, c.high)};
+}
+inline f32x16 max(f32x16 a, f32x16 b) { return {max(a.low, b.low), max(a.high, b.high)}; }
+inline f32x8 low(f32x16 x) { return x.low; }
+inline f32x8 high(f32x16 x) { return x.high; }
+inline mask16 unordered(f32x16 a, f32x16 b) {
+    return {unordered(a.low, b.low), unordered(a.high, b.high)};
+}
+inline mask16 greater_equal(f32x16 a, f32x16 b) {
+    return {greater_equal(a.low, b.low), greater_equal(a.high, b.high)};
+}
+inline mask16 operator|(mask16 a, mask16 b) { return {a.low | b.low, a.high | b.high}; }
+inline uint32_t bits(mask16 m) {
+    return static_cast<uint32_t>(bits(m.low) | bits(m.high) << kLanes);
+}
+
+}  // namespace
