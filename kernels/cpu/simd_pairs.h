@@ -18,21 +18,38 @@ template <class T>
 inline f32x16 load16(const T* p) {
     return {load(p), load(p + kLanes)};
 }
+inline void store(float* p, f32x16 x) {
+    store(p, x.low);
+    store(p + kLanes, x.high);
+}
+inline f32x8 low(f32x16 x) { return x.low; }
+inline f32x8 high(f32x16 x) { return x.high; }
+inline f32x16 operator+(f32x16 a, f32x16 b) { return {a.low + b.low, a.high + b.high}; }
+inline f32x16 operator-(f32x16 a, f32x16 b) { return {a.low - b.low, a.high - b.high}; }
+inline f32x16 operator*(f32x16 a, f32x16 b) { return {a.low * b.low, a.high * b.high}; }
+inline f32x16 operator/(f32x16 a, f32x16 b) { return {a.low / b.low, a.high / b.high}; }
 inline f32x16 fma(f32x16 a, f32x16 b, f32x16 c) {
     return {fma(a.low, b.low, c.low), fma(a.high, b.high, c.high)};
 }
 inline f32x16 max(f32x16 a, f32x16 b) { return {max(a.low, b.low), max(a.high, b.high)}; }
-inline f32x8 low(f32x16 x) { return x.low; }
-inline f32x8 high(f32x16 x) { return x.high; }
+inline f32x16 min(f32x16 a, f32x16 b) { return {min(a.low, b.low), min(a.high, b.high)}; }
 inline mask16 unordered(f32x16 a, f32x16 b) {
     return {unordered(a.low, b.low), unordered(a.high, b.high)};
 }
 inline mask16 greater_equal(f32x16 a, f32x16 b) {
     return {greater_equal(a.low, b.low), greater_equal(a.high, b.high)};
 }
-inline mask16 operator|(mask16 a, mask16 b) { return {a.low | b.low, a.high | b.high}; }
-inline uint32_t bits(mask16 m) {
-    return static_cast<uint32_t>(bits(m.low) | bits(m.high) << kLanes);
+inline mask16 greater(f32x16 a, f32x16 b) {
+    return {greater(a.low, b.low), greater(a.high, b.high)};
 }
+inline mask16 operator|(mask16 a, mask16 b) { return {a.low | b.low, a.high | b.high}; }
+inline f32x16 select(mask16 mask, f32x16 yes, f32x16 no) {
+    return {select(mask.low, yes.low, no.low), select(mask.high, yes.high, no.high)};
+}
+inline uint32_t bits(mask16 mask) {
+    return static_cast<uint32_t>(bits(mask.low) | bits(mask.high) << kLanes);
+}
+inline f32x16 round_even(f32x16 x) { return {round_even(x.low), round_even(x.high)}; }
+inline f32x16 exp2_whole(f32x16 n) { return {exp2_whole(n.low), exp2_whole(n.high)}; }
 
 }  // namespace
