@@ -107,7 +107,7 @@ def _native(args: _Args) -> SampleOutput:
     # These names keep a converted copy alive until the kernel has read it.
     ids, positions = args.sequence_ids.contiguous(), args.positions.long().contiguous()
     out = SampleOutput(
-        tokens=torch.empty(rows, dtype=torch.int64),
+        tokens=torch.empty_like(ids),
         status=torch.empty(rows, dtype=torch.uint8),
         plausible=torch.empty(rows, dtype=torch.int32),
         kept=torch.empty(rows, dtype=torch.int32),
