@@ -20,7 +20,7 @@
 #include "simd_portable.h"
 #endif
 #ifndef __AVX512VL__
-#include "simd_pairs.h"
+#include "simd_emulated.h"
 #endif
 
 namespace {
@@ -29,23 +29,6 @@ namespace {
 constexpr int64_t kGrain = 32768;
 
 inline int threads_for(int64_t floats, int threads) { return floats < kGrain ? 1 : threads; }
-
-#ifndef __AVX512VL__
-// Loads the first `count` lanes, or all of them, and puts `fill` in the rest: for the tail of a
-// row.
-template <class T>
-inline f32x8 load_tail(const T* p, int64_t count, float fill) {
-    float lane[kLanes];
-    for (int i = 0; i < kLanes; ++i) lane[i] = i < count ? to_float(p[i]) : fill;
-    return load(lane);
-}
-// Stores the first `count` lanes, or all of them.
-inline void store_tail(float* p, f32x8 x, int64_t count) {
-    float lane[kLanes];
-    store(lane, x);
-    for (int64_t i = 0; i < kLanes && i < count; ++i) p[i] = lane[i];
-}
-#endif
 
 // Returns `x` in every lane of a vector of the same kind as the second argument.
 inline f32x8 spread(float x, f32x8) { return set1(x); }

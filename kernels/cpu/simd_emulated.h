@@ -1,10 +1,25 @@
-// Sixteen fp32 lanes as two vectors of eight, where registers are no wider: what simd_avx512.h has
-// in one register, with the same bits.
+// What AVX-512 has as instructions (simd_avx512.h), with the same bits, where there are none:
+// masked loads and stores, and sixteen lanes as two vectors of eight.
 #pragma once
 
 #include "simd_types.h"
 
 namespace {
+
+// Loads the first `count` lanes, or all of them, and puts `fill` in the rest: for the tail of a
+// row.
+template <class T>
+inline f32x8 load_tail(const T* p, int64_t count, float fill) {
+    float lane[kLanes];
+    for (int i = 0; i < kLanes; ++i) lane[i] = i < count ? to_float(p[i]) : fill;
+    return load(lane);
+}
+// Stores the first `count` lanes, or all of them.
+inline void store_tail(float* p, f32x8 x, int64_t count) {
+    float lane[kLanes];
+    store(lane, x);
+    for (int64_t i = 0; i < kLanes && i < count; ++i) p[i] = lane[i];
+}
 
 struct f32x16 {
     f32x8 low, high;
