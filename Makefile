@@ -66,6 +66,8 @@ format: $(READY)
 # Every figure of the README; run it on a quiet machine.
 bench: $(READY)
 	$(PYTHON) -m cdgen.bench.ops.bench_sample_contrastive --out bench/results/cpu-sample-contrastive.json
+	$(PYTHON) -m cdgen.bench.ops.bench_sample_contrastive --instruction-set avx2 \
+		--out bench/results/cpu-sample-contrastive-avx2.json
 	GOMP_SPINCOUNT=1000 $(PYTHON) -m cdgen.bench.end_to_end.bench_generate --out bench/results/cpu-generate.json
 	$(PYTHON) -m cdgen.bench.end_to_end.bench_startup --out bench/results/cpu-startup.json
 

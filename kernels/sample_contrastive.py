@@ -103,11 +103,11 @@ def _triton(args: _Args) -> SampleOutput:
 
 
 def _native(args: _Args) -> SampleOutput:
-    rows = len(args.good)
+    rows = args.good.shape[0]
     # These names keep a converted copy alive until the kernel has read it.
     ids, positions = args.sequence_ids.contiguous(), args.positions.long().contiguous()
     out = SampleOutput(
-        tokens=torch.empty(rows, dtype=torch.int64),
+        tokens=torch.empty_like(ids),
         status=torch.empty(rows, dtype=torch.uint8),
         plausible=torch.empty(rows, dtype=torch.int32),
         kept=torch.empty(rows, dtype=torch.int32),
@@ -169,11 +169,11 @@ def _check_good(
             f"good: expected non-empty [B, V] float32, bfloat16 or float16,"
             f" got {tuple(good.shape)} {good.dtype}"
         )
-    columns = good.shape[1]
+    rows, columns = good.shape
     if columns > 1 and good.stride(1) != 1:
         raise ValueError(f"good: expected columns side by side, got strides {good.stride()}")
-    _check_per_row("sequence_ids", sequence_ids, good, (torch.int64,))
-    _check_per_row("positions", positions, good, (torch.int32, torch.int64))
+    _check_per_row("sequence_ids", sequence_ids, rows, good.device, (torch.int64,))
+    _check_per_row("positions", positions, rows, good.device, (torch.int32, torch.int64))
     if not 0 <= seed < 2**64:
         raise ValueError(f"seed: expected 64 bits, 0 <= seed < 2**64, got {seed}")
     vocab = columns if vocab_size is None else vocab_size
@@ -183,12 +183,12 @@ def _check_good(
 
 
 def _check_per_row(
-    name: str, x: torch.Tensor, good: torch.Tensor, dtypes: tuple[torch.dtype, ...]
+    name: str, x: torch.Tensor, rows: int, device: torch.device, dtypes: tuple[torch.dtype, ...]
 ) -> None:
-    if x.dtype in dtypes and x.dim() == 1 and len(x) == len(good) and x.device == good.device:
+    if x.dtype in dtypes and x.shape == (rows,) and x.device == device:
         return
     raise ValueError(
-        f"{name}: expected [{len(good)}] {' or '.join(map(str, dtypes))} on {good.device},"
+        f"{name}: expected [{rows}] {' or '.join(map(str, dtypes))} on {device},"
         f" got {list(x.shape)} {x.dtype} on {x.device}"
     )
 
@@ -227,11 +227,12 @@ def _check_heads(
         _check_like_good(name, x, good)
         if x.dim() != 2:
             raise ValueError(f"{name}: expected two dimensions, got {tuple(x.shape)}")
-    if len(hidden) != len(good):
-        raise ValueError(f"bad_hidden: expected {len(good)} rows as good, got {len(hidden)}")
-    if head.shape[0] < vocab or head.shape[1] != hidden.shape[1] or head.dtype != hidden.dtype:
+    (rows, width), (head_rows, head_width) = hidden.shape, head.shape
+    if rows != good.shape[0]:
+        raise ValueError(f"bad_hidden: expected {len(good)} rows as good, got {rows}")
+    if head_rows < vocab or head_width != width or head.dtype != hidden.dtype:
         raise ValueError(
-            f"bad_head: expected at least [{vocab}, {hidden.shape[1]}] {hidden.dtype},"
+            f"bad_head: expected at least [{vocab}, {width}] {hidden.dtype},"
             f" got {tuple(head.shape)} {head.dtype}"
         )
     if bias is not None:

@@ -3,6 +3,7 @@ against plain PyTorch, and against `good.amax(-1)`, which does nothing but read 
 
     pytest bench/ops/bench_sample_contrastive.py --benchmark-enable
     python -m cdgen.bench.ops.bench_sample_contrastive --out OUT/cpu-sample-contrastive.json
+    ... --instruction-set avx2 --out OUT/cpu-sample-contrastive-avx2.json
 
 The first command prints a table per setting. The second times the contenders in turn, round after
 round, so that other load on the machine affects all of them, and writes medians and ratios. Both
@@ -23,6 +24,7 @@ import torch
 
 from cdgen.bench.timing.environment import median_ratio, microseconds, write_result
 from cdgen.kernels import reference
+from cdgen.kernels.dispatch import native
 from cdgen.kernels.sample_contrastive import sample_contrastive, sample_contrastive_heads
 from cdgen.kernels.sampling_params import SampleOutput, SamplingParams
 
@@ -171,6 +173,7 @@ def measure_setting(inputs: Inputs, params: SamplingParams, rounds: int) -> dict
         "reference_over_native": ratio("reference", "native"),
         "pytorch_over_native": ratio("pytorch", "native"),
         "native_over_amax": ratio("native", "amax"),
+        "heads_over_amax": ratio("native heads", "amax"),
         "head_in_full_over_heads": ratio("head + native", "native heads"),
     }
 
@@ -193,8 +196,13 @@ def measure(rounds: int) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description="The CPU sampler against its baselines.")
     parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument(
+        "--instruction-set", help="avx512, avx2 or portable; the fastest if not given"
+    )
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
+    if args.instruction_set:
+        native.set_instruction_set(args.instruction_set)
     write_result("sample_contrastive", measure(args.rounds), args.out)
 
 

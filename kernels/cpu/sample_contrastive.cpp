@@ -26,19 +26,19 @@ struct Scratch {
     Buffer<Entry> entries;
 };
 
+// Lane i of 32 sums the products of columns i, i + 32, ..., and the tail goes to the first eight.
 template <class T>
 float dot(const float* x, const T* w, int64_t width) {
-    f32x8 a = set1(0.0f), b = a, c = a, d = a;
+    f32x16 a = set16(0.0f), b = a;
     int64_t i = 0;
-    for (; i + 4 * kLanes <= width; i += 4 * kLanes) {
-        a = fma(load(x + i), load(w + i), a);
-        b = fma(load(x + i + kLanes), load(w + i + kLanes), b);
-        c = fma(load(x + i + 2 * kLanes), load(w + i + 2 * kLanes), c);
-        d = fma(load(x + i + 3 * kLanes), load(w + i + 3 * kLanes), d);
+    for (; i + 32 <= width; i += 32) {
+        a = fma(load16(x + i), load16(w + i), a);
+        b = fma(load16(x + i + 16), load16(w + i + 16), b);
     }
+    f32x8 first = low(a);
     for (; i < width; i += kLanes)
-        a = fma(load_tail(x + i, width - i, 0.0f), load_tail(w + i, width - i, 0.0f), a);
-    return sum((a + b) + (c + d));
+        first = fma(load_tail(x + i, width - i, 0.0f), load_tail(w + i, width - i, 0.0f), first);
+    return sum((first + high(a)) + (low(b) + high(b)));
 }
 
 template <class T>
@@ -51,15 +51,23 @@ void bad_from_logits(const T* bad, Candidates& tokens) {
     for (int64_t i = 0; i < tokens.count; ++i) tokens.bad[i] = to_float(bad[tokens.ids[i]]);
 }
 
+inline const float* widened(const float* x, int64_t, Buffer<Float>&) { return x; }
+
+template <class T>
+const float* widened(const T* x, int64_t count, Buffer<Float>& buffer) {
+    float* out = &buffer.at_least(count)->x;
+    for (int64_t i = 0; i < count; ++i) out[i] = to_float(x[i]);
+    return out;
+}
+
 template <class T>
 void bad_from_head(const Head& head, int64_t row, Scratch& scratch, Candidates& tokens) {
-    const T* hidden = row_of<T>(head.hidden, row);
+    const int64_t width = head.hidden_size;
+    const float* x = widened(row_of<T>(head.hidden, row), width, scratch.hidden);
     const T* bias = static_cast<const T*>(head.bias);
-    float* x = &scratch.hidden.at_least(head.hidden_size)->x;
-    for (int64_t i = 0; i < head.hidden_size; ++i) x[i] = to_float(hidden[i]);
     for (int64_t i = 0; i < tokens.count; ++i) {
         const int64_t id = tokens.ids[i];
-        tokens.bad[i] = dot(x, row_of<T>(head.weight, id), head.hidden_size);
+        tokens.bad[i] = dot(x, row_of<T>(head.weight, id), width);
         if (bias) tokens.bad[i] += to_float(bias[id]);
     }
 }
@@ -93,7 +101,7 @@ void with_dtype(Dtype dtype, F f) {
 template <class T>
 Status plausible_tokens(const SampleArgs& args, int64_t row, Scratch& scratch, Candidates& tokens) {
     const T* good = row_of<T>(args.good, row);
-    float* tile_max = &scratch.tile_max.at_least((args.vocab_size / kTile + 1) * kLanes)->x;
+    float* tile_max = &scratch.tile_max.at_least(args.vocab_size / kTile + 1)->x;
     const Scan seen = scan(good, args.vocab_size, tile_max);
     if (seen.has_nan || seen.max == kInf) return kGoodNotFinite;
     if (seen.max == -kInf) return kNoFiniteGood;

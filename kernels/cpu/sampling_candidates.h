@@ -11,6 +11,7 @@ namespace cdgen::CDGEN_ISA {
 namespace {
 
 constexpr float kInf = std::numeric_limits<float>::infinity();
+constexpr float kLowest = std::numeric_limits<float>::lowest();
 
 // Memory that a thread keeps between rows and calls. Growing it loses the contents.
 template <class T>

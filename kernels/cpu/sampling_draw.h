@@ -12,7 +12,8 @@
 namespace cdgen::CDGEN_ISA {
 namespace {
 
-constexpr int32_t kDrawTile = 32;  // token ids whose random words are drawn together
+constexpr int32_t kDrawTile = 32;    // token ids whose random words are drawn together
+constexpr int64_t kMostAtOnce = 32;  // tokens: up to so many, all random words are drawn at once
 
 struct Winner {
     float key = -kInf;
@@ -42,24 +43,42 @@ inline int may_win(const float* scores, const uint32_t* words, float best) {
     return bits(greater_equal(exp_nonpositive(min(gap, set1(0.0f))), fractions(words)));
 }
 
-// Offers tokens [begin, end), eight at a time; turns only words that may win into noise. The lists
-// have room for a whole vector beyond their last token (`plausible_tokens`).
+// Offers eight tokens at most; turns only words that may win into noise. The lists have room for a
+// whole vector beyond their last token (`plausible_tokens`).
+inline void offer(const Candidates& tokens, int64_t begin, int64_t count, const uint32_t* words,
+                  Winner& winner) {
+    const int valid = count < kLanes ? (1 << count) - 1 : 0xFF;
+    int hits = may_win(tokens.score + begin, words, winner.key) & valid;
+    for (; hits; hits &= hits - 1) {
+        const int64_t i = __builtin_ctz(static_cast<unsigned>(hits));
+        winner.offer(tokens.score[begin + i] + gumbel(words[i]), tokens.ids[begin + i]);
+    }
+}
+
+// Offers tokens [begin, end).
 inline void offer_range(const Stream& stream, const Candidates& tokens, int64_t begin, int64_t end,
                         Winner& winner) {
     for (int64_t i = begin; i < end; i += kLanes) {
-        const int valid = end - i < kLanes ? (1 << (end - i)) - 1 : 0xFF;
         uint32_t words[kLanes];
         words_of(stream, tokens.ids + i, words);
-        int hits = may_win(tokens.score + i, words, winner.key) & valid;
-        for (; hits; hits &= hits - 1) {
-            const int j = __builtin_ctz(static_cast<unsigned>(hits));
-            winner.offer(tokens.score[i + j] + gumbel(words[j]), tokens.ids[i + j]);
-        }
+        offer(tokens, i, end - i, words, winner);
     }
+}
+
+inline int32_t draw_of_few(const Stream& stream, const Candidates& tokens) {
+    uint32_t words[kMostAtOnce];
+    for (int64_t i = 0; i < tokens.count; i += kLanes) words_of(stream, tokens.ids + i, words + i);
+    Winner winner;
+    const int64_t top = first_max(tokens.score, tokens.count);
+    winner.offer(tokens.score[top] + gumbel(words[top]), tokens.ids[top]);
+    for (int64_t i = 0; i < tokens.count; i += kLanes)
+        offer(tokens, i, tokens.count - i, words + i, winner);
+    return winner.id;
 }
 
 inline int32_t draw(const Stream& stream, const Candidates& tokens) {
     if (tokens.count == 1) return tokens.ids[0];
+    if (tokens.count <= kMostAtOnce) return draw_of_few(stream, tokens);
     Winner winner;
     const int64_t top = first_max(tokens.score, tokens.count);
     offer_range(stream, tokens, top, top + 1, winner);

@@ -91,6 +91,18 @@ inline float max_lane(f32x8 x) {
     four = _mm_max_ps(four, _mm_movehl_ps(four, four));
     return _mm_cvtss_f32(_mm_max_ss(four, _mm_movehdup_ps(four)));
 }
+// Lane j of the result is the largest lane of x[j]; none of them is NaN.
+inline f32x8 max_each(const f32x8 (&x)[kLanes]) {
+    f32x8 two[4], four[2];  // lanes hold the maxima of two and of four lanes
+    for (int i = 0; i < 4; ++i)
+        two[i] = {_mm256_max_ps(_mm256_unpacklo_ps(x[2 * i].v, x[2 * i + 1].v),
+                                _mm256_unpackhi_ps(x[2 * i].v, x[2 * i + 1].v))};
+    for (int i = 0; i < 2; ++i)
+        four[i] = {_mm256_max_ps(_mm256_shuffle_ps(two[2 * i].v, two[2 * i + 1].v, 0x44),
+                                 _mm256_shuffle_ps(two[2 * i].v, two[2 * i + 1].v, 0xEE))};
+    return {_mm256_max_ps(_mm256_permute2f128_ps(four[0].v, four[1].v, 0x20),
+                          _mm256_permute2f128_ps(four[0].v, four[1].v, 0x31))};
+}
 // Returns 2^n for whole n in [-126, 127].
 inline f32x8 exp2_whole(f32x8 n) {
     const __m256i biased = _mm256_add_epi32(_mm256_cvtps_epi32(n.v), _mm256_set1_epi32(127));

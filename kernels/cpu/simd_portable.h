@@ -123,6 +123,9 @@ inline float max_lane(f32x8 x) {
     for (int i = 1; i < kLanes; ++i) out = x.v[i] > out ? x.v[i] : out;
     return out;
 }
+inline f32x8 max_each(const f32x8 (&x)[kLanes]) {
+    return lanes([&](int i) { return max_lane(x[i]); });
+}
 inline f32x8 exp2_whole(f32x8 n) {
     return lanes([&](int i) {
         return float_of(static_cast<uint32_t>(static_cast<int32_t>(n.v[i]) + 127) << 23);

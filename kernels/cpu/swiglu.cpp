@@ -8,20 +8,21 @@ namespace cdgen::CDGEN_ISA {
 namespace {
 
 // With e = exp(-|g|), sigmoid(g) is 1 / (1 + e) for g > 0, else e / (1 + e): neither overflows.
-f32x8 gated(f32x8 gate, f32x8 up) {
-    const f32x8 zero = set1(0.0f), one = set1(1.0f);
-    const f32x8 e = exp_nonpositive(min(gate, zero - gate));
+template <class V>
+V gated(V gate, V up) {
+    const V zero = spread(0.0f, gate), one = spread(1.0f, gate);
+    const V e = exp_nonpositive(min(gate, zero - gate));
     return gate * (select(greater(gate, zero), one, e) / (one + e)) * up;
 }
 
 template <class T>
 void gate_row(const T* gate, const T* up, int64_t width, T* out) {
     int64_t i = 0;
-    for (; i + kLanes <= width; i += kLanes) store(out + i, gated(load(gate + i), load(up + i)));
-    if (i == width) return;
-    const int64_t left = width - i;
-    const f32x8 last = gated(load_tail(gate + i, left, 0.0f), load_tail(up + i, left, 0.0f));
-    store_tail(out + i, last, left);
+    for (; i + 16 <= width; i += 16) store(out + i, gated(load16(gate + i), load16(up + i)));
+    for (; i < width; i += kLanes) {
+        const f32x8 g = load_tail(gate + i, width - i, 0.0f);
+        store_tail(out + i, gated(g, load_tail(up + i, width - i, 0.0f)), width - i);
+    }
 }
 
 template <class T>

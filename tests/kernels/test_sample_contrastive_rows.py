@@ -53,13 +53,16 @@ def same(a: SampleOutput, b: SampleOutput) -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_rows_may_lie_any_distance_apart(instruction_set: str, dtype: torch.dtype) -> None:
-    good, bad = (x.to(dtype) for x in logits(6, 333))
+@pytest.mark.parametrize("vocab", [333, 2300])
+def test_rows_may_lie_any_distance_apart(
+    instruction_set: str, vocab: int, dtype: torch.dtype
+) -> None:
+    good, bad = (x.to(dtype) for x in logits(6, vocab))
     expected = draw(good, bad)
-    wide_good = torch.full((12, 1001), math.nan, dtype=dtype)
-    wide_bad = torch.full((6, 335), math.nan, dtype=dtype)
-    wide_good[::2, 5:338], wide_bad[:, 1:334] = good, bad
-    same(draw(wide_good[::2, 5:338], wide_bad[:, 1:334]), expected)
+    wide_good = torch.full((12, vocab + 668), math.nan, dtype=dtype)
+    wide_bad = torch.full((6, vocab + 2), math.nan, dtype=dtype)
+    wide_good[::2, 5 : vocab + 5], wide_bad[:, 1 : vocab + 1] = good, bad
+    same(draw(wide_good[::2, 5 : vocab + 5], wide_bad[:, 1 : vocab + 1]), expected)
 
 
 def test_one_row_may_stand_for_all(instruction_set: str) -> None:
@@ -137,10 +140,50 @@ def test_scratch_from_a_larger_call_does_not_reach_a_smaller_one(instruction_set
     same(draw(*small, DENSE), before)
 
 
+# Plausible tokens wherever and as many as they may be.
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("vocab", [64, 128, 1023, 1024, 1025, 1151, 1152, 1153, 2048, 2300])
+def test_the_largest_logit_is_found_in_every_column(
+    instruction_set: str, vocab: int, dtype: torch.dtype
+) -> None:
+    good = torch.zeros(vocab, vocab, dtype=dtype).fill_diagonal_(50.0)
+    out = draw(good, None, SamplingParams(bad_weight=0.0))
+    assert columns(out) == [list(range(vocab)), [0] * vocab, [1] * vocab, [1] * vocab]
+
+
+@pytest.mark.parametrize("count", [1, 2, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 130])
+@pytest.mark.parametrize(
+    "params",
+    [
+        SamplingParams(top_p=0.9),
+        SamplingParams(top_k=8, top_p=0.7),
+        SamplingParams(top_k=33),
+        SamplingParams(min_p=0.3),
+        SamplingParams(temperature=0.0, top_k=3),
+    ],
+    ids=["top-p", "both", "top-k", "min-p", "greedy"],
+)
+def test_plausible_sets_of_any_size_full_of_ties(
+    instruction_set: str, params: SamplingParams, count: int
+) -> None:
+    """Sets of up to 32 and 64 tokens take shorter ways; every score is one of nine."""
+    generator = torch.Generator().manual_seed(count)
+    good = torch.full((64, 2300), -9.0)
+    places = torch.rand(good.shape, generator=generator).argsort(-1)[:, :count]
+    good.scatter_(1, places, torch.randint(3, (64, count), generator=generator) / 2)
+    bad = torch.randint(3, good.shape, generator=generator) / 2
+    out = draw(good, bad, params)
+    same(out, draw(good, bad, params, backend="reference"))
+    assert set(out.plausible.tolist()) == {count}
+
+
 # Rows that cannot be sampled.
 
-VOCAB = 300
-COLUMNS = (0, 5, 127, 128, 255, 256, 299)  # ends and middles of tiles, vectors and tails
+VOCAB = 2300
+# Ends and middles of vectors, of tiles of 128 and blocks of 1024, and of the tail after 2048.
+COLUMNS = (0, 21, 127, 128, 1023, 1024, 2047, 2048, 2175, 2176, 2299)
 
 
 @pytest.mark.parametrize("column", COLUMNS)
