@@ -27,7 +27,12 @@ from cdgen.train.record import Record, read_record
 
 
 def write_run_budget(run: Path) -> None:
-    """Write the budget of a finished run: its tokenizer and its pair or its student."""
+    """Write the budget of a finished run to its folder."""
+    write_budget(run_budget(run), run)
+
+
+def run_budget(run: Path) -> Budget:
+    """Return the budget of a finished run: its tokenizer and its pair or its student."""
     gap = _record(run).bad_gap
     readings = tokenizer_readings(run)
     if gap is None:
@@ -36,7 +41,7 @@ def write_run_budget(run: Path) -> None:
         steps = choose_pair_of_run(run, gap)
         readings += model_readings(run, "GOOD", steps.good)
         readings += model_readings(run, "BAD", steps.bad)
-    write_budget(Budget(tuple(readings)), run)
+    return Budget(tuple(readings))
 
 
 def budget_of_pairs(student: Path, pairs: Sequence[Path]) -> Budget:

@@ -1,19 +1,18 @@
-"""The sections of the page that show scores: mean changes, tasks, and the paper's figures."""
+"""The sections of the page that show scores: mean changes with their figures, and tasks."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
 from cdgen.eval.report.comparison_report import Report, title
-from cdgen.eval.report.figures import Panels, draw, panels_of
-from cdgen.eval.report.methods import Method
 from cdgen.eval.report.tables import ScoreName
 from cdgen.eval.statistics.comparison import holm
 from cdgen.eval.statistics.intervals import Estimate
 from cdgen.eval.summary import LOWER_IS_BETTER
-from cdgen.experiment.recipe import Arm, RunRecipe
-from cdgen.experiment.report.evidence import Evidence, is_truncated
-from cdgen.experiment.report.sections import Figure, Section, Table
+from cdgen.experiment.recipe import RunRecipe
+from cdgen.experiment.report.evidence import Evidence
+from cdgen.experiment.report.paper_figures import paper_figures
+from cdgen.experiment.report.sections import Section, Table
 from cdgen.experiment.report.verdict import method_name
 
 _COVERED = (
@@ -34,6 +33,10 @@ def score_sections(recipe: RunRecipe, evidence: Evidence) -> list[Section]:
     notes = [f"The mean relative change (the paper's mu_dREL) averages over {averaged}."]
     if not report.averaged:
         notes = ["No task but perplexity has a score above 0, so there is no mean change."]
+    perplexities = [column for column in report.columns if column.metric in LOWER_IS_BETTER]
+    if low := [c for c in report.columns if c not in (*report.averaged, *perplexities)]:
+        names = ", ".join(map(title, low))
+        notes.append(f"Not averaged, because the baseline's score is 0 or below: {names}.")
     if report.left_out:
         names = ", ".join(map(title, report.left_out))
         notes.append(f"Left out because some student lacks it: {names}.")
@@ -140,70 +143,3 @@ def p_text(p: float) -> str:
 
 def share_text(share: float | None) -> str:
     return "-" if share is None else f"{100 * share:.0f} %"
-
-
-# ---- the paper's figures -------------------------------------------------------------------------
-
-
-def paper_figures(recipe: RunRecipe, report: Report) -> list[Figure]:
-    """Return figure 3, change by ratio, and, if truncations were tried, figure 2, change by
-    truncation at the first ratio."""
-    figures = [
-        _figure(
-            "change-by-ratio",
-            "Change against real text alone, by the share of synthetic text",
-            panels_of(report),
-            "share of synthetic text",
-        )
-    ]
-    if any(is_truncated(arm) for arm in recipe.arms.values()):
-        ratio = recipe.mixture.ratios[0]
-        figures.append(
-            _figure(
-                "change-by-truncation",
-                f"Change against real text alone, by truncation, at {100 * ratio:g} %",
-                panels_of(report, lambda method: _by_truncation(recipe, method, ratio)),
-                "truncation",
-            )
-        )
-    return [figure for figure in figures if figure.svg]
-
-
-def _by_truncation(recipe: RunRecipe, method: Method, ratio: float) -> tuple[str, str]:
-    """Return the family and the truncation of a method. Raises KeyError for other ratios."""
-    if method.place != f"{ratio:g}":
-        raise KeyError(method.name)
-    arm = recipe.arms[method.series]
-    alike = [n for n, other in recipe.arms.items() if _untruncated(other) == _untruncated(arm)]
-    family = min(alike, key=lambda name: is_truncated(recipe.arms[name]))
-    return family, truncation_of(arm)
-
-
-def _untruncated(arm: Arm) -> Arm:
-    return arm.model_copy(update={"top_k": 0, "top_p": 1.0, "min_p": 0.0, "ratios": None})
-
-
-def truncation_of(arm: Arm) -> str:
-    """Return how an arm truncates, as an axis calls it: "none", "k=50", "p=0.95"."""
-    parts = [f"k={arm.top_k}"] if arm.top_k else []
-    parts += [f"p={arm.top_p:g}"] if arm.top_p < 1 else []
-    parts += [f"min-p={arm.min_p:g}"] if arm.min_p else []
-    return ", ".join(parts) or "none"
-
-
-def _figure(name: str, title: str, panels: Panels, axis: str) -> Figure:
-    said = [
-        f"{panel}: "
-        + "; ".join(
-            f"{p.series}, {p.place}: {p.value:+.2f} ({p.low:+.2f} to {p.high:+.2f})" for p in points
-        )
-        for panel, points in panels.items()
-    ]
-    svg = _svg_element(draw(panels, "svg", axis)) if panels else ""
-    return Figure(name, title, ". ".join(said), svg)
-
-
-def _svg_element(document: bytes) -> str:
-    """Return the <svg> element of a file, without the XML declaration before it."""
-    text = document.decode()
-    return text[text.index("<svg") :]

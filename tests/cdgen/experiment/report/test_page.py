@@ -164,7 +164,7 @@ def test_missing_students_are_named(begun: Begin) -> None:
     assert "cd-0.3-seed2: its stage failed." in page.warnings
     assert "vanilla-0.3-seed1: not finished." in page.warnings
     answer = " ".join(page.answer)
-    assert "No student is finished of vanilla at 30 %" in answer
+    assert "No student of vanilla at 30 % has scores yet" in answer
     (table,) = next(s for s in page.sections if s.id == "change").tables
     assert [row[:2] for row in table.rows] == [["cd at 30 %", "2"]]
 
