@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from cdgen.eval.report.comparison_report import Report, title
-from cdgen.eval.report.tables import ScoreName
+from cdgen.eval.report.methods import Method
+from cdgen.eval.report.results import read_results
+from cdgen.eval.report.tables import ScoreName, subtask_scores
 from cdgen.eval.statistics.comparison import holm
 from cdgen.eval.statistics.intervals import Estimate
 from cdgen.eval.summary import LOWER_IS_BETTER
@@ -56,7 +58,7 @@ def score_sections(recipe: RunRecipe, evidence: Evidence) -> list[Section]:
                 " real text alone, positive if the method is better. * marks p below 0.05 after"
                 " Holm's adjustment over all tasks and methods."
             ],
-            tables=[_overview(report), _task_table(report)],
+            tables=[_overview(report), _task_table(report), *_subtask_tables(evidence.methods)],
         ),
     ]
 
@@ -126,6 +128,32 @@ def _task_table(report: Report) -> Table:
     head = ["task and method", "score and 95 % interval", "difference and 95 % interval", "p"]
     head += ["p, adjusted", "seeds' share of the variance"]
     return Table("All scores and differences", head, rows, is_long=True)
+
+
+def _subtask_tables(methods: Sequence[Method]) -> list[Table]:
+    """Return a table of sub-tasks and further groups of items, such as languages, if there are any:
+    for each method the mean over its seeds, the lowest and the highest."""
+    found: dict[str, dict[str, list[float]]] = {}
+    for method in methods:
+        for folder in (run for run in method.runs if (run / "results.json").is_file()):
+            for (task, name), score in subtask_scores(read_results(folder)).items():
+                of_all = found.setdefault(f"{task}, {name}", {})
+                of_all.setdefault(method.name, []).append(100 * score.value)
+    if not found:
+        return []
+    rows = [
+        [name, *(_mean_and_range(of_all.get(method.name, [])) for method in methods)]
+        for name, of_all in found.items()
+    ]
+    caption = "Sub-tasks and groups of items: mean over seeds, lowest and highest"
+    head = ["sub-task", *(method_name(method.name) for method in methods)]
+    return [Table(caption, head, rows, is_long=True)]
+
+
+def _mean_and_range(values: Sequence[float]) -> str:
+    if not values:
+        return "-"
+    return f"{sum(values) / len(values):.1f} ({min(values):.1f} to {max(values):.1f})"
 
 
 def _interval(estimate: Estimate, scale: float, sign: str = "") -> str:
