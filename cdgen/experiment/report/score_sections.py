@@ -66,13 +66,13 @@ def score_sections(recipe: RunRecipe, evidence: Evidence) -> list[Section]:
 def _mean_table(reports: Iterable[Report], caption: str) -> Table:
     """Return a table of mean changes; p-values are adjusted for all of its rows."""
     means = {
-        name: (mean, len(method.runs))
+        name: (mean, len(method.runs), against.covers_training)
         for report in reports
         for method in report.methods
         if (name := method.name) != report.baseline
-        and (mean := report.comparison.against_baseline[name].mean_relative)
+        and (mean := (against := report.comparison.against_baseline[name]).mean_relative)
     }
-    adjusted = holm({name: mean.p for name, (mean, _) in means.items()})
+    adjusted = holm({name: mean.p for name, (mean, _, _) in means.items()})
     rows = [
         [
             method_name(name),
@@ -81,18 +81,24 @@ def _mean_table(reports: Iterable[Report], caption: str) -> Table:
             f"{100 * mean.low:+.2f} to {100 * mean.high:+.2f}",
             p_text(mean.p),
             p_text(adjusted[name]),
-            share_text(mean.seed_share),
+            share_text(mean.seed_share if covered else None),
         ]
-        for name, (mean, seeds) in means.items()
+        for name, (mean, seeds, covered) in means.items()
     ]
     head = ["method", "seeds", "mean relative change", "95 % interval", "p", "p, adjusted"]
     return Table(caption, [*head, "seeds' share of the variance"], rows)
 
 
+def _columns(report: Report) -> list[ScoreName]:
+    """Return the scores to show: of the perplexities that per token, since all students share a
+    tokenizer, and three forms of one number would count as three comparisons."""
+    return [c for c in report.columns if c.metric not in ("word_perplexity", "byte_perplexity")]
+
+
 def _adjusted(report: Report) -> dict[tuple[str, str], float]:
     """Return p-values by method and task, adjusted for all of them."""
-    against = report.comparison.against_baseline
-    return holm({(name, key): t.p for name, own in against.items() for key, t in own.tasks.items()})
+    against, keys = report.comparison.against_baseline, [c.key for c in _columns(report)]
+    return holm({(name, key): own.tasks[key].p for name, own in against.items() for key in keys})
 
 
 def _overview(report: Report) -> Table:
@@ -100,7 +106,7 @@ def _overview(report: Report) -> Table:
     adjusted, rows = _adjusted(report), []
     for name in (method.name for method in report.methods):
         cells = [method_name(name)]
-        for column in report.columns:
+        for column in _columns(report):
             score = report.comparison.scores[name][column.key]
             text = f"{_scale(column) * score.value:.2f}"
             if own := report.comparison.against_baseline.get(name):
@@ -109,19 +115,20 @@ def _overview(report: Report) -> Table:
                 text += star if relative is None else f" ({100 * relative:+.1f} %{star})"
             cells.append(text)
         rows.append(cells)
-    return Table("Scores and relative changes", ["method", *map(title, report.columns)], rows)
+    return Table("Scores and relative changes", ["method", *map(title, _columns(report))], rows)
 
 
 def _task_table(report: Report) -> Table:
     adjusted, rows = _adjusted(report), []
-    for column in report.columns:
+    for column in _columns(report):
         for name in (method.name for method in report.methods):
             scale, score = _scale(column), report.comparison.scores[name][column.key]
             cells = [f"{title(column)}, {method_name(name)}", _interval(score, scale)]
             if against := report.comparison.against_baseline.get(name):
                 task = against.tasks[column.key]
                 cells += [_interval(task.difference, scale, "+"), p_text(task.p)]
-                cells += [p_text(adjusted[name, column.key]), share_text(task.seed_share)]
+                share = task.seed_share if against.covers_training else None
+                cells += [p_text(adjusted[name, column.key]), share_text(share)]
             else:
                 cells += ["", "", "", ""]
             rows.append(cells)
