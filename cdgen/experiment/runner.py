@@ -71,6 +71,7 @@ class Runner:
                     self._collect()
             finally:
                 self._stop()
+                self.view.finish(self.done, self.failed)
         if self.failed:
             self._raise_failure()
 
