@@ -21,12 +21,18 @@ from cdgen.errors import ModelError, UsageError
 from cdgen.train.budget import Budget, Reading, Role, Text, write_budget
 from cdgen.train.checkpoints import MARKER
 from cdgen.train.data.synthetic import manifest_sha256
+from cdgen.train.data.tokenizer import tokenizer_identity
 from cdgen.train.pair.choice import choose_pair_of_run
 from cdgen.train.record import Record, read_record
 
 
 def write_run_budget(run: Path) -> None:
-    """Write the budget of a finished run: its tokenizer and its pair or its student."""
+    """Write the budget of a finished run to its folder."""
+    write_budget(run_budget(run), run)
+
+
+def run_budget(run: Path) -> Budget:
+    """Return the budget of a finished run: its tokenizer and its pair or its student."""
     gap = _record(run).bad_gap
     readings = tokenizer_readings(run)
     if gap is None:
@@ -35,7 +41,7 @@ def write_run_budget(run: Path) -> None:
         steps = choose_pair_of_run(run, gap)
         readings += model_readings(run, "GOOD", steps.good)
         readings += model_readings(run, "BAD", steps.bad)
-    write_budget(Budget(tuple(readings)), run)
+    return Budget(tuple(readings))
 
 
 def budget_of_pairs(student: Path, pairs: Sequence[Path]) -> Budget:
@@ -87,13 +93,22 @@ def model_readings(run: Path, role: Role, step: int | None = None) -> list[Readi
 
 
 def tokenizer_readings(run: Path) -> list[Reading]:
-    """Return the readings of the tokenizer trained with `run`; none if the recipe names an existing
-    one."""
+    """Return the readings of the run's tokenizer. An existing one counts if it still is, file for
+    file, that of a run of cdgen; of any other, nothing is known."""
     record = _record(run)
     if isinstance(record.tokenizer, Path):
-        return []
+        maker = _maker_of(record.tokenizer, record.tokenizer_sha256)
+        return tokenizer_readings(maker) if maker else []
     copies = _copies(record, _texts(_json(run / "mixture.json"), run))
     return [Reading("tokenizer", text, Fraction(times)) for text, times in copies.items()]
+
+
+def _maker_of(tokenizer: Path, sha256: str | None) -> Path | None:
+    """Return the run in whose folder a tokenizer lies, as RUN/model or one level below."""
+    if not (tokenizer / "tokenizer.json").is_file() or tokenizer_identity(tokenizer) != sha256:
+        return None
+    runs = tokenizer.resolve().parents[:2]
+    return next((run for run in runs if (run / "mixture.json").is_file()), None)
 
 
 def _copies(record: Record, texts: Mapping[str, Text]) -> dict[Text, int]:

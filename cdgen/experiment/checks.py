@@ -7,20 +7,22 @@ import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+from cdgen.checkpoints.bad_source import parse_bad
 from cdgen.differences import differences
 from cdgen.errors import PlanMismatch, StorageError, UsageError
 from cdgen.experiment.bad_choice import parse_bad_choice
 from cdgen.experiment.costs import Cost, read_tokens, times_read
 from cdgen.experiment.layout import Layout
-from cdgen.experiment.recipe import Arm, RunRecipe
+from cdgen.experiment.recipe import Arm, Evaluation, RunRecipe
 from cdgen.experiment.stages import Plan, Stage
 from cdgen.experiment.tasks import task_problems, tasks_are_there
 from cdgen.experiment.text import TOKENS_PER_WORD, Text
-from cdgen.train.config import Recipe
+from cdgen.train.config import ModelShape, Recipe
 from cdgen.train.data.sources import source_sha256
 
 MANY_READINGS = 4  # more epochs of a corpus than this are worth a warning
 _MANY_EPOCHS = 10  # of the real text
+_NAMED = ("corpus", "smaller")  # stages of what a recipe names freely
 _JUDGING = ("tasks", "measure", "eval", "compare", "report")  # stages that decide no weight
 _SHOWN = 5
 
@@ -76,6 +78,11 @@ def _bad_problems(recipe: RunRecipe, arm: Arm) -> Iterator[str]:
     if bad.kind == "small" and bad.value not in recipe.smaller:
         known = ", ".join(recipe.smaller) or "none"
         yield f"bad: {arm.bad}: expected a model of `smaller` ({known})"
+    shape = recipe.base.model
+    if bad.kind == "of_good" and isinstance(shape, ModelShape):
+        layers = parse_bad(bad.value).layers
+        if layers >= shape.num_hidden_layers:
+            yield f"bad: {arm.bad}: GOOD has {shape.num_hidden_layers} layers; take fewer"
     if bad.kind == "step":
         yield from _step_problems(recipe.base, bad.step, "bad")
         if isinstance(recipe.good, int) and bad.step >= recipe.good:
@@ -133,33 +140,35 @@ def _bytes_in(place: Path) -> int:
 
 
 def require_same_experiment(stages: Sequence[Stage], recipe: RunRecipe, before: Plan) -> None:
-    """Raise PlanMismatch if a stage that has begun would now be another one, or if the folder holds
-    files that no experiment has written. `before` is the plan of the recipe in the folder.
+    """Raise PlanMismatch if a stage that has begun would now be another one. `before` is the plan
+    of the recipe in the folder.
 
     Arms, ratios, seeds and tasks may be added at any time.
     """
-    earlier = {stage.name: stage for stage in before.stages()}
+    earlier = {s.name: s for s in before.stages() if s.kind not in _JUDGING and s.place.exists()}
+    now = {stage.name: stage for stage in stages}
     changed = [
-        stage.name
-        for stage in stages
-        if stage.kind not in _JUDGING
-        and stage.place.exists()
-        and (old := earlier.get(stage.name)) is not None
-        and (old.command, old.recipe) != (stage.command, stage.recipe)
+        name
+        for name, old in earlier.items()
+        if (new := now.get(name)) and (old.command, old.recipe) != (new.command, new.recipe)
     ]
-    rules = {"tasks": ()}
-    judged = before.layout.tasks.exists() and (
-        before.recipe.evaluation.model_copy(update=rules)
-        != recipe.evaluation.model_copy(update=rules)
-    )
-    if changed or judged:
+    # Seeds and ratios may come back as they were; an arm might come back as another one.
+    changed += [name for name, s in earlier.items() if s.kind in _NAMED and name not in now]
+    if before.layout.tasks.exists() and _judgement(before.recipe) != _judgement(recipe):
+        changed.append("evaluation")
+    if changed:
         found = differences(before.recipe.model_dump(mode="json"), recipe.model_dump(mode="json"))
-        found.sort(key=lambda text: "(absent)" in text)  # what was added or left out is allowed
+        found.sort(key=lambda text: "(absent)" in text)  # most of what was added is allowed
         raise PlanMismatch(
-            f"{before.layout.out} holds an experiment of another recipe"
-            f" ({', '.join([*changed, *['evaluation'] * judged][:_SHOWN])} would be others):"
-            f" {'; '.join(found[:_SHOWN])}. Use the earlier recipe to go on, or name another --out"
+            f"{before.layout.out} holds an experiment of another recipe; what has begun would be"
+            f" another ({', '.join(changed[:_SHOWN])}): {'; '.join(found[:_SHOWN])}. Use the"
+            " earlier recipe to go on, or name another --out"
         )
+
+
+def _judgement(recipe: RunRecipe) -> Evaluation:
+    """Return how scores come about, whatever the tasks."""
+    return recipe.evaluation.model_copy(update={"tasks": ()})
 
 
 def require_empty(out: Path) -> None:

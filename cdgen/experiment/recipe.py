@@ -174,7 +174,7 @@ class RunRecipe(_Section):
     @field_validator("good", mode="before")
     @classmethod
     def _good_is_a_step(cls, value: Any) -> Any:
-        return value if value == "best" or isinstance(value, int) else parse_step(value)
+        return value if value == "best" or isinstance(value, int) else parse_step(str(value))
 
     @field_validator("seeds")
     @classmethod

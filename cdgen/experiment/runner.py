@@ -13,11 +13,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import BinaryIO
 
-from cdgen.errors import CdgenError, Interrupted
+from cdgen.errors import CdgenError, Interrupted, StorageError, one_line
 from cdgen.experiment.layout import Layout
 from cdgen.experiment.record import StageRecord, read_stages, write_stages
 from cdgen.experiment.stages import Stage, shown_command
@@ -71,6 +72,7 @@ class Runner:
                     self._collect()
             finally:
                 self._stop()
+                self.view.finish(self.done, self.failed)
         if self.failed:
             self._raise_failure()
 
@@ -91,16 +93,16 @@ class Runner:
         return not known and self.done.issuperset(stage.needs)
 
     def _start(self, stage: Stage) -> None:
-        if stage.action is not None:  # no other command does it
-            began = time.monotonic()
-            stage.action()
-            self._finished(stage, 0, time.monotonic() - began)
-            return
         log = self.layout.log(stage.name)
         make_folder(log.parent)
         with log.open("ab") as file:
             file.write(f"$ {shown_command(stage)}\n".encode())
             file.flush()
+            if stage.action is not None:  # no other command does it
+                began = time.monotonic()
+                code = _act(stage.action, file)
+                self._finished(stage, code, time.monotonic() - began)
+                return
             process = subprocess.Popen(
                 [sys.executable, "-m", "cdgen", *stage.command],
                 stdin=subprocess.DEVNULL,
@@ -171,6 +173,17 @@ class Runner:
             f"{waiting}. {first}: {last_line(self.layout.log(first))} (see"
             f" {self.layout.log(first)}). {advice}, then run the same command again."
         )
+
+
+def _act(action: Callable[[], None], log: BinaryIO) -> int:
+    """Do what a stage is; return its exit code, with what went wrong in its log."""
+    try:
+        action()
+    except (CdgenError, OSError) as error:
+        log.write(f"cdgen: {one_line(error)}\n".encode())
+        log.flush()
+        return error.exit_code if isinstance(error, CdgenError) else StorageError.exit_code
+    return 0
 
 
 def thread_settings(jobs: int) -> Mapping[str, str]:

@@ -109,7 +109,7 @@ class Plan:
                 yield parse_bad_choice(arm.bad)
 
     def _corpus(self, name: str, arm: Arm) -> Stage:
-        models, needs = self._models(arm)
+        models, needs = self.models_of(arm)
         shared, out = self.recipe.corpora, self.layout.corpus(name)
         command = (
             "generate",
@@ -126,7 +126,7 @@ class Plan:
         )
         return Stage(f"corpus-{name}", command, needs, out, (out / "manifest.json").is_file)
 
-    def _models(self, arm: Arm) -> tuple[Command, tuple[str, ...]]:
+    def models_of(self, arm: Arm) -> tuple[Command, tuple[str, ...]]:
         """Return the flags that name GOOD and BAD, and the stages that make them."""
         good, needs = self._good()
         if arm.bad is None:
@@ -163,7 +163,7 @@ class Plan:
     def _measure(self, arm: str) -> Stage:
         """Let GOOD judge its own corpus: that shows where truncation acted, too."""
         file, corpus = self.layout.measure(arm), str(self.layout.corpus(arm))
-        models, _ = self._models(self.recipe.arms[arm])
+        models, _ = self.models_of(self.recipe.arms[arm])
         pair = ("--judge" if flag == "--good" else flag for flag in models)
         texts = [arg for path in self._texts() for arg in ("--training", str(path))]
         command = ("measure", corpus, *texts, *pair, "--out", str(file))

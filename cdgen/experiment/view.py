@@ -68,6 +68,11 @@ class View:
                 self._say(f"{stage.name}: {spent}  {self.last_line(stage)}")
         self.due = now + _INTERVAL
 
+    def finish(self, done: Set[str], failed: Mapping[str, int]) -> None:
+        """Leave the final state on the screen."""
+        if self.live:
+            self.live.update(self._table([], done, failed, time.monotonic()), refresh=True)
+
     def _table(
         self, running: Sequence[Stage], done: Set[str], failed: Mapping[str, int], now: float
     ) -> Any:

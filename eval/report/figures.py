@@ -121,6 +121,8 @@ def _panel(axis: Any, title: str, points: Sequence[Point], ink: str) -> None:
             capsize=3,
             label=series,
         )
+    margin = 0.1 * _width(places)  # or points at one place would lie at the two ends of the axis
+    axis.set_xlim(min(places) - margin, max(places) + margin)
     axis.axhline(0, color=ink, linewidth=0.8, alpha=0.5)
     axis.set_title(title, fontsize=10)
     named = dict(zip(places, (point.place for point in points), strict=True))
@@ -130,8 +132,11 @@ def _panel(axis: Any, title: str, points: Sequence[Point], ink: str) -> None:
 
 
 def _shift(index: int, series: int, places: Sequence[float]) -> float:
-    width = max(places) - min(places) or 1.0
-    return 0.012 * width * (index - (series - 1) / 2)
+    return 0.012 * _width(places) * (index - (series - 1) / 2)
+
+
+def _width(places: Sequence[float]) -> float:
+    return max(places) - min(places) or 1.0
 
 
 def _places(names: Sequence[str]) -> list[float]:

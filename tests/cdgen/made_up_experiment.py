@@ -15,7 +15,7 @@ from cdgen.corpus.shard import Shard
 from cdgen.eval.checkpoints import NamedCheckpoint
 from cdgen.eval.modes import MODES
 from cdgen.eval.report.results import ResultFolder
-from cdgen.eval.statistics.intervals import Estimate
+from cdgen.eval.statistics.intervals import Estimate, mean
 from cdgen.eval.summary import Summary, TaskResult
 from cdgen.experiment.layout import Layout, Student, students_of
 from cdgen.experiment.recipe import RunRecipe
@@ -81,7 +81,9 @@ class MadeUp:
             }
             for i, r in enumerate(right.tolist())
         ]
-        summary = Summary({"acc": Estimate(float(right.mean()), 0.02, 0.4, 0.6)}, ITEMS)
+        scores = Estimate(float(right.mean()), 0.02, 0.4, 0.6)
+        parts = {f"u{part}": (mean(right[part::4].astype(float)), ITEMS // 4) for part in range(4)}
+        summary = Summary({"acc": scores}, ITEMS, parts=parts)
         results.add("blimp_fast", "d", TaskResult(rows, summary, {}))
         sums = -20 * (loss + 0.1 * np.random.default_rng(0).normal(size=60) + 0.01 * rng.normal())
         rows = [

@@ -24,7 +24,7 @@ from cdgen.train.budget import Budget, Text
 from cdgen.train.checkpoints import MARKER
 from cdgen.train.config import Recipe
 from cdgen.train.data.synthetic import manifest_sha256
-from cdgen.train.data.tokenizer import for_transformers, train_tokenizer
+from cdgen.train.data.tokenizer import for_transformers, tokenizer_identity, train_tokenizer
 from cdgen.train.data.training_data import build_training_data
 from cdgen.train.loop import train_recipe
 from cdgen.train.readings import (
@@ -105,6 +105,21 @@ def test_one_text_under_two_sources_is_read_as_often_as_both_say(tmp_path: Path)
 def test_an_existing_tokenizer_has_no_reading(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", tokenizer="some/folder")
     assert tokenizer_readings(run) == []
+
+
+def test_a_tokenizer_of_another_run_has_the_readings_of_that_run(tmp_path: Path) -> None:
+    base = write_run(tmp_path / "base", repeat=3)
+    made = for_transformers(train_tokenizer(["a fox"], 300), 64)
+    for place in ("model", "checkpoints/checkpoint-400"):
+        folder = base / place
+        made.save_pretrained(folder)
+        student = write_run(tmp_path / f"student-{folder.name}", tokenizer=str(folder))
+        # Nothing says that the tokenizer is still the one that the student was trained with.
+        assert tokenizer_readings(student) == []
+        record = Record.model_validate_json((student / "recipe.json").read_bytes())
+        found = {"tokenizer_sha256": tokenizer_identity(folder)}
+        write_record(student, record.model_copy(update=found))
+        assert tokenizer_readings(student) == tokenizer_readings(base) != []
 
 
 def test_a_student_reads_real_and_synthetic_text(tmp_path: Path) -> None:

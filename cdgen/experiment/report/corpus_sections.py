@@ -7,7 +7,7 @@ from typing import Any
 
 from cdgen.experiment.recipe import RunRecipe
 from cdgen.experiment.report.corpora import MOST_READINGS, Corpus
-from cdgen.experiment.report.score_sections import truncation_of
+from cdgen.experiment.report.paper_figures import truncation_of
 from cdgen.experiment.report.sections import Samples, Section, Table
 
 _SHOWN = 700  # characters of a sample

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+from cdgen.checkpoints.pair_file import resolve_pair
 from cdgen.eval.report.methods import Method
 from cdgen.eval.report.results import read_results
 from cdgen.experiment.layout import Layout, Student, students_of
 from cdgen.experiment.record import Experiment, StageRecord
 from cdgen.experiment.report.corpora import Corpus
 from cdgen.experiment.report.sections import Section, Table
+from cdgen.experiment.stages import Plan
+from cdgen.progress import duration
 from cdgen.storage import sha256_of
+from cdgen.train.budget import Budget
+from cdgen.train.readings import experiment_budget, run_budget
 
 
 def record_sections(
@@ -55,23 +61,35 @@ def _first_students(experiment: Experiment) -> list[Student]:
 def _budget_table(experiment: Experiment, layout: Layout) -> Table:
     rows = []
     for student in _first_students(experiment):
-        path = layout.student(student, experiment.recipe.base.seed) / "budget.json"
-        if path.is_file():
-            budget = json.loads(path.read_bytes())
-            read = sum(r["words_read"] for r in budget["readings"] if r["reader"] == "student")
-            rows.append(
-                [
-                    student.name,
-                    f"{budget['source_words']:,}",
-                    f"{budget['synthetic_words']:,}",
-                    f"{read:,}",
-                    *(_rule(budget["rules"], track) for track in ("strict-small", "strict")),
-                ]
-            )
+        run = layout.student(student, experiment.recipe.base.seed)
+        if not (run / "budget.json").is_file():
+            continue
+        budget = _budget_of(student, run, experiment, layout).fields()
+        read = sum(r["words_read"] for r in budget["readings"] if r["reader"] == "student")
+        rows.append(
+            [
+                student.name,
+                f"{budget['source_words']:,}",
+                f"{budget['synthetic_words']:,}",
+                f"{read:,}",
+                *(_rule(budget["rules"], track) for track in ("strict-small", "strict")),
+            ]
+        )
     head = ["student", "words of real text", "words of synthetic text", "words read"]
-    return Table(
-        "What a model of each method reads", [*head, "BabyLM strict-small", "strict"], rows
-    )
+    head += ["BabyLM strict-small", "BabyLM strict"]
+    return Table("What a model of each method reads, its pair and prompts included", head, rows)
+
+
+def _budget_of(student: Student, run: Path, experiment: Experiment, layout: Layout) -> Budget:
+    """Return the budget of a student, with the pair that wrote its text."""
+    if not student.ratio:
+        return run_budget(run)
+    plan = Plan(experiment.recipe, experiment.data, layout, again=())
+    flags, _ = plan.models_of(experiment.recipe.arms[student.arm])
+    named = dict(zip(flags[::2], flags[1::2], strict=True))
+    pair = resolve_pair(Path(named["--pair"])) if "--pair" in named else (None, None)
+    good, bad = named.get("--good", pair[0]), named.get("--bad", pair[1])
+    return experiment_budget(Path(str(good)), [] if bad == "none" else [str(bad)], run)
 
 
 def _rule(rules: Mapping[str, Any], track: str) -> str:
@@ -84,18 +102,12 @@ def _cost_table(stages: Mapping[str, StageRecord]) -> Table:
     for name, stage in stages.items():
         kinds.setdefault(name.partition("-")[0], []).append(stage)
     rows = [
-        [kind, str(len(own)), _hours(sum(stage.seconds for stage in own))]
+        [kind, str(len(own)), duration(sum(stage.seconds for stage in own))]
         for kind, own in kinds.items()
     ]
-    total = sum(stage.seconds for stage in stages.values())
-    rows.append(["all", str(len(stages)), _hours(total)])
-    return Table(
-        "Hours by kind of stage, interrupted attempts included", ["", "stages", "hours"], rows
-    )
-
-
-def _hours(seconds: float) -> str:
-    return f"{seconds / 3600:.2f}" if seconds >= 36 else f"{seconds / 3600:.4f}"
+    rows.append(["all", str(len(stages)), duration(sum(s.seconds for s in stages.values()))])
+    caption = "Hours:minutes:seconds by kind of stage; stages side by side count in full"
+    return Table(caption, ["", "stages", "time"], rows)
 
 
 def hashes(

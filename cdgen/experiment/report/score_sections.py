@@ -1,19 +1,20 @@
-"""The sections of the page that show scores: mean changes, tasks, and the paper's figures."""
+"""The sections of the page that show scores: mean changes with their figures, and tasks."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from cdgen.eval.report.comparison_report import Report, title
-from cdgen.eval.report.figures import Panels, draw, panels_of
 from cdgen.eval.report.methods import Method
-from cdgen.eval.report.tables import ScoreName
+from cdgen.eval.report.results import read_results
+from cdgen.eval.report.tables import ScoreName, subtask_scores
 from cdgen.eval.statistics.comparison import holm
 from cdgen.eval.statistics.intervals import Estimate
 from cdgen.eval.summary import LOWER_IS_BETTER
-from cdgen.experiment.recipe import Arm, RunRecipe
-from cdgen.experiment.report.evidence import Evidence, is_truncated
-from cdgen.experiment.report.sections import Figure, Section, Table
+from cdgen.experiment.recipe import RunRecipe
+from cdgen.experiment.report.evidence import Evidence
+from cdgen.experiment.report.paper_figures import paper_figures
+from cdgen.experiment.report.sections import Section, Table
 from cdgen.experiment.report.verdict import method_name
 
 _COVERED = (
@@ -34,6 +35,10 @@ def score_sections(recipe: RunRecipe, evidence: Evidence) -> list[Section]:
     notes = [f"The mean relative change (the paper's mu_dREL) averages over {averaged}."]
     if not report.averaged:
         notes = ["No task but perplexity has a score above 0, so there is no mean change."]
+    perplexities = [column for column in report.columns if column.metric in LOWER_IS_BETTER]
+    if low := [c for c in report.columns if c not in (*report.averaged, *perplexities)]:
+        names = ", ".join(map(title, low))
+        notes.append(f"Not averaged, because the baseline's score is 0 or below: {names}.")
     if report.left_out:
         names = ", ".join(map(title, report.left_out))
         notes.append(f"Left out because some student lacks it: {names}.")
@@ -53,7 +58,7 @@ def score_sections(recipe: RunRecipe, evidence: Evidence) -> list[Section]:
                 " real text alone, positive if the method is better. * marks p below 0.05 after"
                 " Holm's adjustment over all tasks and methods."
             ],
-            tables=[_overview(report), _task_table(report)],
+            tables=[_overview(report), _task_table(report), *_subtask_tables(evidence.methods)],
         ),
     ]
 
@@ -61,13 +66,13 @@ def score_sections(recipe: RunRecipe, evidence: Evidence) -> list[Section]:
 def _mean_table(reports: Iterable[Report], caption: str) -> Table:
     """Return a table of mean changes; p-values are adjusted for all of its rows."""
     means = {
-        name: (mean, len(method.runs))
+        name: (mean, len(method.runs), against.covers_training)
         for report in reports
         for method in report.methods
         if (name := method.name) != report.baseline
-        and (mean := report.comparison.against_baseline[name].mean_relative)
+        and (mean := (against := report.comparison.against_baseline[name]).mean_relative)
     }
-    adjusted = holm({name: mean.p for name, (mean, _) in means.items()})
+    adjusted = holm({name: mean.p for name, (mean, _, _) in means.items()})
     rows = [
         [
             method_name(name),
@@ -76,18 +81,24 @@ def _mean_table(reports: Iterable[Report], caption: str) -> Table:
             f"{100 * mean.low:+.2f} to {100 * mean.high:+.2f}",
             p_text(mean.p),
             p_text(adjusted[name]),
-            share_text(mean.seed_share),
+            share_text(mean.seed_share if covered else None),
         ]
-        for name, (mean, seeds) in means.items()
+        for name, (mean, seeds, covered) in means.items()
     ]
     head = ["method", "seeds", "mean relative change", "95 % interval", "p", "p, adjusted"]
     return Table(caption, [*head, "seeds' share of the variance"], rows)
 
 
+def _columns(report: Report) -> list[ScoreName]:
+    """Return the scores to show: of the perplexities that per token, since all students share a
+    tokenizer, and three forms of one number would count as three comparisons."""
+    return [c for c in report.columns if c.metric not in ("word_perplexity", "byte_perplexity")]
+
+
 def _adjusted(report: Report) -> dict[tuple[str, str], float]:
     """Return p-values by method and task, adjusted for all of them."""
-    against = report.comparison.against_baseline
-    return holm({(name, key): t.p for name, own in against.items() for key, t in own.tasks.items()})
+    against, keys = report.comparison.against_baseline, [c.key for c in _columns(report)]
+    return holm({(name, key): own.tasks[key].p for name, own in against.items() for key in keys})
 
 
 def _overview(report: Report) -> Table:
@@ -95,7 +106,7 @@ def _overview(report: Report) -> Table:
     adjusted, rows = _adjusted(report), []
     for name in (method.name for method in report.methods):
         cells = [method_name(name)]
-        for column in report.columns:
+        for column in _columns(report):
             score = report.comparison.scores[name][column.key]
             text = f"{_scale(column) * score.value:.2f}"
             if own := report.comparison.against_baseline.get(name):
@@ -104,25 +115,52 @@ def _overview(report: Report) -> Table:
                 text += star if relative is None else f" ({100 * relative:+.1f} %{star})"
             cells.append(text)
         rows.append(cells)
-    return Table("Scores and relative changes", ["method", *map(title, report.columns)], rows)
+    return Table("Scores and relative changes", ["method", *map(title, _columns(report))], rows)
 
 
 def _task_table(report: Report) -> Table:
     adjusted, rows = _adjusted(report), []
-    for column in report.columns:
+    for column in _columns(report):
         for name in (method.name for method in report.methods):
             scale, score = _scale(column), report.comparison.scores[name][column.key]
             cells = [f"{title(column)}, {method_name(name)}", _interval(score, scale)]
             if against := report.comparison.against_baseline.get(name):
                 task = against.tasks[column.key]
                 cells += [_interval(task.difference, scale, "+"), p_text(task.p)]
-                cells += [p_text(adjusted[name, column.key]), share_text(task.seed_share)]
+                share = task.seed_share if against.covers_training else None
+                cells += [p_text(adjusted[name, column.key]), share_text(share)]
             else:
                 cells += ["", "", "", ""]
             rows.append(cells)
     head = ["task and method", "score and 95 % interval", "difference and 95 % interval", "p"]
     head += ["p, adjusted", "seeds' share of the variance"]
     return Table("All scores and differences", head, rows, is_long=True)
+
+
+def _subtask_tables(methods: Sequence[Method]) -> list[Table]:
+    """Return a table of sub-tasks and further groups of items, such as languages, if there are any:
+    for each method the mean over its seeds, the lowest and the highest."""
+    found: dict[str, dict[str, list[float]]] = {}
+    for method in methods:
+        for folder in (run for run in method.runs if (run / "results.json").is_file()):
+            for (task, name), score in subtask_scores(read_results(folder)).items():
+                of_all = found.setdefault(f"{task}, {name}", {})
+                of_all.setdefault(method.name, []).append(100 * score.value)
+    if not found:
+        return []
+    rows = [
+        [name, *(_mean_and_range(of_all.get(method.name, [])) for method in methods)]
+        for name, of_all in found.items()
+    ]
+    caption = "Sub-tasks and groups of items: mean over seeds, lowest and highest"
+    head = ["sub-task", *(method_name(method.name) for method in methods)]
+    return [Table(caption, head, rows, is_long=True)]
+
+
+def _mean_and_range(values: Sequence[float]) -> str:
+    if not values:
+        return "-"
+    return f"{sum(values) / len(values):.1f} ({min(values):.1f} to {max(values):.1f})"
 
 
 def _interval(estimate: Estimate, scale: float, sign: str = "") -> str:
@@ -140,70 +178,3 @@ def p_text(p: float) -> str:
 
 def share_text(share: float | None) -> str:
     return "-" if share is None else f"{100 * share:.0f} %"
-
-
-# ---- the paper's figures -------------------------------------------------------------------------
-
-
-def paper_figures(recipe: RunRecipe, report: Report) -> list[Figure]:
-    """Return figure 3, change by ratio, and, if truncations were tried, figure 2, change by
-    truncation at the first ratio."""
-    figures = [
-        _figure(
-            "change-by-ratio",
-            "Change against real text alone, by the share of synthetic text",
-            panels_of(report),
-            "share of synthetic text",
-        )
-    ]
-    if any(is_truncated(arm) for arm in recipe.arms.values()):
-        ratio = recipe.mixture.ratios[0]
-        figures.append(
-            _figure(
-                "change-by-truncation",
-                f"Change against real text alone, by truncation, at {100 * ratio:g} %",
-                panels_of(report, lambda method: _by_truncation(recipe, method, ratio)),
-                "truncation",
-            )
-        )
-    return [figure for figure in figures if figure.svg]
-
-
-def _by_truncation(recipe: RunRecipe, method: Method, ratio: float) -> tuple[str, str]:
-    """Return the family and the truncation of a method. Raises KeyError for other ratios."""
-    if method.place != f"{ratio:g}":
-        raise KeyError(method.name)
-    arm = recipe.arms[method.series]
-    alike = [n for n, other in recipe.arms.items() if _untruncated(other) == _untruncated(arm)]
-    family = min(alike, key=lambda name: is_truncated(recipe.arms[name]))
-    return family, truncation_of(arm)
-
-
-def _untruncated(arm: Arm) -> Arm:
-    return arm.model_copy(update={"top_k": 0, "top_p": 1.0, "min_p": 0.0, "ratios": None})
-
-
-def truncation_of(arm: Arm) -> str:
-    """Return how an arm truncates, as an axis calls it: "none", "k=50", "p=0.95"."""
-    parts = [f"k={arm.top_k}"] if arm.top_k else []
-    parts += [f"p={arm.top_p:g}"] if arm.top_p < 1 else []
-    parts += [f"min-p={arm.min_p:g}"] if arm.min_p else []
-    return ", ".join(parts) or "none"
-
-
-def _figure(name: str, title: str, panels: Panels, axis: str) -> Figure:
-    said = [
-        f"{panel}: "
-        + "; ".join(
-            f"{p.series}, {p.place}: {p.value:+.2f} ({p.low:+.2f} to {p.high:+.2f})" for p in points
-        )
-        for panel, points in panels.items()
-    ]
-    svg = _svg_element(draw(panels, "svg", axis)) if panels else ""
-    return Figure(name, title, ". ".join(said), svg)
-
-
-def _svg_element(document: bytes) -> str:
-    """Return the <svg> element of a file, without the XML declaration before it."""
-    text = document.decode()
-    return text[text.index("<svg") :]

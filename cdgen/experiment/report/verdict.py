@@ -55,11 +55,10 @@ def verdict(evidence: Evidence) -> list[str]:
         sentences = _answers(evidence, evidence.against_real)
     if evidence.silent:
         names = _listed(map(method_name, evidence.silent))
-        sentences.append(f"No student is finished of {names}, so nothing is said of that here.")
-    if evidence.missing:
-        sentences.append(
-            f"Students without scores: {len(evidence.missing)}; these results may change with them."
-        )
+        sentences.append(f"No student of {names} has scores yet, so nothing is said of that here.")
+    if evidence.missing and evidence.against_real:
+        count = len(evidence.missing)
+        sentences.append(f"Students without scores: {count}; these results may change with them.")
     return sentences
 
 
@@ -176,7 +175,8 @@ def _by_chance(changes: Sequence[Change], comparisons: int) -> str:
 
 
 def _seed_noise(report: Report) -> list[str]:
-    means = [a.mean_relative for a in report.comparison.against_baseline.values()]
+    covered = [a for a in report.comparison.against_baseline.values() if a.covers_training]
+    means = [against.mean_relative for against in covered]
     shares = [mean.seed_share for mean in means if mean and mean.seed_share is not None]
     if not shares:
         return []

@@ -58,6 +58,7 @@ def test_everything_wrong_is_said_at_once(config: Callable[..., RunConfig]) -> N
                 "between": {"strategy": "cd", "bad": "step:5"},
                 "small": {"strategy": "cd", "bad": "small:tiny"},
                 "gap": {"strategy": "cd", "bad": "gap:0.3"},
+                "whole": {"strategy": "cd", "bad": "layers:1"},
             },
             corpora={"prompt_tokens": 10, "max_new_tokens": 10},
             evaluation={"tasks": ["perplexity", "blimp_fast", "poetry"], "data": "."},
@@ -70,6 +71,7 @@ def test_everything_wrong_is_said_at_once(config: Callable[..., RunConfig]) -> N
         "arms.early: bad: step:8 is not earlier than GOOD, step 8",
         "arms.between: bad: step:5 is no checkpoint; they are every 4 steps up to 12",
         "arms.small: bad: small:tiny: expected a model of `smaller` (none)",
+        "arms.whole: bad: layers:1: GOOD has 1 layers; take fewer",
         "gone.txt: no such file",
         "evaluation.tasks: --tasks poetry: unknown",
         "blimp_fast, poetry: no such folder",
@@ -160,7 +162,12 @@ def test_a_folder_of_another_recipe(config: Callable[..., RunConfig]) -> None:
     cd = {"strategy": "cd", "bad": "step:4", "alpha": 0.2}
     with pytest.raises(PlanMismatch, match=r"arms\.cd\.alpha: was 0\.1, now 0\.2"):
         plan(config(arms={"cd": cd}))
+    with pytest.raises(PlanMismatch, match=r"\(corpus-cd\)"):  # it could come back as another
+        plan(config(arms={"vanilla": {"strategy": "vanilla"}}))
     arms = {**toy_experiment.RECIPE["arms"], "cd2": cd}
+    layout.tasks.mkdir()
+    with pytest.raises(PlanMismatch, match=r"evaluation\.compat: was default, now paper"):
+        plan(config(evaluation={"tasks": ["perplexity"], "compat": "paper"}))
     more = {"seeds": [1, 2, 3], "mixture": {"ratios": [0.3, 0.5]}, "arms": arms}
     assert any("student-cd2-0.5-seed3" in line for line in plan(config(**more)))
 

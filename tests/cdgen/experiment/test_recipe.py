@@ -49,6 +49,9 @@ def cd(**fields: Any) -> dict[str, Any]:
         ({"arms": {"baseline": {"strategy": "vanilla"}}}, "every experiment has"),
         ({"arms": {"a/b": {"strategy": "vanilla"}}}, "expected names of letters"),
         ({"good": "last"}, "expected step:N"),
+        ({"good": [4]}, "expected step:N"),
+        ({"base": 3}, "base: "),
+        ({"base": "gone.yaml"}, "cannot read .*gone.yaml"),
         ({"paper": True}, "not by 20 nats.*not of blocks across them.*on_eos: continue"),
     ],
 )

@@ -52,6 +52,10 @@ def test_every_stage_leaves_what_the_next_needs(whole: Path) -> None:
         measured = json.loads(layout.measure(arm).read_bytes())
         assert measured["documents"] > 200 and measured["novelty"] and measured["judge"]
     assert "<html" in (whole / "report.html").read_text()
+    lines = (whole / "report.md").read_text().splitlines()
+    for student in ("baseline-seed1", "vanilla-0.3-seed1", "cd-0.3-seed1"):
+        (budget,) = [line for line in lines if line.startswith(f"| {student} |")]
+        assert budget.count("| holds ") == 2, "the words of the pair are counted"
 
 
 def scores(layout: Layout, out: Path) -> dict[str, Any]:

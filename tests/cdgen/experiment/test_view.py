@@ -27,8 +27,11 @@ def test_a_terminal_shows_every_state(monkeypatch: pytest.MonkeyPatch) -> None:
         view.began(STAGES[3])
         view.show([STAGES[3]], {"base"}, {"corpus-cd": 4})
         view.ended(STAGES[3], 0, 65.0)
+        view.finish({"base", "student-cd-0.3-seed1"}, {"corpus-cd": 4})
     assert isinstance(console.file, io.StringIO)
     shown = console.file.getvalue()
+    left = shown[shown.rindex("failed") :]  # on the screen in the end
+    assert "2 of 5" in left and "running" not in left
     for part in (
         *("running", "student-cd-0.3-seed1", "step 5/10: [/loss] [red]2.5, ETA 0:00:07"),
         *("failed", "corpus-cd", "exit code 4"),

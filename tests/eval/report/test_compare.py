@@ -258,6 +258,21 @@ def test_a_clear_difference_stays_one_among_many_methods(evaluated: Callable[...
     assert mean is not None and mean.p_holm < 0.05
 
 
+def test_series_at_one_place_stand_together() -> None:
+    from matplotlib.figure import Figure
+
+    from cdgen.eval.report.figures import Point, _panel
+
+    axis = Figure().subplots()
+    _panel(
+        axis, "title", [Point(name, "0.3", 1.0, 0.0, 2.0) for name in ("cd", "vanilla")], "black"
+    )
+    places = [line.get_xdata()[0] for line in axis.lines if len(line.get_xdata()) == 1]
+    low, high = axis.get_xlim()
+    assert len(set(places)) == 2, "and do not hide each other"
+    assert all(0.4 < (place - low) / (high - low) < 0.6 for place in places)
+
+
 def test_perplexity_alone_is_compared(evaluated: Callable[..., Path]) -> None:
     """A language without minimal pairs has no other score, so no mean relative change."""
     base, better = evaluated("base"), evaluated("better", loss=1.5)

@@ -110,12 +110,27 @@ def test_a_table_names_its_rows_and_columns(whole: MadeUp) -> None:
 def test_a_star_allows_for_all_tasks_and_methods(whole: MadeUp) -> None:
     """Only cd differs, and clearly; the others vary as seeds do."""
     sections = write_page(whole.out).sections
-    short, long = next(s for s in sections if s.id == "tasks").tables
+    short, long, _ = next(s for s in sections if s.id == "tasks").tables
     stars = {row[0]: row[1].endswith("*)") for row in short.rows}
     assert {name for name, star in stars.items() if star} == {"cd at 30 %", "cd at 50 %"}
     p = [(float(row[3].strip("< ")), float(row[4].strip("< "))) for row in long.rows if row[3]]
     assert len(p) == 2 * 10, "tasks x methods"
     assert min(adjusted for _, adjusted in p) >= min(20 * min(own for own, _ in p), 1)
+
+
+def test_subtasks_of_every_method(begun: Begin) -> None:
+    """The mean over seeds, and how far they lie apart; a method without students has no column."""
+    made = begun()
+    made.score_all({"baseline": 0.5, "cd": 0.5})
+    (table,) = next(s for s in write_page(made.out).sections if s.id == "tasks").tables[2:]
+    assert table.head == ["sub-task", "baseline", "cd at 30 %"]
+    assert [row[0] for row in table.rows] == [f"blimp_fast, u{part}" for part in range(4)]
+    values = []
+    for seed in (1, 2, 3):
+        folder = made.layout.scores(Student("cd", 0.3, seed))
+        results = json.loads((folder / "results.json").read_text())["results"]
+        values.append(100 * results["blimp_fast_u0"]["acc,none"])
+    assert table.rows[0][2] == f"{sum(values) / 3:.1f} ({min(values):.1f} to {max(values):.1f})"
 
 
 def test_text_of_a_corpus_is_shown_as_text(begun: Begin) -> None:
@@ -164,7 +179,7 @@ def test_missing_students_are_named(begun: Begin) -> None:
     assert "cd-0.3-seed2: its stage failed." in page.warnings
     assert "vanilla-0.3-seed1: not finished." in page.warnings
     answer = " ".join(page.answer)
-    assert "No student is finished of vanilla at 30 %" in answer
+    assert "No student of vanilla at 30 % has scores yet" in answer
     (table,) = next(s for s in page.sections if s.id == "change").tables
     assert [row[:2] for row in table.rows] == [["cd at 30 %", "2"]]
 

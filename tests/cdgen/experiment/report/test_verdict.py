@@ -114,7 +114,7 @@ def test_too_few_seeds() -> None:
 def test_a_missing_arm() -> None:
     answer = verdict(evidence_of(("vanilla", "plausible"), cd=against(0.05, 0.01, 0.001)))
     assert answer[-1] == (
-        "No student is finished of vanilla at 30 % and plausible at 30 %, so nothing is said of"
+        "No student of vanilla at 30 % and plausible at 30 % has scores yet, so nothing is said of"
         " that here."
     )
 
@@ -189,6 +189,6 @@ def test_without_a_baseline(begun: Callable[..., MadeUp]) -> None:
     made = begun()
     made.score_all({"cd": 0.9})
     assert answer_of(made).startswith(
-        "Nothing can be said yet: no student of the baseline has scores yet. No student is"
-        " finished of baseline and vanilla at 30 %"
+        "Nothing can be said yet: no student of the baseline has scores yet. No student"
+        " of baseline and vanilla at 30 % has scores yet"
     )

@@ -1,0 +1,96 @@
+"""The order of stages, and what becomes of those that fail, with stages that take no time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from cdgen.errors import CdgenError, StorageError, UsageError
+from cdgen.experiment.layout import Layout
+from cdgen.experiment.record import read_stages
+from cdgen.experiment.runner import Runner, last_line
+from cdgen.experiment.stages import Stage
+from cdgen.experiment.view import View
+
+
+@pytest.fixture
+def order() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def stage(order: list[str]) -> Callable[..., Stage]:
+    """Return a stage that notes its name, or that fails with an error."""
+
+    def make(name: str, *needs: str, error: Exception | None = None, lies: bool = False) -> Stage:
+        done = False
+
+        def act() -> None:
+            nonlocal done
+            order.append(name)
+            if error:
+                raise error
+            done = not lies
+
+        return Stage(name, ("run",), needs, Path(name), lambda: done, action=act)
+
+    return make
+
+
+def run(stages: list[Stage], out: Path) -> None:
+    layout = Layout(out)
+    view = View(stages, lambda stage: last_line(layout.log(stage.name)))
+    Runner(stages, layout, 1, view).run()
+
+
+def test_a_stage_waits_for_what_it_needs(
+    stage: Callable[..., Stage], order: list[str], tmp_path: Path
+) -> None:
+    run([stage("c", "b"), stage("b", "a"), stage("d"), stage("a")], tmp_path)
+    assert order == ["d", "a", "b", "c"]
+    assert [record.state for record in read_stages(tmp_path).values()] == ["done"] * 4
+
+
+@pytest.mark.parametrize(
+    "error, kind", [(UsageError("no such task"), UsageError), (OSError(28, "full"), StorageError)]
+)
+def test_others_go_on_after_a_failure(
+    stage: Callable[..., Stage],
+    order: list[str],
+    tmp_path: Path,
+    error: Exception,
+    kind: type[CdgenError],
+) -> None:
+    stages = [stage("a", error=error), stage("b", "a"), stage("c", "b"), stage("d")]
+    with pytest.raises(kind, match=r"1 of 4 stages failed \(a\); 2 that need them") as failed:
+        run(stages, tmp_path)
+    assert order == ["a", "d"]
+    assert last_line(tmp_path / "logs/a.log") in str(failed.value)
+    states = {name: record.state for name, record in read_stages(tmp_path).items()}
+    assert states == {"a": "failed", "d": "done"}
+
+
+def test_success_without_a_result_is_a_failure(
+    stage: Callable[..., Stage], order: list[str], tmp_path: Path
+) -> None:
+    with pytest.raises(CdgenError, match=r"1 of 2 stages failed \(a\)"):
+        run([stage("a", lies=True), stage("b", "a")], tmp_path)
+    assert order == ["a"]
+
+
+def test_attempts_and_seconds_add_up(stage: Callable[..., Stage], tmp_path: Path) -> None:
+    for attempt in (1, 2):
+        with pytest.raises(CdgenError):
+            run([stage("a", error=UsageError("no"))], tmp_path)
+        assert read_stages(tmp_path)["a"].attempts == attempt
+    run([stage("a")], tmp_path)
+    assert read_stages(tmp_path)["a"].attempts == 3
+
+
+def test_the_last_line_of_a_log(tmp_path: Path) -> None:
+    log = tmp_path / "a.log"
+    assert last_line(log) == ""
+    log.write_bytes(b"x" * 10_000 + b"\nfirst\rsecond\xff\n\n  \n")
+    assert last_line(log) == "second\ufffd"
