@@ -123,7 +123,7 @@ def _require_two_models(good: Checkpoint, bad: Checkpoint) -> None:
     raise ModelError(
         f"GOOD and BAD are one model: {good.folder} and {bad.folder} have the same weights, and"
         " nothing would be contrasted. Give an earlier checkpoint or a smaller model as BAD, or"
-        " --bad layers:N, window:N or dropout:0.5 for a BAD that is made of GOOD"
+        " --bad dropout:0.5, layers:N or window:N for a BAD that is made of GOOD"
     )
 
 

@@ -34,7 +34,8 @@ def hidden_states(
     tokens: torch.Tensor,  # [N, P] int64, N up to the decoder's slots
     sequence_ids: torch.Tensor,  # [N] int64, for dropout
 ) -> torch.Tensor:  # [blocks, N, P, D]: GOOD's, then BAD's
-    """Return what `Decoder.forward` returns after each token of whole texts."""
+    """Return what `Decoder.forward` returns after each token of whole texts. They take the place of
+    what the first N slots hold."""
     rows = torch.arange(len(tokens), device=tokens.device)
     lengths = torch.full_like(rows, tokens.shape[1])
     x, delta, early = _run(decoder, rows, tokens, lengths, sequence_ids, is_prompt=False)

@@ -122,7 +122,7 @@ def test_every_mistake_is_named(refused: Command) -> None:
 
 
 def test_contrast_needs_a_bad(refused: Command) -> None:
-    says = "--strategy cd needs --bad: a checkpoint folder, layers:N or dropout:P"
+    says = "--strategy cd needs --bad: a checkpoint folder, layers:N, window:N or dropout:P"
     refused(2, says, bad=None)
     refused(2, says, bad="none")
 
@@ -256,7 +256,7 @@ def test_more_slots_than_memory_write_nothing(refused: Command) -> None:
     refused(4, "GiB are free: give fewer --slots", slots=16 * 10**9)
 
 
-@pytest.mark.parametrize("bad", ["dropout:0.5", "layers:1"])
+@pytest.mark.parametrize("bad", ["dropout:0.5", "layers:1", "window:4"])
 def test_a_bad_made_of_a_model_without_a_lean_decoder_is_refused(
     refused: Command, tiny_gpt2_pair: Any, bad: str
 ) -> None:

@@ -18,6 +18,19 @@ from cdgen.generation import build_engine, fit_slots
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
+def plan_of(total: int) -> Any:
+    """Return what counts of a plan of `total` sequences of 4 + 20 tokens on a GPU."""
+    return SimpleNamespace(
+        num_sequences=total,
+        prompts=SimpleNamespace(prompt_tokens=4),
+        max_new_tokens=20,
+        dtype="bfloat16",
+        kv_dtype="bfloat16",
+        device_type="cuda",
+        logprobs=False,
+    )
+
+
 def test_auto_slots_are_what_the_memory_holds(
     tiny_pair: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -25,16 +38,7 @@ def test_auto_slots_are_what_the_memory_holds(
     pair = open_pair(tiny_pair.good, parse_bad(str(tiny_pair.bad)))
 
     def slots(total: int) -> int:
-        plan: Any = SimpleNamespace(
-            num_sequences=total,
-            prompts=SimpleNamespace(prompt_tokens=4),
-            max_new_tokens=20,
-            dtype="bfloat16",
-            kv_dtype="bfloat16",
-            device_type="cuda",
-            logprobs=False,
-        )
-        return fit_slots.auto_slots(plan, pair)
+        return fit_slots.auto_slots(plan_of(total), pair)
 
     monkeypatch.setattr(fit_slots, "free_bytes", lambda _: 80 * 2**30)
     assert slots(10**6) == 4096
@@ -51,6 +55,21 @@ def test_auto_slots_are_what_the_memory_holds(
     monkeypatch.setattr(fit_slots, "free_bytes", lambda _: 2**20)
     with pytest.raises(ModelError, match="16 slots x 24 tokens need"):
         slots(100)
+
+
+def test_a_window_leaves_room_for_more_slots(
+    tiny_pair: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The cache of 24 tokens is GOOD's; BAD's has 3. Both run on GOOD's weights."""
+    pair = open_pair(tiny_pair.good, parse_bad("window:3"))
+    shapes = fit_slots.shapes_of(pair, 24)
+    assert shapes is not None and shapes[0] == shapes[1]
+    needs = MemoryNeeds(
+        *shapes, capacity=24, dtype_bytes=2, kv_bytes=2, shared_weights=True, bad_window=3
+    )
+    needed = sum(plan_memory(needs, 1024).values())
+    monkeypatch.setattr(fit_slots, "free_bytes", lambda _: int(needed / 0.9) + 1)
+    assert fit_slots.auto_slots(plan_of(10**6), pair) == 1024
 
 
 @pytest.mark.parametrize(
