@@ -18,7 +18,9 @@ PRECISIONS = {"float32": "f32", "bfloat16": "bf16", "int8": "u8"}
 
 
 def convert(good: str, out: Path) -> None:
-    model = OVModelForCausalLM.from_pretrained(good, export=True, compile=False, load_in_8bit=False)
+    model = OVModelForCausalLM.from_pretrained(
+        good, export=True, compile=False, load_in_8bit=False, trust_remote_code=False
+    )
     model.save_pretrained(out)
 
 

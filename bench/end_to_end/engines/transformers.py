@@ -11,7 +11,9 @@ from cdgen.bench.end_to_end.engines.worker import Engine, Job, cache_as_weights,
 def load(job: Job) -> Engine:
     torch.set_num_threads(job.threads)
     dtype = getattr(torch, job.dtype)
-    model = transformers.AutoModelForCausalLM.from_pretrained(job.good, dtype=dtype).eval()
+    model = transformers.AutoModelForCausalLM.from_pretrained(
+        job.good, dtype=dtype, trust_remote_code=False
+    ).eval()
 
     @torch.inference_mode()
     def generate(prompts: list[list[int]], new: int, greedy: bool) -> list[list[int]]:

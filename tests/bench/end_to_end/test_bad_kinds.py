@@ -48,7 +48,7 @@ def test_every_format_has_engines_of_its_own(pair: list[Any]) -> None:
     for name, kind in formats().items():
         good = make_engine(good=pair[0], bad=pair[1], new=4, **kind).good
         assert good.exit_layers == (1 if name.startswith("layers") else None)
-        found[name] = good.head_weight().dtype, good.keys.dtype
+        found[name] = good.head_weight().dtype, good.caches[0].keys.dtype
     assert sorted(map(str, found.values())) == sorted(map(str, (*FORMATS, *FORMATS)))
 
 
