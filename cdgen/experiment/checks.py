@@ -15,13 +15,14 @@ from cdgen.experiment.costs import Cost, read_tokens, times_read
 from cdgen.experiment.layout import Layout
 from cdgen.experiment.recipe import Arm, Evaluation, RunRecipe
 from cdgen.experiment.stages import Plan, Stage
-from cdgen.experiment.tasks import task_problems, tasks_are_there
+from cdgen.experiment.tasks import PERPLEXITY, task_problems, tasks_are_there
 from cdgen.experiment.text import TOKENS_PER_WORD, Text
 from cdgen.train.config import ModelShape, Recipe
 from cdgen.train.data.sources import source_sha256
 
 MANY_READINGS = 4  # more epochs of a corpus than this are worth a warning
 _MANY_EPOCHS = 10  # of the real text
+_FEWEST_DOCUMENTS = 5
 _NAMED = ("corpus", "smaller")  # stages of what a recipe names freely
 _JUDGING = ("tasks", "measure", "eval", "compare", "report")  # stages that decide no weight
 _SHOWN = 5
@@ -97,12 +98,22 @@ def _step_problems(base: Recipe, step: int, what: str) -> Iterator[str]:
 
 def require_usable(recipe: RunRecipe, data: Path, layout: Layout, text: Text) -> None:
     """Raise UsageError with everything that is wrong."""
-    problems = [*recipe_problems(recipe), *text.problems]
+    problems = [*recipe_problems(recipe), *(text.problems or _text_problems(recipe, data, text))]
     if not tasks_are_there(recipe.evaluation, layout):
         problems += task_problems(recipe.evaluation, data)
     if problems:
         head = [f"{len(problems)} problems:"] if len(problems) > 1 else []
         raise UsageError("\n  ".join([*head, *problems]))
+
+
+def _text_problems(recipe: RunRecipe, data: Path, text: Text) -> Iterator[str]:
+    own = (data / recipe.evaluation.data / PERPLEXITY).is_dir()
+    if PERPLEXITY in recipe.evaluation.tasks and not own and text.held_out < _FEWEST_DOCUMENTS:
+        yield (
+            f"evaluation.tasks: perplexity needs {_FEWEST_DOCUMENTS} held-out documents for an"
+            f" interval that means something, and the text has {text.held_out}: raise `validation`"
+            " of the sources, divide them into shorter documents, or add text"
+        )
 
 
 def warnings(recipe: RunRecipe, text: Text) -> Iterator[str]:

@@ -41,7 +41,7 @@ def load_run_recipe(path: Path, data: Path, layout: Layout) -> tuple[RunRecipe, 
     try:
         wanted = _Sources.model_validate(base)
     except ValidationError:
-        text = Text(0, 0)  # the recipe itself is refused below
+        text = Text(0, 0, 0)  # the recipe itself is refused below
     else:
         seed = wanted.seed if wanted.split_seed is None else wanted.split_seed
         text = text_of(wanted.sources, seed, data, layout)

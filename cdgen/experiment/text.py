@@ -23,17 +23,20 @@ class Text:
 
     words: int  # in one epoch of training text
     prompts: int
+    held_out: int  # documents to measure perplexity on
     problems: tuple[str, ...] = ()  # why it cannot be used
 
 
 def text_of(sources: Sequence[Source], split_seed: int, data: Path, layout: Layout) -> Text:
     """Return what the sources hold, according to the base run if that has read them."""
-    mixture, prompts = layout.base / "mixture.json", layout.base / "prompts.jsonl"
-    if not (mixture.is_file() and prompts.is_file()):
+    mixture = layout.base / "mixture.json"
+    lines = [layout.base / f"{name}.jsonl" for name in ("prompts", "validation")]
+    if not all(path.is_file() for path in (mixture, *lines)):
         return _read(sources, split_seed, data)
     texts = json.loads(mixture.read_bytes())["texts"]
     words = sum(source.repeat * texts[source.name]["words"] for source in sources)
-    return Text(words, prompts.read_bytes().count(b"\n"))
+    prompts, held_out = (path.read_bytes().count(b"\n") for path in lines)
+    return Text(words, prompts, held_out)
 
 
 def _read(sources: Sequence[Source], split_seed: int, data: Path) -> Text:
@@ -44,15 +47,16 @@ def _read(sources: Sequence[Source], split_seed: int, data: Path) -> Text:
         except UsageError as error:
             problems.append(str(error))
     if problems:
-        return Text(0, 0, tuple(problems))
+        return Text(0, 0, 0, tuple(problems))
     try:
         parts, _ = split_sources(read, split_seed)
     except UsageError as error:
-        return Text(0, 0, (str(error),))
+        return Text(0, 0, 0, (str(error),))
     words = sum(
         source.repeat * len(split_words(document.text))
         for source in sources
         for document in parts[source.name].train
     )
     prompts = prompt_lines({name: found.prompts for name, found in parts.items()})
-    return Text(words, prompts.count(b"\n"))
+    held_out = sum(len(found.validation) for found in parts.values())
+    return Text(words, prompts.count(b"\n"), held_out)

@@ -103,6 +103,18 @@ def test_ten_documents(config: Callable[..., RunConfig], tmp_path: Path) -> None
     assert "none of its 10 documents or works falls to" in said and "more text" in said
 
 
+def test_too_little_is_held_out_for_perplexity(
+    config: Callable[..., RunConfig], tmp_path: Path
+) -> None:
+    """Without this check, training ends before it shows that one document has no interval."""
+    few = [{**source, "validation": 0.02} for source in sources("toys.txt")]
+    short = {"base": toy_experiment.base(sources=few)}
+    said = refused(config(**short, evaluation={"tasks": ["perplexity"]}))
+    assert "perplexity needs 5 held-out documents" in said and "the text has 2" in said
+    (tmp_path / "data/perplexity").mkdir()  # text of its own to measure it on
+    plan(config(**short, evaluation={"tasks": ["perplexity"]}))
+
+
 def test_no_prompts(config: Callable[..., RunConfig]) -> None:
     none = [{**source, "prompts": 0} for source in sources("toys.txt")]
     assert "none has a share of `prompts`" in refused(

@@ -23,7 +23,7 @@ from cdgen.train.data.tokenizer import SpecialIds
 from cdgen.train.model import model_config
 
 ROOT = Path(__file__).resolve().parents[3]
-TEXT = Text(words=1000, prompts=10)
+TEXT = Text(words=1000, prompts=10, held_out=10)
 
 
 def load(folder: Path, **changes: Any) -> RunRecipe:
