@@ -115,7 +115,10 @@ def backend_name(device: str) -> str:
         return f"triton {triton.__version__}"
     from cdgen.kernels.dispatch import native
 
-    return f"cpu {native.instruction_set()}"
+    # AVX-512 gives the bits of AVX2 (tests/kernels/test_instruction_sets.py), so a corpus may be
+    # begun on one and resumed on the other.
+    kernels = native.instruction_set()
+    return f"cpu {'avx2' if kernels == 'avx512' else kernels}"
 
 
 def free_bytes(device: str) -> int | None:

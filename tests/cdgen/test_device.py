@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from cdgen.device import is_out_of_memory
+from cdgen.device import backend_name, is_out_of_memory
 
 
 def _failed_capture(cause: RuntimeError) -> RuntimeError:
@@ -33,3 +33,9 @@ def test_out_of_memory_is_seen_behind_the_error_of_a_capture(
     error: RuntimeError, expected: bool
 ) -> None:
     assert is_out_of_memory(error) is expected
+
+
+def test_a_plan_knows_kernels_by_their_bits(instruction_set: str) -> None:
+    """AVX-512's are those of AVX2: a corpus may change between such machines."""
+    named = {"avx512": "cpu avx2", "avx2": "cpu avx2", "portable": "cpu portable"}
+    assert backend_name("cpu") == named[instruction_set]
