@@ -22,7 +22,6 @@ from typing import Any
 import torch
 
 from cdgen.bench.end_to_end.bench_generate import (
-    NEW,
     PROMPT,
     ROWS,
     make_engine,
@@ -43,10 +42,11 @@ FORMATS = (
 Contenders = dict[str, dict[str, Any]]  # name: arguments of make_engine
 
 
-def bad_argument(kind: str, layers: int, folder: Path) -> str:
-    """Return `--bad` of a kind, for a GOOD of `layers` layers: the BAD of `make_engine`."""
+def bad_argument(kind: str, layers: int, tokens: int, folder: Path) -> str:
+    """Return `--bad` of a kind, for a GOOD of `layers` layers and sequences of `tokens`: the BAD of
+    `make_engine`."""
     made = {"none": "none", "layers": f"layers:{layers // 2}", "dropout": "dropout:0.5"}
-    made |= {"window": f"window:{(PROMPT + NEW) // 4}", "folder": str(folder)}
+    made |= {"window": f"window:{tokens // 4}", "folder": str(folder)}
     return made[kind]
 
 

@@ -55,6 +55,9 @@ class Contender:
 VANILLA = Contender("cdgen")
 CONTENDERS = (
     *(Contender("cdgen", bad=kind) for kind in KINDS),
+    *(Contender("cdgen", "float32", "int8", kind) for kind in ("none", "layers")),
+    *(Contender("cdgen", "bfloat16", "bfloat16", kind) for kind in ("none", "layers")),
+    *(Contender("cdgen", "bfloat16", "int8", kind) for kind in ("none", "layers")),
     Contender("vllm"),
     Contender("vllm", "bfloat16", "default"),
     Contender("openvino"),
@@ -133,10 +136,10 @@ class Workload:
         self.greedy = greedy_tokens(self.good, self.prompts)
 
     def job(self, contender: Contender) -> Job:
-        layers = self.good.config.num_hidden_layers
+        layers, tokens = self.good.config.num_hidden_layers, PROMPT + max(self.size.lengths)
         return Job(
             good=str(self.folder / "good"),
-            bad=bad_argument(contender.bad, layers, self.folder / "bad"),
+            bad=bad_argument(contender.bad, layers, tokens, self.folder / "bad"),
             converted=str(self.folder / "converted"),
             prompts=[p for p in self.prompts for _ in range(ROWS // len(self.prompts))],
             documents=str(self.folder / "documents.txt"),

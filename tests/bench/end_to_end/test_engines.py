@@ -100,7 +100,7 @@ def test_every_engine_has_a_worker_and_versions() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_of_bad_has_an_argument(kind: str, tmp_path: Path) -> None:
-    assert parse_bad(bad_argument(kind, 12, tmp_path)).kind == kind
+    assert parse_bad(bad_argument(kind, 12, 260, tmp_path)).kind == kind
 
 
 @pytest.mark.parametrize("vocabulary", [300, 16384])
