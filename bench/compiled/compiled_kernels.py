@@ -69,6 +69,7 @@ NARROW = {
     "_attend_grouped.values": "fp8, laid out in shared memory for a product of 16-bit numbers, in"
     " runs of eight",
     "_rotary_to_cache.positions": "one number per program",
+    "_advance_slots.stops": "one number per end-of-text token, in turn",
 }
 
 

@@ -32,8 +32,6 @@ LOG2_E = tl.constexpr(1.4426950408889634)
 # and best key are within 16 of each other. Rounding of the argument and of exp2 is then below 1e-5,
 # and that of gumbel below 6e-6.
 MARGIN = tl.constexpr(1e-4)
-# Stands for LOG2_E without noise: any score below the best then has reach 0.
-STEEP = tl.constexpr(1e30)
 
 
 @triton.jit
@@ -41,8 +39,8 @@ def _any_rival(score, words, best_key, score_params):
     """Return whether a token with this score and word, or a better one, may beat the best key."""
     # The word's upper 23 bits as a fraction: at most 1 + word / 2**32, minus 1.
     u = ((words >> 9) | 0x3F800000).to(tl.float32, bitcast=True) - 1.0
-    slope = tl.where(score_params.temperature == 0, STEEP, LOG2_E)
-    rivals = u <= tl.exp2((score - best_key) * slope + MARGIN)
+    reach = tl.exp2((score - best_key) * LOG2_E + MARGIN)
+    rivals = tl.where(score_params.temperature == 0, score > best_key, u <= reach)
     return tl.max(rivals.to(tl.int32), 0) > 0
 
 
@@ -85,7 +83,7 @@ def _take_tile(
     before,  # Pass
     DIVIDE: tl.constexpr,
     DRAW: tl.constexpr,
-    WHOLE: tl.constexpr,  # all of the tile lies in the row
+    WHOLE: tl.constexpr,  # all of the tile lies in the row; read if it has no threshold
     BLOCK: tl.constexpr,
 ):
     """Return `before` and one more tile, of which tokens are drawn with DRAW."""
@@ -126,16 +124,19 @@ def first_pass(
         tl.zeros([BLOCK], tl.float32),
         tl.zeros([BLOCK], tl.int32),
     )
-    whole = row.vocab // BLOCK * BLOCK
+    whole = row.vocab  # a row with a threshold is masked in every tile, the last one included
+    if row.threshold is None:
+        whole = row.vocab // BLOCK * BLOCK
     g_next, b_next = load_tile(row, 0, BLOCK)
     for start in range(0, whole, BLOCK):
         g, b = g_next, b_next
         g_next, b_next = load_tile(row, start + BLOCK, BLOCK)  # loaded while this tile is processed
         state = _take_tile(row, g, b, start, score_params, noise, state, DIVIDE, DRAW, True, BLOCK)
-    if whole < row.vocab:
-        state = _take_tile(
-            row, g_next, b_next, whole, score_params, noise, state, DIVIDE, DRAW, False, BLOCK
-        )
+    if row.threshold is None:
+        if whole < row.vocab:
+            state = _take_tile(
+                row, g_next, b_next, whole, score_params, noise, state, DIVIDE, DRAW, False, BLOCK
+            )
     plausible, status = tl.sum(state.plausible, 0), tl.full([], OK, tl.int32)
     if row.threshold is None:
         plausible = row.vocab
@@ -154,12 +155,12 @@ def _examine(row, score_params, DIVIDE: tl.constexpr, BLOCK: tl.constexpr):
     for start in range(0, row.vocab, BLOCK):
         g, b = load_tile(row, start, BLOCK)
         plausible, score = score_tile(row, g, b, start, score_params, DIVIDE, BLOCK)
-        g, b = g.to(tl.float32), b.to(tl.float32)
         plausible_lanes += plausible.to(tl.int32)
-        ways |= tl.where(plausible & ~is_finite(g), 1, 0)
-        ways |= tl.where(plausible & ~is_finite(score), 4, 0)
+        why = tl.where(is_finite(score), 0, 4)
         if row.bad is not None:
-            ways |= tl.where(plausible & ~is_finite(b), 2, 0)
+            why |= tl.where(is_finite(b.to(tl.float32)), 0, 2)
+        why |= tl.where(is_finite(g.to(tl.float32)), 0, 1)
+        ways |= tl.where(plausible, why, 0)
     plausible = tl.sum(plausible_lanes, 0)
     status = tl.where(plausible == 0, NO_FINITE_GOOD, OK)
     status = tl.where(tl.max(ways & 4, 0) > 0, SCORE_OVERFLOW, status)
