@@ -43,8 +43,7 @@ Contenders = dict[str, dict[str, Any]]  # name: arguments of make_engine
 
 
 def bad_argument(kind: str, layers: int, tokens: int, folder: Path) -> str:
-    """Return `--bad` of a kind, for a GOOD of `layers` layers and sequences of `tokens`: the BAD of
-    `make_engine`."""
+    """Return `--bad` of a kind, for a GOOD of `layers` layers and sequences of `tokens`."""
     made = {"none": "none", "layers": f"layers:{layers // 2}", "dropout": "dropout:0.5"}
     made |= {"window": f"window:{tokens // 4}", "folder": str(folder)}
     return made[kind]

@@ -136,7 +136,7 @@ class Workload:
         self.greedy = greedy_tokens(self.good, self.prompts)
 
     def job(self, contender: Contender) -> Job:
-        layers, tokens = self.good.config.num_hidden_layers, PROMPT + max(self.size.lengths)
+        layers, tokens = self.good.config.num_hidden_layers, PROMPT + min(self.size.lengths)
         return Job(
             good=str(self.folder / "good"),
             bad=bad_argument(contender.bad, layers, tokens, self.folder / "bad"),
