@@ -46,13 +46,6 @@ inline float softmax_numerators(float* weights, int64_t length, float scale) {
     return sum(total);
 }
 
-// Asks for numbers that will be read soon to be brought near.
-template <class S>
-inline void prefetch(const S* numbers, int64_t count) {
-    constexpr int64_t line = 64 / sizeof(S);
-    for (int64_t i = 0; i < count; i += line) __builtin_prefetch(numbers + i, 0, 2);
-}
-
 // out[d] = sum_t w_t v_t[d] / total for N whole vectors of columns, kept in registers over all t.
 // Fetches a row of `next` for each t unless it is null.
 template <int N, class S, class T>
@@ -61,7 +54,7 @@ inline void weighted_columns(const S* values, const float* w, int64_t length, in
     f32x8 acc[N];
     for (f32x8& a : acc) a = set1(0.0f);
     for (int64_t t = 0; t < length; ++t) {
-        if (next) prefetch(next + t * head_dim, head_dim);
+        if (next) prefetch<2>(next + t * head_dim, head_dim * static_cast<int64_t>(sizeof(S)));
         const f32x8 weight = set1(w[t]);
         for (int i = 0; i < N; ++i)
             acc[i] = fma(weight, load(values + t * head_dim + i * kLanes), acc[i]);

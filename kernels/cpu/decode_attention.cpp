@@ -23,7 +23,7 @@ void dot_products(const float* query, const S* keys, int64_t group, int64_t leng
                   int64_t head_dim, int64_t stride, const S* values, float* weights) {
     const int64_t whole = head_dim / kLanes * kLanes;
     for (int64_t t = 0; t < length; t += kLanes) {
-        prefetch(values + t * head_dim, kLanes * head_dim);
+        prefetch<2>(values + t * head_dim, kLanes * head_dim * static_cast<int64_t>(sizeof(S)));
         const S* k[kLanes];
         for (int64_t j = 0; j < kLanes; ++j)
             k[j] = keys + (t + j < length ? t + j : length - 1) * head_dim;

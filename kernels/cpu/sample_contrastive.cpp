@@ -16,6 +16,7 @@
 #include "sampling_draw.h"
 #include "sampling_truncate.h"
 #include "simd.h"
+#include "with_dtype.h"
 
 namespace cdgen::CDGEN_ISA {
 namespace {
@@ -91,13 +92,6 @@ Status score(const Params& params, Candidates& tokens) {
     return score_finite ? kOk : kScoreOverflow;
 }
 
-template <class F>
-void with_dtype(Dtype dtype, F f) {
-    if (dtype == Dtype::f32) return f(float{});
-    if (dtype == Dtype::bf16) return f(bf16{});
-    return f(fp16{});
-}
-
 template <class T>
 Status plausible_tokens(const SampleArgs& args, int64_t row, Scratch& scratch, Candidates& tokens) {
     const T* good = row_of<T>(args.good, row);
@@ -119,14 +113,14 @@ Status plausible_tokens(const SampleArgs& args, int64_t row, Scratch& scratch, C
 void sample_row(const SampleArgs& args, int64_t row, Scratch& scratch) {
     Candidates tokens{};
     Status status = kOk;
-    with_dtype(args.good.dtype, [&](auto t) {
+    with_logits(args.good.dtype, [&](auto t) {
         using T = decltype(t);
         status = plausible_tokens<T>(args, row, scratch, tokens);
         if (args.bad.data) bad_from_logits(row_of<T>(args.bad, row), tokens);
     });
     if (args.head.weight.data)
-        with_dtype(args.head.weight.dtype,
-                   [&](auto t) { bad_from_head<decltype(t)>(args.head, row, scratch, tokens); });
+        with_logits(args.head.weight.dtype,
+                    [&](auto t) { bad_from_head<decltype(t)>(args.head, row, scratch, tokens); });
     if (status == kOk) status = score(args.params, tokens);
 
     const Draws& out = args.out;

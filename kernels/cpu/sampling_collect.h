@@ -15,12 +15,6 @@ constexpr int64_t kBlock = kLanes * kTile;  // columns whose maxima make one vec
 // How far ahead of the scan to ask for a row, in bytes: without it, a read from the shared cache
 // takes a fifth longer. 2 to 8 KiB are equally good.
 constexpr int64_t kAhead = 4096;
-constexpr int64_t kCacheLine = 64;
-
-inline void prefetch(const void* from, int64_t bytes) {
-    for (int64_t i = 0; i < bytes; i += kCacheLine)
-        __builtin_prefetch(static_cast<const char*>(from) + i);
-}
 
 struct Scan {
     float max;
@@ -33,7 +27,7 @@ f32x8 max_of_tile(const T* tile, mask16& nan) {
     f32x16 best = set16(-kInf);
     for (int64_t i = 0; i < kTile; i += 64) {
         const T* g = tile + i;
-        prefetch(reinterpret_cast<const char*>(g) + kAhead, 64 * sizeof(T));
+        prefetch<3>(reinterpret_cast<const char*>(g) + kAhead, 64 * sizeof(T));
         const f32x16 w = load16(g), x = load16(g + 16), y = load16(g + 32), z = load16(g + 48);
         nan = nan | (unordered(w, x) | unordered(y, z));
         best = max(max(max(w, x), max(y, z)), best);

@@ -30,6 +30,14 @@ constexpr int64_t kGrain = 32768;
 
 inline int threads_for(int64_t floats, int threads) { return floats < kGrain ? 1 : threads; }
 
+// Asks for memory that will be read soon. kNear is 3 for the nearest cache, 2 for the one after it.
+template <int kNear>
+inline void prefetch(const void* from, int64_t bytes) {
+    constexpr int64_t kCacheLine = 64;
+    for (int64_t i = 0; i < bytes; i += kCacheLine)
+        __builtin_prefetch(static_cast<const char*>(from) + i, 0, kNear);
+}
+
 // Stores the first `count` lanes, or all of them.
 template <class T>
 inline void store_tail(T* p, f32x8 x, int64_t count) {

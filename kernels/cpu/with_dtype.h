@@ -14,6 +14,13 @@ void with_float(cdgen::Dtype dtype, F f) {
     f(float{});
 }
 
+// For logits and heads: float, bf16 or fp16.
+template <class F>
+void with_logits(cdgen::Dtype dtype, F f) {
+    if (dtype == cdgen::Dtype::fp16) return f(fp16{});
+    with_float(dtype, f);
+}
+
 // For KV caches: float, bf16 or int8_t.
 template <class F>
 void with_stored(cdgen::Dtype dtype, F f) {
