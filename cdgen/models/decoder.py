@@ -19,7 +19,7 @@ from cdgen.kernels.decode_attention import AttentionDropout, decode_attention
 from cdgen.kernels.rotary_to_cache import rotary_to_cache
 from cdgen.models.config import DecoderConfig
 from cdgen.models.kv_cache import KvCache
-from cdgen.models.linear import Bf16Head, Linear, linear
+from cdgen.models.linear import Linear, head_linear
 from cdgen.models.registry import load_weights
 
 _CPU = torch.device("cpu")
@@ -126,7 +126,9 @@ class Decoder:
         With `exit_layers` = N, the residual stream after the first N layers follows, under the same
         final norm (early exit: Li et al. 2023, arXiv 2210.15097; Chuang et al. 2024, 2309.03883).
         """
-        lengths = [cache.lengths(positions) for cache in self.caches]
+        lengths = [positions + 1]  # entries of each cache to attend to
+        if self.window:
+            lengths.append(lengths[0].clamp(max=self.window))
         x = self.embed(tokens, positions)
         delta = early = None
         for i, layer in enumerate(self.layers):
@@ -204,9 +206,5 @@ class Decoder:
             missing = self.config.logits_width - len(weight)
             if missing and weight.device.type != "cpu":
                 weight = F.pad(weight, (0, 0, 0, missing))
-            self._to_logits[model] = (
-                Bf16Head(weight)
-                if weight.device.type == "cpu" and weight.dtype is torch.bfloat16
-                else linear(weight, None, self.slots)
-            )
+            self._to_logits[model] = head_linear(weight, self.slots)
         return self._to_logits[model](hidden)

@@ -49,14 +49,6 @@ class KvCache:
         scales = None if self.scales is None else self.scales[layer]
         return self.keys[layer], self.values[layer], scales
 
-    def lengths(
-        self,
-        positions: torch.Tensor,  # [B] int64
-    ) -> torch.Tensor:  # [B] int64
-        """Return the number of entries that a token at each position attends to, itself
-        included."""
-        return (positions + 1).clamp(max=self.entries)
-
     def write_texts(
         self,
         layer: int,

@@ -26,6 +26,16 @@ def linear(
     return PackedLinears([PackedLinear(w, b, rows) for w, b in zip(weight, biases, strict=True)])
 
 
+def head_linear(
+    weight: torch.Tensor,  # [V, D]
+    rows: int,  # in most calls
+) -> Linear:
+    """Return the product of a head. On a CPU its logits are float32, whatever its weights."""
+    if weight.device.type == "cpu" and weight.dtype is torch.bfloat16:
+        return Bf16Head(weight)
+    return linear(weight, None, rows)
+
+
 class PackedLinear:
     """One model on the CPU, with the weight in oneDNN's own layout. float32 or bfloat16, summed in
     fp32; the output is like the input.

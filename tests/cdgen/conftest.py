@@ -157,7 +157,7 @@ def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
     for op in OPS:
         monkeypatch.setattr(f"cdgen.kernels.{op}.choose_backend", lambda *_: "triton")
-    for module in ("decoder", "weights", "gpt2", "gpt_neox"):
+    for module in ("linear", "weights", "gpt2", "gpt_neox"):
         monkeypatch.setattr(f"cdgen.models.{module}.linear", of_a_gpu)
     # The interpreter runs programs one after the other; of 512, most would find nothing to do.
     monkeypatch.setattr("cdgen.kernels.gpu.sample_contrastive.HEAD_PROGRAMS", 1)
