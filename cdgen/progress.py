@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib.util import find_spec
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
@@ -26,6 +25,21 @@ def terminal_console() -> Console | None:
     from rich.console import Console
 
     return Console(stderr=True)
+
+
+class TerminalDisplay:
+    """A view that is on the terminal within a `with`."""
+
+    screen: Any = None  # of rich; None without a terminal
+
+    def __enter__(self) -> Self:
+        if self.screen:
+            self.screen.start()
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        if self.screen:
+            self.screen.stop()
 
 
 @dataclass
@@ -47,7 +61,7 @@ class Meter:
         return (self.tokens - before) / max(now - since, 1e-9)
 
 
-class Progress:
+class Progress(TerminalDisplay):
     """A line with the rate, the time left and the mean number of plausible tokens, kept up to date.
 
     It also calls `beat` with the tokens drawn and the rate, every BEAT_INTERVAL seconds.
@@ -57,26 +71,15 @@ class Progress:
         self.total, self.beat, self.shows = total, beat, shows
         self.meter = Meter()
         self.due = self.next_beat = 0.0
-        self.live: Any = None
         if shows and (console := terminal_console()) is not None:
             from rich.live import Live
 
-            self.live = Live(console=console, refresh_per_second=4)
+            self.screen = Live(console=console, refresh_per_second=4)
 
-    def __enter__(self) -> Self:
-        if self.live:
-            self.live.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        tb: TracebackType | None,
-    ) -> None:
-        if self.live:
+    def __exit__(self, *raised: object) -> None:
+        if self.screen:
             self._show(time.monotonic())  # the final numbers stay on the screen
-            self.live.stop()
+        super().__exit__(*raised)
 
     def step(self, drawn: int, plausible: int) -> None:
         """Count one step of the engine: `drawn` tokens, `plausible` candidates for them."""
@@ -84,7 +87,7 @@ class Progress:
         self.meter.plausible += plausible
         now = time.monotonic()
         if now >= self.due:
-            self.due = now + (0.5 if self.live else LOG_INTERVAL)
+            self.due = now + (0.5 if self.screen else LOG_INTERVAL)
             self._show(now)
         if now >= self.next_beat:
             self.next_beat = now + BEAT_INTERVAL
@@ -99,8 +102,8 @@ class Progress:
             f"  {meter.rate(now):,.0f} tokens/s  plausible {meter.plausible / meter.tokens:.1f}"
             f"  left {self._left(now)}"
         )
-        if self.live:
-            self.live.update(line)
+        if self.screen:
+            self.screen.update(line)
         else:
             print(line, file=sys.stderr, flush=True)
 

@@ -66,6 +66,13 @@ def problems(error: ValidationError) -> list[str]:
     ]
 
 
+def first_problem(error: ValidationError, whole: str = "the file") -> str:
+    """Return the first error about a file that cdgen wrote: its field, or `whole`, and what is
+    wrong."""
+    first = error.errors()[0]
+    return f"{'.'.join(map(str, first['loc'])) or whole}: {first['msg']}"
+
+
 def _unquoted(detail: ErrorDetails) -> str:
     """Return advice for a text that YAML takes for something else, such as `no` for False."""
     value = detail["input"]

@@ -10,10 +10,9 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from cdgen.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from cdgen.corpus.folder import CorpusFolder
+from cdgen.corpus.reader import evenly_spaced
 from cdgen.errors import UsageError
 from cdgen.eval.corpus_measures import continuations_of, documents_of, measure
 from cdgen.eval.modes import MODES
@@ -73,8 +72,8 @@ def _is_good_of(checkpoint: Checkpoint | None, corpus: Path) -> bool:
 
 
 def _evenly_spaced(texts: Iterable[str], count: int) -> list[str]:
-    """Return JUDGED of `count` documents: the first ones continue only few prompts."""
-    wanted = set(np.linspace(0, count - 1, min(count, JUDGED)).round().astype(int).tolist())
+    """Return JUDGED of `count` documents."""
+    wanted = evenly_spaced(count, JUDGED)
     return [text for index, text in enumerate(texts) if index in wanted]
 
 

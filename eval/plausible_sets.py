@@ -20,7 +20,7 @@ from cdgen.checkpoints.checkpoint import open_checkpoint
 from cdgen.checkpoints.pretrained import load_causal_lm
 from cdgen.corpus.folder import CorpusFolder
 from cdgen.corpus.plan import Plan
-from cdgen.corpus.reader import rows_so_far
+from cdgen.corpus.reader import evenly_spaced, rows_so_far
 from cdgen.errors import UsageError
 from cdgen.kernels.sample_contrastive import sample_contrastive
 from cdgen.kernels.sampling_params import SamplingParams
@@ -101,8 +101,7 @@ def _load_bad(good: Path, source: BadSource, device: str) -> Any:
 
 
 def _sampled_rows(corpus: Path, plan: Plan) -> list[dict[str, Any]]:
-    count = plan.num_sequences
-    wanted = set(np.linspace(0, count - 1, min(ROWS, count)).round().astype(int).tolist())
+    wanted = evenly_spaced(plan.num_sequences, ROWS)
     rows = rows_so_far(corpus, ["sequence_id", "tokens", "prompt_tokens", "new_tokens"])
     return [row for row in rows if row["sequence_id"] in wanted and row["new_tokens"]]
 

@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 
 from cdgen.differences import differences
 from cdgen.errors import PlanMismatch, StorageError
+from cdgen.settings import first_problem
 from cdgen.storage import canonical_json, lock, temporary_of, write_atomic
 from cdgen.train.config import Recipe
 from cdgen.train.data.sources import source_sha256
@@ -71,10 +72,8 @@ def read_record(out: Path) -> Record | None:
     try:
         return Record.model_validate_json(path.read_bytes())
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "the file"
         raise StorageError(
-            f"{path} is damaged, or of another version of cdgen ({where}: {first['msg']}): restore"
+            f"{path} is damaged, or of another version of cdgen ({first_problem(error)}): restore"
             " it, or train into another --out"
         ) from error
 

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from cdgen.device import device_type
 from cdgen.differences import differences
 from cdgen.errors import PlanMismatch, StorageError
+from cdgen.settings import first_problem
 from cdgen.storage import record_checksum
 
 Format = Literal["parquet", "jsonl"]  # of a corpus's files
@@ -158,10 +159,8 @@ def parse_plan(fields: Mapping[str, Any], origin: str) -> Plan:
     try:
         return Plan.model_validate(fields)
     except ValidationError as error:
-        first = error.errors()[0]
-        name = ".".join(map(str, first["loc"])) or "plan"
         raise StorageError(
-            f"{origin} is not a plan of this cdgen: {name}: {first['msg']}."
+            f"{origin} is not a plan of this cdgen: {first_problem(error, 'plan')}."
         ) from error
 
 

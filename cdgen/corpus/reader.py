@@ -6,6 +6,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from cdgen.corpus.folder import CorpusFolder
 from cdgen.corpus.manifest import FileEntry, damage, read_manifest
 from cdgen.corpus.ranges import read_range
@@ -38,6 +40,12 @@ def rows_so_far(out: Path, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
     if not entries:
         raise UsageError(f"{out}: no range is committed yet; resume it with `cdgen generate`")
     return _rows(folder, entries, columns)
+
+
+def evenly_spaced(count: int, most: int) -> set[int]:
+    """Return up to `most` of the numbers below `count`, from the first to the last: the first rows
+    of a corpus continue only few prompts."""
+    return set(np.linspace(0, count - 1, min(count, most)).round().astype(int).tolist())
 
 
 def _rows(

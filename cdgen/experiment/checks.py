@@ -11,7 +11,7 @@ from cdgen.checkpoints.bad_source import parse_bad
 from cdgen.differences import differences
 from cdgen.errors import PlanMismatch, StorageError, UsageError
 from cdgen.experiment.bad_choice import parse_bad_choice
-from cdgen.experiment.costs import Cost, read_tokens, times_read
+from cdgen.experiment.costs import MANY_READINGS, Cost, read_tokens, times_read
 from cdgen.experiment.layout import Layout
 from cdgen.experiment.recipe import Arm, Evaluation, RunRecipe
 from cdgen.experiment.stages import Plan, Stage
@@ -20,7 +20,6 @@ from cdgen.experiment.text import TOKENS_PER_WORD, Text
 from cdgen.train.config import ModelShape, Recipe
 from cdgen.train.data.sources import source_sha256
 
-MANY_READINGS = 4  # more epochs of a corpus than this are worth a warning
 _MANY_EPOCHS = 10  # of the real text
 _FEWEST_DOCUMENTS = 5
 _NAMED = ("corpus", "smaller")  # stages of what a recipe names freely

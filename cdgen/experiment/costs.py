@@ -13,6 +13,10 @@ from cdgen.experiment.tasks import bytes_of_task
 from cdgen.experiment.text import TOKENS_PER_WORD, Text
 from cdgen.train.config import ModelShape, Recipe
 
+# Times over that a corpus may be read: repeated text teaches less after that (Muennighoff et al.
+# 2023).
+MANY_READINGS = 4
+
 _BYTES_PER_TOKEN = 4  # of text
 _CORPUS_BYTES = 8  # of a token in a corpus: its id and its text, little compressed
 _CHECKPOINT_BYTES = 12  # of a parameter: fp32, and AdamW's two moments

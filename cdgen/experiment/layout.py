@@ -54,6 +54,11 @@ def students_of(recipe: RunRecipe) -> Iterator[Student]:
             yield from (Student(name, ratio, seed) for seed in recipe.seeds)
 
 
+def result_files(scores: Path) -> list[Path]:
+    """Return the results.json of a student: one, or one for each of its checkpoints."""
+    return sorted({*scores.glob("results.json"), *scores.glob("*/results.json")})
+
+
 @dataclass(frozen=True)
 class Layout:
     """The paths of an experiment in the folder `out`."""

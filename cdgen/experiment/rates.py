@@ -75,8 +75,6 @@ def _generation_rate(recipe: RunRecipe, model: PreTrainedModel, device: str) -> 
 
     Random weights leave nearly all tokens plausible, so a trained pair is somewhat faster.
     """
-    import torch
-
     new, prompt = _NEW_TOKENS, recipe.corpora.prompt_tokens
     if (shape := lean_config(model.config.to_dict(), prompt + new)) is None:
         return None

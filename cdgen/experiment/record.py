@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from cdgen.errors import StorageError, UsageError
 from cdgen.experiment.layout import Layout
 from cdgen.experiment.recipe import RunRecipe
+from cdgen.settings import first_problem
 from cdgen.storage import canonical_json, make_folder, write_atomic
 
 
@@ -76,8 +77,6 @@ def _read(model: type[_Model], path: Path) -> _Model:
     try:
         return model.model_validate_json(path.read_bytes())
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "the file"
         raise StorageError(
-            f"{path} is damaged, or of another version of cdgen ({where}: {first['msg']})"
+            f"{path} is damaged, or of another version of cdgen ({first_problem(error)})"
         ) from error

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from cdgen.experiment.bad_choice import BadChoice, parse_bad_choice
-from cdgen.experiment.layout import Layout, Student, students_of
+from cdgen.experiment.layout import Layout, Student, result_files, students_of
 from cdgen.experiment.recipe import BASELINE, Arm, RunRecipe
 from cdgen.experiment.student_recipes import base_recipe, smaller_recipe, student_recipe
 from cdgen.experiment.tasks import (
@@ -73,7 +73,7 @@ class Plan:
     def _train(self, name: str, recipe: Recipe, run: Path, needs: tuple[str, ...] = ()) -> Stage:
         config = self.layout.train_recipe(name.removeprefix("student-"))
         command = ("train", "--config", str(config), "--data", str(self.data), "--out", str(run))
-        last = run / "checkpoints" / f"checkpoint-{recipe.total_steps}" / "complete.json"
+        last = _checkpoint(run, recipe.total_steps) / "complete.json"
         ends = (last, run / "budget.md")  # the budget is written last
         done = partial(_are_files, ends)
         return Stage(name, command, needs, run, done, recipe, recipe_file=config)
@@ -256,7 +256,7 @@ def _have_tasks(results: Sequence[Path], tasks: Sequence[str]) -> bool:
 def _compared(out: Path, counts: dict[str, int], scores: list[Path]) -> bool:
     """Return whether compare.json is of these methods and as new as every score."""
     file = out / "compare.json"
-    files = [path for folder in scores for path in folder.rglob("results.json")]
+    files = [path for folder in scores for path in result_files(folder)]
     return _json(file).get("methods") == counts and _newer(file, files)
 
 

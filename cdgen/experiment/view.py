@@ -5,43 +5,27 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence, Set
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from cdgen.experiment.stages import Stage
-from cdgen.progress import duration, terminal_console
+from cdgen.progress import TerminalDisplay, duration, terminal_console
 
 _INTERVAL = 60.0  # seconds between lines about a stage at work, without a terminal
 _WAITING_SHOWN = 5
 
 
-class View:
+class View(TerminalDisplay):
     """What is done, at work (with the last line of its log), waiting and failed."""
 
     def __init__(self, stages: Sequence[Stage], last_line: Callable[[Stage], str]) -> None:
         self.stages, self.last_line = stages, last_line
         self.began_at: dict[str, float] = {}  # seconds, monotonic
         self.due = 0.0
-        self.live: Any = None
         if (console := terminal_console()) is not None:
             from rich.live import Live
 
             # Without a thread of its own: processes are started while it is shown.
-            self.live = Live(console=console, auto_refresh=False)
-
-    def __enter__(self) -> Self:
-        if self.live:
-            self.live.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        tb: TracebackType | None,
-    ) -> None:
-        if self.live:
-            self.live.stop()
+            self.screen = Live(console=console, auto_refresh=False)
 
     def began(self, stage: Stage) -> None:
         self.began_at[stage.name] = time.monotonic()
@@ -58,9 +42,9 @@ class View:
         now = time.monotonic()
         if now < self.due:
             return
-        if self.live:
+        if self.screen:
             self.due = now + 0.5
-            self.live.update(self._table(running, done, failed, now), refresh=True)
+            self.screen.update(self._table(running, done, failed, now), refresh=True)
             return
         if self.due:
             for stage in running:
@@ -70,8 +54,8 @@ class View:
 
     def finish(self, done: Set[str], failed: Mapping[str, int]) -> None:
         """Leave the final state on the screen."""
-        if self.live:
-            self.live.update(self._table([], done, failed, time.monotonic()), refresh=True)
+        if self.screen:
+            self.screen.update(self._table([], done, failed, time.monotonic()), refresh=True)
 
     def _table(
         self, running: Sequence[Stage], done: Set[str], failed: Mapping[str, int], now: float
@@ -94,7 +78,7 @@ class View:
         return table
 
     def _say(self, line: str) -> None:
-        if self.live:
-            self.live.console.print(line, highlight=False, markup=False)
+        if self.screen:
+            self.screen.console.print(line, highlight=False, markup=False)
         else:
             print(line, file=sys.stderr, flush=True)

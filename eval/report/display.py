@@ -6,38 +6,21 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
-from types import TracebackType
-from typing import Any, Self
 
 from cdgen.eval.summary import Summary
-from cdgen.progress import LOG_INTERVAL, terminal_console
+from cdgen.progress import LOG_INTERVAL, TerminalDisplay, terminal_console
 
 
-class Display:
+class Display(TerminalDisplay):
     """A view of the checkpoint and task being scored, and of the scores."""
 
     def __init__(self, checkpoints: int) -> None:
         self.checkpoints, self.begun = checkpoints, 0
         self.name = ""
-        self.bar: Any = None
         if (console := terminal_console()) is not None:
             from rich.progress import Progress
 
-            self.bar = Progress(console=console, transient=True)
-
-    def __enter__(self) -> Self:
-        if self.bar:
-            self.bar.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        tb: TracebackType | None,
-    ) -> None:
-        if self.bar:
-            self.bar.stop()
+            self.screen = Progress(console=console, transient=True)
 
     def begin(self, name: str, known: int, tasks: int) -> None:
         """Announce a checkpoint; `known` of its tasks were scored before."""
@@ -48,11 +31,11 @@ class Display:
 
     def task(self, name: str) -> Callable[[int, int], None]:
         """Return the function to call with the tokens done and all tokens of a task."""
-        if self.bar:
-            task = self.bar.add_task(f"{self.name} {name}", total=None)
+        if self.screen:
+            task = self.screen.add_task(f"{self.name} {name}", total=None)
 
             def advance(done: int, total: int) -> None:
-                self.bar.update(task, completed=done, total=total, visible=done < total)
+                self.screen.update(task, completed=done, total=total, visible=done < total)
 
             return advance
         due = time.monotonic() + LOG_INTERVAL
@@ -76,7 +59,7 @@ class Display:
         self._say(f"  {task}  {scores}" + (f"  ({', '.join(notes)})" if notes else ""))
 
     def _say(self, line: str) -> None:
-        if self.bar:
-            self.bar.console.print(line, highlight=False)
+        if self.screen:
+            self.screen.console.print(line, highlight=False)
         else:
             print(line, file=sys.stderr, flush=True)

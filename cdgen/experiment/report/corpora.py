@@ -11,14 +11,13 @@ import numpy as np
 
 from cdgen.corpus.folder import CorpusFolder
 from cdgen.corpus.manifest import Manifest, read_manifest
-from cdgen.corpus.reader import corpus_rows
+from cdgen.corpus.reader import corpus_rows, evenly_spaced
 from cdgen.experiment.layout import Layout, students_of
 from cdgen.experiment.recipe import RunRecipe
 from cdgen.experiment.record import StageRecord
 from cdgen.storage import sha256_of
 
 SAMPLES = 3
-MOST_READINGS = 4  # times over; repeated text teaches less after that (Muennighoff et al. 2023)
 
 
 @dataclass(frozen=True)
@@ -71,7 +70,7 @@ def _rows(folder: CorpusFolder, manifest: Manifest) -> tuple[dict[str, float], d
     All corpora of an experiment continue the same prompts, so rows of one number begin alike.
     """
     count = manifest.plan.num_sequences
-    wanted = set(np.linspace(0, count - 1, min(SAMPLES, count)).round().astype(int).tolist())
+    wanted = evenly_spaced(count, SAMPLES)
     means = np.empty(count)
     tokens = np.empty(count)
     samples = {}

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from cdgen.experiment.costs import MANY_READINGS
 from cdgen.experiment.recipe import RunRecipe
-from cdgen.experiment.report.corpora import MOST_READINGS, Corpus
+from cdgen.experiment.report.corpora import Corpus
 from cdgen.experiment.report.paper_figures import truncation_of
 from cdgen.experiment.report.sections import Samples, Section, Table
 
@@ -47,10 +48,10 @@ def reading_warnings(corpora: Mapping[str, Corpus]) -> list[str]:
     """Return a warning for every corpus that students read too often."""
     return [
         f"The corpus of {arm} was read {times:.1f} times over at {100 * ratio:g} %: after about"
-        f" {MOST_READINGS} readings text teaches less. Write more of it, or take a smaller share."
+        f" {MANY_READINGS} readings text teaches less. Write more of it, or take a smaller share."
         for arm, corpus in corpora.items()
         for ratio, times in corpus.readings.items()
-        if times > MOST_READINGS
+        if times > MANY_READINGS
     ]
 
 

@@ -12,7 +12,7 @@ from cdgen.eval.report.compare import make_report
 from cdgen.eval.report.comparison_report import Report
 from cdgen.eval.report.methods import Method
 from cdgen.eval.report.results import read_results
-from cdgen.experiment.layout import Layout, Student, students_of
+from cdgen.experiment.layout import Layout, Student, result_files, students_of
 from cdgen.experiment.recipe import BASELINE, Arm, RunRecipe
 from cdgen.experiment.record import StageRecord
 
@@ -74,7 +74,7 @@ def is_truncated(arm: Arm) -> bool:
 
 
 def _why_missing(folder: Path, student: Student, stages: dict[str, StageRecord]) -> str | None:
-    documents = sorted({*folder.glob("results.json"), *folder.glob("*/results.json")})
+    documents = result_files(folder)
     if not documents:
         tried = [f"{kind}-{student.name}" for kind in ("student", "eval")]
         states = [stages[name].state for name in tried if name in stages]

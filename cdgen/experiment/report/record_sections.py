@@ -10,7 +10,7 @@ from typing import Any
 from cdgen.checkpoints.pair_file import resolve_pair
 from cdgen.eval.report.methods import Method
 from cdgen.eval.report.results import read_results
-from cdgen.experiment.layout import Layout, Student, students_of
+from cdgen.experiment.layout import Layout, Student, result_files, students_of
 from cdgen.experiment.record import Experiment, StageRecord
 from cdgen.experiment.report.corpora import Corpus
 from cdgen.experiment.report.sections import Section, Table
@@ -123,7 +123,7 @@ def hashes(
         found |= {"tokenizer": plan.tokenizer_sha256, "GOOD": plan.good_sha256}
         found |= {f"BAD of {arm}": plan.bad, f"corpus {arm}, manifest": corpus.manifest_sha256}
     for folder in (folder for method in methods for folder in method.runs):
-        for path in sorted({*folder.glob("results.json"), *folder.glob("*/results.json")}):
+        for path in result_files(folder):
             document = read_results(path.parent)
             own = {task: of["data_sha256"] for task, of in document["configs"].items()}
             found |= {f"task {task}": sha256 for task, sha256 in own.items()}
