@@ -32,7 +32,7 @@ def run(
         int, typer.Option(min=1, help="Stages to run side by side; they share the cores.")
     ] = 1,
 ) -> None:
-    """Run an experiment: does contrastive synthetic data help a corpus?
+    """Run an experiment: does synthetic text help a corpus?
 
     Train the base model, choose GOOD and BAD, write a corpus per arm, train students on real and
     synthetic text, evaluate and compare them. Run the same command again to continue.
@@ -54,9 +54,10 @@ def run(
 def report(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder of cdgen run.")],
 ) -> None:
-    """Write the page of an experiment: report.html, report.md, results.json, figures.
+    """Write the page of an experiment.
 
-    What is not finished yet is left out and named.
+    It consists of report.html, report.md, results.json and figures. What is not finished yet is
+    left out and named.
     """
     from cdgen.experiment.report.page import write_page
 

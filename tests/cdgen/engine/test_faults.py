@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import replace
@@ -177,6 +178,27 @@ def test_one_launch_follows_the_draw(on_meta: Callable[[str], SlotEngine], case:
         engine.runner.run()
     one_step = launches.ops[: len(launches.ops) // len(engine.runner.records[0])]
     assert one_step[-2:] == ["cdgen::sample_contrastive", "cdgen::advance_slots"]
+
+
+def test_launches_of_a_step_of_two_stacked_llamas(on_meta: Callable[[str], SlotEngine]) -> None:
+    """Nine a layer and nine more: 117 of 12 layers, as docs/kernels.md has it."""
+    engine = on_meta("twins, fp8")
+    engine.slots.settings = replace(engine.settings, logprobs=False)
+    with torch.inference_mode(), Launches() as launches:
+        engine.slots.step(*(records[0] for records in engine.runner.records))
+    layers, found = engine.good.config.num_hidden_layers, Counter(launches.ops)
+    assert found == {
+        "aten::bmm": 4 * layers,
+        "aten::linear": 1,  # GOOD's head
+        "cdgen::rms_norm": 2 * layers + 1,
+        **{f"cdgen::{op}": layers for op in ("rotary_to_cache", "decode_attention", "swiglu")},
+        "cdgen::sample_contrastive": 1,
+        "cdgen::advance_slots": 1,
+        "aten::add": 3,
+        "aten::mul": 1,
+        "aten::embedding": 1,
+    }
+    assert sum(found.values()) == 9 * layers + 9
 
 
 # ---- streams -----------------------------------------------------------------------------------
