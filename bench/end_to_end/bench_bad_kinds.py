@@ -31,6 +31,7 @@ from cdgen.bench.end_to_end.bench_generate import (
 )
 from cdgen.bench.end_to_end.gpu_generation_workload import paper_model
 from cdgen.bench.timing.environment import write_result
+from cdgen.kernels.arguments import dtype_name
 
 KINDS = ("none", "layers", "window", "folder", "dropout")
 FORMATS = (
@@ -56,7 +57,7 @@ def kinds() -> Contenders:
 def formats() -> Contenders:
     """Return GOOD alone and GOOD with a BAD of its first layers, in each format."""
     return {
-        f"{kind}, {str(dtype)[6:]}, cache {str(kv_dtype)[6:]}": {
+        f"{kind}, {dtype_name(dtype)}, cache {dtype_name(kv_dtype)}": {
             "kind": kind,
             "dtype": dtype,
             "kv_dtype": kv_dtype,

@@ -100,6 +100,17 @@ def run_transformers(good: Any, bad: Any, prompts: torch.Tensor, new: int = NEW)
     return time.perf_counter() - start
 
 
+def bad_of_good(kind: str, layers: int, tokens: int) -> dict[str, Any]:
+    """Return the arguments with which a `Decoder` of `layers` layers makes a BAD of GOOD for
+    sequences of `tokens`; none for other kinds."""
+    made: dict[str, dict[str, Any]] = {
+        "layers": {"exit_layers": layers // 2},
+        "window": {"window": tokens // 4},
+        "dropout": {"dropout": Dropout(0.5, seed=1)},
+    }
+    return made.get(kind, {})
+
+
 def make_engine(
     kind: str,
     good: Any,
@@ -111,7 +122,7 @@ def make_engine(
     """Return the engine that `cdgen generate` builds on a CPU for a kind of BAD: none, layers (the
     first half of GOOD's), window (a quarter of the context), folder or dropout."""
 
-    def decoder(model: Any, **bad_of_good: Any) -> Decoder:
+    def decoder(model: Any, **options: Any) -> Decoder:
         shape = lean_config(model.config.to_dict(), PROMPT + new)
         assert shape is not None
         return Decoder(
@@ -121,19 +132,15 @@ def make_engine(
             PROMPT + new,
             dtype=dtype,
             kv_dtype=kv_dtype,
-            **bad_of_good,
+            **options,
         )
 
-    bad_of_good: dict[str, dict[str, Any]] = {
-        "layers": {"exit_layers": good.config.num_hidden_layers // 2},
-        "window": {"window": (PROMPT + new) // 4},
-        "dropout": {"dropout": Dropout(0.5, seed=1)},
-    }
+    made_of_good = bad_of_good(kind, good.config.num_hidden_layers, PROMPT + new)
     second = decoder(bad) if kind == "folder" else None
     params = VANILLA if kind == "none" else PARAMS
     limits = Limits(max_new_tokens=new, eos_token_ids=(), stop_on_eos=False)
     settings = EngineSettings(params, limits, seed=0, vocab_size=good.config.vocab_size)
-    return SlotEngine(decoder(good, **bad_of_good.get(kind, {})), second, settings)
+    return SlotEngine(decoder(good, **made_of_good), second, settings)
 
 
 def run_engine(engine: SlotEngine, prompts: torch.Tensor) -> tuple[float, list[Sequence]]:

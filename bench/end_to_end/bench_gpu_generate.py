@@ -11,8 +11,8 @@ are plausible. The parts are
     parts     the launches of a step and the time of its kernels by kind, from the profiler; `gaps`
               is the rest
     steady    tokens per second of the whole engine, slots refilled, for `--seconds` at 1024 slots
-              and a quarter of that elsewhere: contrast, one model, dropout, early exit, fp8 caches,
-              other numbers of slots
+              and a quarter of that elsewhere: contrast, one model, dropout, early exit, window, fp8
+              caches, other numbers of slots
     corpus    the paper's 97.3M new tokens at these rates: an extrapolation
 
 A step is checked before it is timed: the graph's tokens are those of the same steps one by one. The
@@ -217,6 +217,7 @@ def steady_cases(slots: list[int]) -> dict[str, tuple[int, dict[str, Any]]]:
         f"one model, {SLOTS} slots": (SLOTS, {"kind": "vanilla"}),
         f"dropout, {SLOTS} slots": (SLOTS, {"kind": "dropout"}),
         f"early exit, {SLOTS} slots": (SLOTS, {"kind": "layers"}),
+        f"window, {SLOTS} slots": (SLOTS, {"kind": "window"}),
         # About one token in 200 ends a sequence, so that slots become free one by one.
         f"contrast, {SLOTS} slots, ends anywhere": (SLOTS, {"stops": 160}),
         f"contrast, {SLOTS} slots, prompts in batches": (SLOTS, {"stops": 160, "prefills": True}),

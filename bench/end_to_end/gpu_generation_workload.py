@@ -9,11 +9,11 @@ from typing import Any
 
 import torch
 
-from cdgen.bench.end_to_end.bench_generate import PARAMS, PROMPT, VANILLA, random_llama
+from cdgen.bench.end_to_end.bench_generate import PARAMS, PROMPT, VANILLA, bad_of_good, random_llama
 from cdgen.engine.sequences import Limits, Request
 from cdgen.engine.settings import EngineSettings
 from cdgen.engine.slot_engine import SlotEngine
-from cdgen.models.decoder import Decoder, Dropout
+from cdgen.models.decoder import Decoder
 from cdgen.models.registry import lean_config
 
 NEW = 400
@@ -28,7 +28,7 @@ def make_engine(
     bad: Any,
     slots: int,
     *,
-    kind: str = "contrast",  # contrast | vanilla | dropout | layers: half of GOOD's
+    kind: str = "contrast",  # contrast | vanilla | those of `bad_of_good`
     kv_dtype: torch.dtype | None = None,
     new: int = NEW,
     stops: int = 0,  # number of the vocabulary's first tokens that end a sequence
@@ -46,8 +46,7 @@ def make_engine(
         device=good.device,
         dtype=torch.bfloat16 if on_gpu else torch.float32,
         kv_dtype=kv_dtype,
-        dropout=Dropout(0.5, 1) if kind == "dropout" else None,
-        exit_layers=shape.num_hidden_layers // 2 if kind == "layers" else None,
+        **bad_of_good(kind, shape.num_hidden_layers, PROMPT + new),
     )
     limits = Limits(new, tuple(range(stops)), stops > 0)
     params = VANILLA if kind == "vanilla" else PARAMS

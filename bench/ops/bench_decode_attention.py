@@ -20,6 +20,7 @@ import torch
 
 from cdgen.bench.timing.environment import write_result
 from cdgen.kernels import reference
+from cdgen.kernels.arguments import dtype_name
 from cdgen.kernels.decode_attention import decode_attention
 
 LAYERS, ROWS, HEADS, HEAD_DIM, CAPACITY = 6, 64, 4, 64, 260
@@ -87,7 +88,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     result = {
-        f"{str(compute)[6:]}, cache {str(dtype)[6:]}": measure_cache(dtype, compute, args.rounds)
+        f"{dtype_name(compute)}, cache {dtype_name(dtype)}": measure_cache(
+            dtype, compute, args.rounds
+        )
         for compute in (torch.float32, torch.bfloat16)
         for dtype in CACHES
         if dtype.itemsize <= compute.itemsize

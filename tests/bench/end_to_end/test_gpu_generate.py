@@ -76,7 +76,7 @@ def test_launches_and_times_are_those_of_one_step() -> None:
     }
 
 
-@pytest.mark.parametrize("kind", ["contrast", "vanilla", "dropout", "layers"])
+@pytest.mark.parametrize("kind", ["contrast", "vanilla", "dropout", "layers", "window"])
 def test_every_kind_of_engine_runs(pair: tuple[Any, Any], kind: str) -> None:
     engine = make_engine(*pair, 16, kind=kind, new=6)
     check_graph(engine, PROMPT + 2)
