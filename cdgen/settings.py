@@ -61,7 +61,7 @@ def field_errors(error: ValidationError) -> dict[str, ErrorDetails]:
 def problems(error: ValidationError) -> list[str]:
     """Return one text for each wrong field of a YAML file: its name, and what is wrong with it."""
     return [
-        f"{name or 'the whole file'}: {detail['msg']}{_unquoted(detail)}"
+        f"{name or 'the whole file'}: {_message(detail)}{_unquoted(detail)}"
         for name, detail in field_errors(error).items()
     ]
 
@@ -70,7 +70,12 @@ def first_problem(error: ValidationError, whole: str = "the file") -> str:
     """Return the first error about a file that cdgen wrote: its field, or `whole`, and what is
     wrong."""
     first = error.errors()[0]
-    return f"{'.'.join(map(str, first['loc'])) or whole}: {first['msg']}"
+    return f"{'.'.join(map(str, first['loc'])) or whole}: {_message(first)}"
+
+
+def _message(detail: ErrorDetails) -> str:
+    """Return pydantic's text, or that of our own ValueError without the words put before it."""
+    return str(detail["ctx"]["error"] if detail["type"] == "value_error" else detail["msg"])
 
 
 def _unquoted(detail: ErrorDetails) -> str:

@@ -25,6 +25,7 @@ class Mode:
     rotary_runs_on: bool = False  # do not cut a text to the context unless positions are learned
     pipeline_reading: bool = False  # score the tokens that the pipeline takes for a word's own
     best_glue_epoch: bool = False  # report GLUE's best epoch on the valid file, not its last
+    block_perplexity: bool = False  # over blocks that cross documents, not document by document
     wug_metric: Literal["spearman", "acc"] = "spearman"
     select: Select = "validation"  # the rule of `cdgen compare` unless --select names another
 
@@ -38,6 +39,6 @@ _BABYLM2025 = Mode(
     pipeline_reading=True,
     best_glue_epoch=True,
 )
-_PAPER = replace(_BABYLM2025, name="paper", wug_metric="acc", select="paper")
+_PAPER = replace(_BABYLM2025, name="paper", wug_metric="acc", select="paper", block_perplexity=True)
 
 MODES = {mode.name: mode for mode in (Mode("default"), _BABYLM2025, _PAPER)}

@@ -103,14 +103,19 @@ def sample_contrastive(
     positions: torch.Tensor,  # [B] int32 | int64
     vocab_size: int,
 ) -> SampleOutput:
-    """Draw by Gumbel-max from the scores that truncation keeps; temperature 0 takes the argmax."""
+    """Draw by Gumbel-max from the scores that truncation keeps; temperature 0 takes the argmax.
+
+    With `params.masked_score`, scores are those of log-probabilities, and every other token takes
+    part with that score.
+    """
     g = good[:, :vocab_size].float()
     plausible = (g >= g.amax(-1, keepdim=True) + params.log_alpha) & (g > _NEVER)
-    score = fp32(params.good_weight) * g
+    absolute = params.masked_score is not None
+    score = fp32(params.good_weight) * (g.log_softmax(-1) if absolute else g)
     if bad_weight := fp32(params.bad_weight):
         assert bad is not None
         b = bad[:, :vocab_size].float()
-        score = score - bad_weight * b
+        score = score - bad_weight * (b.log_softmax(-1) if absolute else b)
     if temperature := fp32(params.temperature):
         score = score / temperature
 
@@ -124,10 +129,9 @@ def sample_contrastive(
 
     score = torch.where(plausible & ok[:, None], score, _NEVER)
     keep = truncate(score, params) & ok[:, None]
-    key = score
+    key = torch.where(keep, score, _NEVER if params.masked_score is None else params.masked_score)
     if temperature:
-        key = score + gumbel_from_words(random_words(seed, sequence_ids, positions, vocab_size))
-    key = torch.where(keep, key, _NEVER)
+        key = key + gumbel_from_words(random_words(seed, sequence_ids, positions, vocab_size))
     ids = torch.arange(vocab_size, device=good.device)
     winner = torch.where(key == key.amax(-1, keepdim=True), ids, vocab_size).amin(-1)
     return SampleOutput(

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 
 from cdgen.kernels import reference
-from cdgen.kernels.dispatch import choose_backend, native, threads
+from cdgen.kernels.dispatch import Backend, choose_backend, native, threads
 from cdgen.kernels.sampling_params import SampleOutput, SamplingParams, fp32
 
 _DTYPE_NAMES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
@@ -51,13 +51,15 @@ def sample_contrastive(
     so a row's token does not change with its neighbours, its place in the batch or the backend's
     blocking. Columns from `vocab_size` on are padding and never drawn. A row that cannot be sampled
     has token -1 and says why in its `RowStatus`. Raises ValueError on arguments that do not fit.
+
+    `backend` None is chosen by device, or is the reference if `params.masked_score` is set.
     """
     vocab = _check_good(good, seed, sequence_ids, positions, vocab_size)
     if fp32(params.bad_weight) == 0:
         bad = None
     else:
         _check_bad(bad, good, params, vocab)
-    chosen = choose_backend(good.device, backend)
+    chosen = sampling_backend(good.device, params, backend)
     if chosen == "reference":
         return reference.sample_contrastive(good, bad, params, seed, sequence_ids, positions, vocab)
     draw = _triton if chosen == "triton" else _native
@@ -84,7 +86,7 @@ def sample_contrastive_heads(
     """
     vocab = _check_good(good, seed, sequence_ids, positions, vocab_size)
     _check_heads(good, bad_hidden, bad_head, bad_bias, vocab)
-    chosen = choose_backend(good.device, backend)
+    chosen = sampling_backend(good.device, params, backend)
     if chosen == "reference":
         bias = None if bad_bias is None else bad_bias[:vocab]
         bad = reference.head_logits(bad_hidden, bad_head[:vocab], bias)
@@ -94,6 +96,17 @@ def sample_contrastive_heads(
         good, None, bad_hidden, head, bad_bias, params, seed, sequence_ids, positions, vocab
     )
     return _triton(args) if chosen == "triton" else _native(args)
+
+
+def sampling_backend(
+    device: torch.device, params: SamplingParams, backend: str | None = None
+) -> Backend:
+    """Return the backend that draws by `params`. Raises ValueError if the one named cannot."""
+    if params.masked_score is None:
+        return choose_backend(device, backend)
+    if backend not in (None, "reference"):
+        raise ValueError(f"backend: expected 'reference' with a masked_score, got {backend!r}")
+    return "reference"
 
 
 def _triton(args: _Args) -> SampleOutput:

@@ -36,8 +36,14 @@ class SamplingParams:
     section 3.3). good_weight = bad_weight = 1 is the form of Li et al.; weights 1 + beta and beta
     are the form of O'Brien and Lewis (2023); with bad_weight = 0, BAD is not read. temperature = 0
     is greedy: it takes the argmax of the score at temperature 1. top_k, top_p and min_p truncate
-    the scores, in that order; top_k = 0, top_p = 1 and min_p = 0 switch them off. Raises ValueError
-    on a value outside its range.
+    the scores, in that order; top_k = 0, top_p = 1 and min_p = 0 switch them off.
+
+    A token that the mask or truncation removes is never drawn, unless `masked_score` gives it that
+    score: Ulm et al. 2025 mask with -20 nats, so that now and then such a token is drawn. The other
+    scores are then those of log-probabilities, as in (good_weight * log p_GOOD - bad_weight *
+    log p_BAD) / temperature, and the backend is the reference: no kernel does this.
+
+    Raises ValueError on a value outside its range.
     """
 
     good_weight: float = 1.0
@@ -47,9 +53,13 @@ class SamplingParams:
     top_k: int = 0
     top_p: float = 1.0
     min_p: float = 0.0
+    masked_score: float | None = None
 
     def __post_init__(self) -> None:
-        for name in ("good_weight", "bad_weight", "alpha", "temperature", "top_p", "min_p"):
+        numbers = ["good_weight", "bad_weight", "alpha", "temperature", "top_p", "min_p"]
+        if self.masked_score is not None:
+            numbers.append("masked_score")
+        for name in numbers:
             value = getattr(self, name)
             if not isinstance(value, int | float) or not abs(value) <= _FP32_MAX:
                 raise ValueError(f"{name}: expected a finite number within fp32, got {value!r}")

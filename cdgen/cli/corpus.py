@@ -90,6 +90,14 @@ def generate(
         float | None,
         option("min_p", "Sample from tokens at least p times as likely as the best; 0 is off."),
     ] = None,
+    masked_score: Annotated[
+        float | None,
+        option(
+            "masked_score",
+            "Score of the tokens that the mask and truncation remove, in nats, instead of never"
+            " drawing them; slow. Ulm et al. 2025 use -20.",
+        ),
+    ] = None,
     bos: Annotated[
         str | None,
         option(

@@ -122,6 +122,8 @@ def _facts(manifest: Manifest) -> dict[str, str]:
     names = manifest.models
     bad_name = names.bad if names else None
     source = f"source sha256 `{plan.prompts.source_sha256}`"
+    if sampling.masked_score is not None:
+        truncation += f"; what they remove has the score {sampling.masked_score}, not none"
     return {
         "sequences": f"{counts.rows:,} ({', '.join(reasons)})",
         "tokens": f"{counts.tokens:,}, of which {counts.new_tokens:,} generated",

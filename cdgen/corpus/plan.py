@@ -49,6 +49,7 @@ class SamplingPlan(FrozenModel):
     top_k: int
     top_p: float
     min_p: float
+    masked_score: float | None = None  # None, as in every corpus that does not set it
 
 
 class Plan(FrozenModel):
@@ -107,8 +108,12 @@ class Plan(FrozenModel):
     @property
     def fields(self) -> dict[str, Any]:
         """The plan in JSON types."""
-        unrecorded = {"prefix_token_ids"} if self.prefix_token_ids is None else None
-        return self.model_dump(mode="json", exclude=unrecorded)
+        fields = self.model_dump(mode="json")
+        if self.prefix_token_ids is None:
+            del fields["prefix_token_ids"]
+        if self.sampling.masked_score is None:
+            del fields["sampling"]["masked_score"]
+        return fields
 
     @property
     def bad_is_checkpoint(self) -> bool:

@@ -19,12 +19,12 @@ from cdgen.train.config import ModelShape, Recipe, Seed
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _PAPER_BATCH = 16  # sequences in a micro-batch of Ulm et al. 2025
-_NOT_THERE = (
-    "paper: true cannot be met: tokens outside the plausible set are excluded exactly, not by 20"
-    " nats, and perplexity is that of documents, not of blocks across them. The other choices of"
-    " the paper are fields of their own: corpora.on_eos: continue, mixture.rounding: paper,"
-    " mixture.false_ends: true, evaluation.checkpoint: paper, evaluation.compat: paper"
-)
+# What `paper: true` stands for: where Ulm et al. 2025 chose otherwise than the defaults here.
+_PAPER: dict[str, dict[str, Any]] = {
+    "corpora": {"on_eos": "continue", "masked_score": -20.0},
+    "mixture": {"rounding": "paper", "false_ends": True},
+    "evaluation": {"checkpoint": "paper", "compat": "paper"},
+}
 BASELINE = "baseline"  # the arm that every experiment has: real text only
 
 
@@ -53,6 +53,7 @@ class Corpora(_Section):
     num_sequences: int = Field(ge=1)  # per prompt
     max_new_tokens: int = Field(ge=1)
     on_eos: Literal["stop", "continue"] = "stop"
+    masked_score: float | None = Field(default=None, allow_inf_nan=False)
     seed: int = Field(default=0, ge=0, lt=2**64)
 
 
@@ -150,15 +151,25 @@ class RunRecipe(_Section):
     mixture: Mixture
     seeds: tuple[Seed, ...] = Field(min_length=1)
     evaluation: Evaluation = Evaluation()
-    paper: Literal[False] = False
+    paper: bool = False  # every choice of _PAPER
     rates: Rates | None = None
 
-    @field_validator("paper", mode="before")
+    @model_validator(mode="before")
     @classmethod
-    def _paper_is_not_pretended(cls, value: Any) -> Any:
-        if value is True:
-            raise ValueError(_NOT_THERE)
-        return value
+    def _paper_decides(cls, fields: Any) -> Any:
+        """Fill in what `paper: true` stands for. Raises ValueError if the recipe says otherwise."""
+        if not isinstance(fields, Mapping) or fields.get("paper") is not True:
+            return fields
+        filled, against = dict(fields), []
+        for section, choices in _PAPER.items():
+            given = filled.get(section, {})
+            if isinstance(given, Mapping):  # otherwise its own error is clearer
+                wrong = [name for name, value in choices.items() if given.get(name, value) != value]
+                against += [f"{section}.{name}: {given[name]}" for name in wrong]
+                filled[section] = {**given, **choices}
+        if against:
+            raise ValueError(f"paper: true does not go together with {', '.join(against)}")
+        return filled
 
     @model_validator(mode="after")
     def _rounding_leaves_something(self) -> Self:

@@ -16,7 +16,7 @@ from typing import Any
 
 from cdgen.experiment.bad_choice import BadChoice, parse_bad_choice
 from cdgen.experiment.layout import Layout, Student, result_files, students_of
-from cdgen.experiment.recipe import BASELINE, Arm, RunRecipe
+from cdgen.experiment.recipe import BASELINE, Arm, Corpora, RunRecipe
 from cdgen.experiment.student_recipes import base_recipe, smaller_recipe, student_recipe
 from cdgen.experiment.tasks import (
     PERPLEXITY,
@@ -121,6 +121,7 @@ class Plan:
             *("--num-sequences", str(shared.num_sequences)),
             *("--max-new-tokens", str(shared.max_new_tokens)),
             *("--on-eos", shared.on_eos),
+            *_masked_score(shared),
             *("--seed", str(shared.seed)),
             *("--out", str(out)),
         )
@@ -237,6 +238,11 @@ def _sampling(arm: Arm) -> Command:
         "--min-p": arm.min_p or None,
     }
     return tuple(p for name, v in flags.items() if v is not None for p in (name, repr(v)))
+
+
+def _masked_score(corpora: Corpora) -> Command:
+    given = corpora.masked_score
+    return () if given is None else ("--masked-score", repr(given))
 
 
 def _checkpoint(run: Path, step: int) -> Path:

@@ -31,6 +31,7 @@ class GenerateConfig(BaseModel):
     top_k: int = Field(default=0, ge=0, lt=2**31)
     top_p: float = Field(default=1.0, gt=0, le=1)
     min_p: float = Field(default=0.0, ge=0, le=1)
+    masked_score: float | None = Field(default=None, allow_inf_nan=False)
     bos: Literal["auto", "always", "never"] = "auto"
     prompt_tokens: int = Field(default=20, ge=1)
     num_sequences: int = Field(default=8, ge=1)

@@ -107,6 +107,7 @@ def _sampling(config: GenerateConfig) -> SamplingPlan:
         top_k=config.top_k,
         top_p=config.top_p,
         min_p=config.min_p,
+        masked_score=config.masked_score,
     )
 
 

@@ -81,10 +81,11 @@ class SpanEncoder:
         self.tokenizer: Tokenizer = wrapped.backend_tokenizer
         self.tokenizer.no_truncation()
         self.tokenizer.no_padding()
+        ends = (wrapped.bos_token_id, wrapped.eos_token_id)
+        self.document_ends = [[] if token is None else [token] for token in ends]
         self.prefix = prefix_of(self.tokenizer)
         if not self.prefix and always_prefix:
-            fallback = (wrapped.bos_token_id, wrapped.eos_token_id)
-            self.prefix = [token for token in fallback if token is not None][:1]
+            self.prefix = [token for end in self.document_ends for token in end][:1]
         self.longest = longest
         self.window = window or longest or _WINDOW
 
@@ -133,6 +134,24 @@ class SpanEncoder:
                 owners.append(index)
         first = np.full(len(sequences), len(self.prefix), np.int64)
         return self._spans(sequences, first), np.array(owners, np.int64)
+
+    def blocks(self, texts: list[str]) -> tuple[Spans, np.ndarray]:
+        """Lay all texts end to end, each between BOS and EOS, cut that into blocks of `window`
+        tokens, and score all but the first token of each block.
+
+        A span is the part of one text in one block, and its sequence is the block up to there. The
+        array [spans] int64 holds the index of each span's text.
+        """
+        before, after = self.document_ends
+        documents = [[*before, *self.token_ids(text), *after] for text in texts]
+        stream = np.array([token for document in documents for token in document], np.int32)
+        ends = np.cumsum([len(document) for document in documents])
+        cuts = np.unique([*ends, *range(self.window, len(stream), self.window)])
+        starts = np.concatenate([[0], cuts[:-1]])
+        block = starts // self.window * self.window
+        sequences = [stream[start:end] for start, end in zip(block, cuts, strict=True)]
+        owners = np.searchsorted(ends, starts, side="right")
+        return self._spans(sequences, np.maximum(starts - block, 1)), owners
 
     def _sequence(self, ids: list[int]) -> np.ndarray:
         # Without prefix and text a model still needs some token; it is not scored.

@@ -2,7 +2,7 @@
 
 Documents (any files that `cdgen generate --prompts` reads) are cut into windows of the model's
 context length. Every token is predicted once; the first token of a window has only the prefix, BOS
-for most models, as its context.
+for most models, as its context. In the mode `paper` the windows are blocks that cross documents.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ class Perplexity:
     """The tokenized documents of the perplexity task."""
 
     texts: list[str]
-    spans: Spans  # one per window
-    owners: np.ndarray  # [windows] int64: the index of the text that each window belongs to
+    spans: Spans  # one per window, or per text in a block
+    owners: np.ndarray  # [spans] int64: the index of the text that each span belongs to
 
     @classmethod
-    def load(cls, folder: Path, encoder: SpanEncoder) -> Perplexity:
+    def load(cls, folder: Path, encoder: SpanEncoder, mode: Mode) -> Perplexity:
         """Read the documents of a folder; raises UsageError if there are none."""
         source = open_source(str(folder))
         marks = SpecialMarks(encoder.tokenizer, encoder.tokenizer.encode_special_tokens)
@@ -45,12 +45,12 @@ class Perplexity:
         if not texts:
             raise UsageError(f"{folder}: expected documents, found blank lines or nothing")
         source.say(f"{len(texts):,} documents", *marks.notes())
-        return cls.of(texts, encoder)
+        return cls.of(texts, encoder, mode.block_perplexity)
 
     @classmethod
-    def of(cls, texts: list[str], encoder: SpanEncoder) -> Perplexity:
-        spans, owners = encoder.windows(texts)
-        return cls(texts, spans, owners)
+    def of(cls, texts: list[str], encoder: SpanEncoder, by_blocks: bool = False) -> Perplexity:
+        cut = encoder.blocks if by_blocks else encoder.windows
+        return cls(texts, *cut(texts))
 
     def predict(self, score: Callable[[Spans], np.ndarray]) -> list[Prediction]:
         """Return the log-probability of each document, and its tokens, words and bytes."""

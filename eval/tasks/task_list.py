@@ -111,7 +111,7 @@ def load_task(name: str, kind: str, data: Path, encoder: SpanEncoder, mode: Mode
         return Choices.load(name, folder, choice, encoder)
     if kind == "reading":
         return Reading(read_words(folder / "reading_data.csv"), encoder, mode)
-    return Perplexity.load(folder, encoder)
+    return Perplexity.load(folder, encoder, mode)
 
 
 def scored(kind: str, metric: str, runs: list[list[Prediction]], mode: Mode) -> Scored:

@@ -35,6 +35,10 @@ def heads_arguments(**changes: Any) -> dict[str, Any]:
 
 
 SHARED: list[tuple[dict[str, Any], str]] = [
+    (
+        {"params": SamplingParams(masked_score=-20.0), "backend": "cpu"},
+        "backend: expected 'reference' with a masked_score, got 'cpu'",
+    ),
     ({"good": torch.zeros(V)}, "good: expected .*[B, V].* got (20,)"),
     ({"good": torch.zeros(B, V, 1)}, "good: expected .*[B, V].* got (3, 20, 1)"),
     ({"good": torch.zeros(B, 0)}, "good: expected non-empty .* got (3, 0)"),

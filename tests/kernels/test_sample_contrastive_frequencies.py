@@ -111,6 +111,21 @@ def test_frequencies_and_support(instruction_set: str, name: str, over: str) -> 
     assert set(tokens.tolist()) == {v for v, p in enumerate(probability) if p}
 
 
+@pytest.mark.parametrize("truncation", [{}, {"top_k": 4}])
+def test_a_masked_score_lets_masked_tokens_through(truncation: dict[str, int]) -> None:
+    """Scores are those of log-probabilities; a constant in the logits must not change them."""
+    params = SamplingParams(masked_score=-1.5, **truncation)
+    p_good, p_bad = softmax(dict(enumerate(GOOD))), softmax(dict(enumerate(BAD)))
+    score = {v: math.log(p_good[v] / p_bad[v]) for v in range(VOCAB)}
+    plausible = [v for v in range(VOCAB) if p_good[v] >= 0.1 * p_good[0]]
+    kept = sorted(plausible, key=lambda v: -score[v])[: params.top_k or None]
+    probability = softmax({v: score[v] if v in kept else -1.5 for v in range(VOCAB)})
+    ids, positions = torch.arange(DRAWS), torch.full((DRAWS,), 17)
+    for shift in (0.0, 50.0):
+        tokens = draws([g + shift for g in GOOD], BAD, params, ids, positions)
+        assert_frequencies(tokens, probability)
+
+
 def test_frequencies_when_tiles_of_noise_are_skipped(instruction_set: str) -> None:
     """Among many equal tokens, random words rule most out before any logarithm is taken."""
     vocab, rows = 4096, 20_000

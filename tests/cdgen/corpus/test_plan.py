@@ -102,6 +102,18 @@ def test_the_plan_survives_json_and_is_independent_of_number_types() -> None:
     assert plan.model_copy(update={"sampling": floats}).sha256 == plan.sha256
 
 
+def test_a_masked_score_is_in_the_plan_only_if_it_is_set() -> None:
+    """So that corpora of earlier versions keep their hash."""
+    plan = make_plan()
+    assert "masked_score" not in plan.fields["sampling"]
+    sampling = plan.sampling.model_copy(update={"masked_score": -20.0})
+    masked = plan.model_copy(update={"sampling": sampling})
+    assert differences(plan.fields, masked.fields) == [
+        "sampling.masked_score: was (absent), now -20.0"
+    ]
+    assert parse_plan(masked.fields, "here") == masked
+
+
 def test_the_deciding_libraries_are_recorded_by_default() -> None:
     fields = make_plan().fields
     del fields["libraries"]

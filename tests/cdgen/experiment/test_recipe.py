@@ -14,6 +14,7 @@ from cdgen.errors import UsageError
 from cdgen.experiment.layout import Layout, students_of
 from cdgen.experiment.load import load_run_recipe
 from cdgen.experiment.recipe import RunRecipe
+from cdgen.experiment.stages import Plan, shown_command
 from cdgen.experiment.student_recipes import base_recipe, student_recipe
 from cdgen.train.config import load_recipe
 
@@ -52,7 +53,11 @@ def cd(**fields: Any) -> dict[str, Any]:
         ({"good": [4]}, "expected step:N"),
         ({"base": 3}, "base: "),
         ({"base": "gone.yaml"}, "cannot read .*gone.yaml"),
-        ({"paper": True}, "not by 20 nats.*not of blocks across them.*on_eos: continue"),
+        (
+            {"paper": True, "mixture": {"ratios": [0.3], "rounding": "exact"}},
+            "paper: true does not go together with mixture.rounding: exact",
+        ),
+        ({"paper": True, "evaluation": []}, "evaluation: "),
     ],
 )
 def test_a_wrong_field_is_named(changes: dict[str, Any], said: str, tmp_path: Path) -> None:
@@ -100,6 +105,20 @@ def test_ratios_are_rounded_as_in_the_paper_only_if_asked_for(tmp_path: Path) ->
         mixed = [s for s in students_of(recipe) if s.arm == "cd"]
         made = [student_recipe(recipe, student, Layout(tmp_path)) for student in mixed]
         assert [m.synthetic.ratio for m in made if m.synthetic] == expected
+
+
+def test_paper_is_the_papers_choices(tmp_path: Path) -> None:
+    recipe = load(tmp_path, paper=True)
+    assert (recipe.corpora.on_eos, recipe.corpora.masked_score) == ("continue", -20.0)
+    assert (recipe.mixture.rounding, recipe.mixture.false_ends) == ("paper", True)
+    assert (recipe.evaluation.checkpoint, recipe.evaluation.compat) == ("paper", "paper")
+    assert "--on-eos continue --masked-score -20.0" in corpus_command(recipe, tmp_path)
+    assert "--masked-score" not in corpus_command(load(tmp_path), tmp_path)
+
+
+def corpus_command(recipe: RunRecipe, folder: Path) -> str:
+    plan = Plan(recipe, folder, Layout(folder / "out"), again=())
+    return next(shown_command(stage) for stage in plan.stages() if stage.kind == "corpus")
 
 
 def test_base_may_be_the_file_of_a_recipe(tmp_path: Path) -> None:

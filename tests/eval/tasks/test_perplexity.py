@@ -97,6 +97,28 @@ def test_every_document_has_its_row(llama: Path) -> None:
     np.testing.assert_allclose([row["scores"][0] for row in rows], sums, rtol=1e-5)
 
 
+def test_blocks_cross_documents(llama: Path) -> None:
+    """In the mode `paper`, the perplexity is exp of transformers' loss over blocks of documents
+    laid end to end, each between BOS and EOS."""
+    tokenizer = AutoTokenizer.from_pretrained(llama)
+    ids = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in TEXTS]
+    stream = [t for document in ids for t in (1, *document, tokenizer.eos_token_id)]
+    blocks = [stream[i : i + CONTEXT] for i in range(0, len(stream), CONTEXT)]
+    assert len(blocks) == 3 and len(ids[0]) + len(ids[1]) + 4 < CONTEXT
+    model = AutoModelForCausalLM.from_pretrained(llama, dtype=torch.float64)
+    loss = 0.0
+    for block in blocks:
+        batch = torch.tensor([block])
+        with torch.inference_mode():
+            loss += float(model(input_ids=batch, labels=batch).loss) * (len(block) - 1)
+    task = Perplexity.of(TEXTS, SpanEncoder(llama, False, None, window=CONTEXT), by_blocks=True)
+    rows = task.predict(Scorer(llama, "cpu").span_sums)
+    # Every token counts for its own document, but for the first of each block.
+    assert [row["tokens"] for row in rows] == [len(ids[0]) + 1, len(ids[1]) + 2, len(ids[2])]
+    found = values(task.summary(rows, MODES["paper"]))
+    assert found["perplexity"] == pytest.approx(math.exp(loss / (len(stream) - 3)), rel=1e-5)
+
+
 def test_real_documents_by_the_plain_scorer(stories260k: Any) -> None:
     texts = ["Once upon a time there was a fox.", "It ran to the river, and swam."]
     plain = PlainScorer(stories260k.good)
