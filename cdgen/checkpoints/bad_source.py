@@ -47,9 +47,10 @@ class BadSource:
     ) -> None:
         """Raise UsageError if BAD would be GOOD."""
         if self.layers >= layers:
-            raise UsageError(
-                f"--bad layers:{self.layers}: expected 1 to {layers - 1} of GOOD's {layers} layers"
-            )
+            expected = f"expected 1 to {layers - 1} of GOOD's {layers} layers"
+            if layers == 1:
+                expected = "GOOD has one layer, so none can be left out"
+            raise UsageError(f"--bad layers:{self.layers}: {expected}")
         if self.window and self.window >= tokens - 1:
             raise UsageError(
                 f"--bad window:{self.window}: BAD would be GOOD, because a sequence's last token"

@@ -78,11 +78,13 @@ def _bad_problems(recipe: RunRecipe, arm: Arm) -> Iterator[str]:
     if bad.kind == "small" and bad.value not in recipe.smaller:
         known = ", ".join(recipe.smaller) or "none"
         yield f"bad: {arm.bad}: expected a model of `smaller` ({known})"
-    shape = recipe.base.model
+    shape, corpora = recipe.base.model, recipe.corpora
     if bad.kind == "of_good" and isinstance(shape, ModelShape):
-        layers = parse_bad(bad.value).layers
-        if layers >= shape.num_hidden_layers:
-            yield f"bad: {arm.bad}: GOOD has {shape.num_hidden_layers} layers; take fewer"
+        tokens = corpora.prompt_tokens + corpora.max_new_tokens
+        try:
+            parse_bad(bad.value).require_weaker(shape.num_hidden_layers, tokens)
+        except UsageError as error:
+            yield str(error)
     if bad.kind == "step":
         yield from _step_problems(recipe.base, bad.step, "bad")
         if isinstance(recipe.good, int) and bad.step >= recipe.good:

@@ -66,7 +66,7 @@ class Arm(_Section):
     """
 
     strategy: Literal["vanilla", "plausible", "cd"]
-    bad: str | None = None  # step:N, gap:G, small:NAME, dropout:P, layers:N
+    bad: str | None = None  # step:N, gap:G, small:NAME, or layers:N and others of --bad
     contrast: float | None = Field(default=None, ge=0)
     beta: float | None = Field(default=None, gt=0)
     alpha: float | None = Field(default=None, ge=0, le=1)
