@@ -12,7 +12,14 @@ import toy_experiment
 from transformers import AutoModelForCausalLM
 
 from cdgen.experiment import rates
-from cdgen.experiment.costs import Rates, cost_of, parameters, seconds_of, times_read
+from cdgen.experiment.costs import (
+    Rates,
+    cost_of,
+    parameters,
+    seconds_of,
+    task_tokens,
+    times_read,
+)
 from cdgen.experiment.layout import Layout
 from cdgen.experiment.load import load_run_recipe
 from cdgen.experiment.recipe import RunRecipe
@@ -83,6 +90,14 @@ def test_every_checkpoint_is_judged_if_one_is_chosen_by_its_scores(tmp_path: Pat
     recipe = load(tmp_path, evaluation=judged)
     stage = stages(recipe, tmp_path)["eval-baseline-seed1"]
     assert cost_of(stage, recipe, TEXT, task_tokens=400).tokens == 3 * 400
+
+
+def test_plain_text_has_more_tokens_than_items_of_its_size(tmp_path: Path) -> None:
+    for task, tokens in (("perplexity", 100), ("blimp_a", 20)):
+        (tmp_path / task).mkdir()
+        (tmp_path / task / "all.jsonl").write_bytes(b"x" * 400)
+        judged = load(tmp_path, evaluation={"tasks": [task]})
+        assert task_tokens(judged, tmp_path, Layout(tmp_path / "out")) == tokens
 
 
 def test_a_rate_leaves_out_the_first_step(monkeypatch: pytest.MonkeyPatch) -> None:
