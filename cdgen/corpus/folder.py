@@ -17,6 +17,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 
+from cdgen.contained import require_contained
 from cdgen.corpus.model_names import ModelNames
 from cdgen.corpus.plan import Plan, parse_plan, require_same
 from cdgen.corpus.shard import Shard
@@ -100,6 +101,12 @@ class CorpusFolder:
     def heartbeat_path(self, shard: Shard) -> Path:
         return self.heartbeats / f"shard-{shard.label}.json"
 
+    def require_contained(self) -> None:
+        """Raise StorageError if a folder or a file of the corpus is a link out of it."""
+        folders = (self.state, self.prompts, self.ranges, self.heartbeats, self.locks, self.data)
+        files = (self.plan_file, self.names_file, self.card, self.prompt_origins)
+        require_contained(self.out, (*folders, *files, self.manifest_file))
+
     # ---- setting up and locking ----------------------------------------------------------------
 
     @contextmanager
@@ -140,6 +147,7 @@ class CorpusFolder:
                 raise StorageError(f"--out {self.out} is a file: choose a folder.")
             paths = self.out.iterdir() if self.out.exists() else []
             content = sorted(path.name for path in paths)
+            self.require_contained()
         except OSError as error:
             raise StorageError(f"--out {self.out} cannot be read: {error.strerror}.") from error
         if content and STATE not in content and self.manifest_file.name not in content:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import ValidationError
+from pydantic import AfterValidator, ValidationError
 
+from cdgen.contained import is_inner_path
 from cdgen.corpus.folder import CorpusFolder
 from cdgen.corpus.model_names import ModelNames
 from cdgen.corpus.plan import FrozenModel, Plan, parse_plan
@@ -14,10 +15,16 @@ from cdgen.errors import StorageError
 from cdgen.storage import read_record, sha256_of
 
 
+def _inner(path: str) -> str:
+    if not is_inner_path(path):
+        raise ValueError(f"expected a path within the corpus, got {path!r:.80}")
+    return path
+
+
 class WrittenFile(FrozenModel):
     """A file of the corpus: its place and its bytes."""
 
-    path: str  # relative to OUT
+    path: Annotated[str, AfterValidator(_inner)]  # relative to OUT
     bytes: int
     sha256: str
 

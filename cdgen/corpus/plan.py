@@ -15,6 +15,7 @@ from cdgen.settings import first_problem
 from cdgen.storage import record_checksum
 
 Format = Literal["parquet", "jsonl"]  # of a corpus's files
+_MOST_RANGES = 1 << 24  # which status and verify look for one by one
 _DECIDING_LIBRARIES = ("torch", "transformers", "tokenizers")
 
 
@@ -96,6 +97,14 @@ class Plan(FrozenModel):
             raise ValueError(
                 f"num_sequences: expected {self.prompts.count} prompts x "
                 f"{self.sequences_per_prompt} = {expected}, got {self.num_sequences}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _can_be_counted(self) -> Self:
+        if self.num_ranges > _MOST_RANGES:
+            raise ValueError(
+                f"range_size: expected at most {_MOST_RANGES} ranges, got {self.num_ranges}"
             )
         return self
 

@@ -48,6 +48,9 @@ def _verify_prompts(folder: CorpusFolder) -> list[str]:
 
 def _verify_dataset(folder: CorpusFolder, manifest: Manifest) -> Iterator[str]:
     plan = folder.plan
+    if len(manifest.files) != plan.num_files:
+        yield f"manifest.json: expected {plan.num_files} files, lists {len(manifest.files)}."
+        return
     planned = [folder.data_path(index) for index in range(plan.num_files)]
     listed = [folder.out / entry.path for entry in manifest.files]
     totals = sum((entry.counts for entry in manifest.files), NOTHING)

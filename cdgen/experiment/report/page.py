@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from cdgen.experiment.checks import require_no_way_out
 from cdgen.experiment.layout import Layout
 from cdgen.experiment.record import Experiment, StageRecord, read_experiment, read_stages
 from cdgen.experiment.report.corpora import Corpus, read_corpora
@@ -48,6 +49,7 @@ def write_page(out: Path) -> Page:
     """
     for package in ("jinja2", "matplotlib", "scipy"):
         require_package(package, " to write the page of an experiment")
+    require_no_way_out(Layout(out))
     found = _find(out)
     page = _page(found)
     make_folder(out / "figures")
