@@ -19,7 +19,7 @@ from pathlib import Path
 
 from cdgen.contained import require_contained
 from cdgen.corpus.model_names import ModelNames
-from cdgen.corpus.plan import Plan, parse_plan, require_same
+from cdgen.corpus.plan import Plan, parse_plan, parse_stored, require_same
 from cdgen.corpus.shard import Shard
 from cdgen.errors import PlanMismatch, StorageError, UsageError
 from cdgen.storage import (
@@ -74,7 +74,7 @@ class CorpusFolder:
         if self.plan_file.exists():
             return parse_plan(read_record(self.plan_file), str(self.plan_file))
         if self.is_finalized:
-            return parse_plan(read_record(self.manifest_file)["plan"], str(self.manifest_file))
+            return parse_plan(read_record(self.manifest_file).get("plan"), str(self.manifest_file))
         raise UsageError(f"{self.out} holds no cdgen corpus: expected {self.plan_file} in it.")
 
     @property
@@ -82,7 +82,8 @@ class CorpusFolder:
         """The names of the models; None in corpora of earlier versions. Raises StorageError."""
         if not self.names_file.exists():
             return None
-        return ModelNames.model_validate(read_record(self.names_file))
+        fields = read_record(self.names_file)
+        return parse_stored(ModelNames, fields, self.names_file, "record of models")
 
     # ---- paths ---------------------------------------------------------------------------------
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, ValidationError
+from pydantic import AfterValidator
 
 from cdgen.contained import is_inner_path
 from cdgen.corpus.folder import CorpusFolder
 from cdgen.corpus.model_names import ModelNames
-from cdgen.corpus.plan import FrozenModel, Plan, parse_plan
+from cdgen.corpus.plan import FrozenModel, Plan, parse_plan, parse_stored
 from cdgen.corpus.rows import Counts
-from cdgen.errors import StorageError
 from cdgen.storage import read_record, sha256_of
 
 
@@ -68,10 +67,8 @@ def read_manifest(folder: CorpusFolder) -> Manifest:
     """
     path = folder.manifest_file
     record = read_record(path)
-    try:
-        return Manifest.model_validate({**record, "plan": parse_plan(record["plan"], str(path))})
-    except (ValidationError, KeyError) as error:
-        raise StorageError(f"{path} is not a manifest of this cdgen: {error}.") from error
+    fields = {**record, "plan": parse_plan(record.get("plan"), str(path))}
+    return parse_stored(Manifest, fields, path, "manifest")
 
 
 def damage(folder: CorpusFolder, entry: WrittenFile) -> str | None:

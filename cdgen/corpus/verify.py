@@ -9,6 +9,7 @@ from pathlib import Path
 from cdgen.corpus.card import render_card
 from cdgen.corpus.folder import CorpusFolder
 from cdgen.corpus.manifest import FileEntry, Manifest, RangeEntry, damage, foreign, read_manifest
+from cdgen.corpus.plan import parse_stored
 from cdgen.corpus.prompts import open_table
 from cdgen.corpus.row_files import ROWS_PER_GROUP, read_rows
 from cdgen.corpus.rows import NOTHING, columns_of, count_rows
@@ -81,7 +82,7 @@ def _verify_ranges(folder: CorpusFolder) -> Iterator[str]:
             missing += 1
             continue
         try:
-            entry = RangeEntry.model_validate(read_record(path))
+            entry = parse_stored(RangeEntry, read_record(path), path, "range's entry")
         except StorageError as error:
             yield str(error)
             continue
