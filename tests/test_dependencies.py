@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -20,7 +21,7 @@ def test_every_version_but_that_of_torch_has_its_hashes() -> None:
     assert len(torch) == 1
     assert pins("requirements.lock") == pins("constraints.txt") - torch
     entries = (ROOT / "requirements.lock").read_text().split("\n")
-    for line, following in zip(entries, entries[1:], strict=False):
+    for line, following in pairwise(entries):
         assert "==" not in line or "--hash=sha256:" in following, line
 
 
