@@ -26,7 +26,7 @@ SANITIZED := tests/kernels/gpu -k "sizes_change_no_bit and (all-three or greedy)
 OUT ?= bench/results
 
 .PHONY: demo test test-thorough check format package types bench bench-eval bench-bad-kinds \
-	bench-number-formats bench-engines bench-train wheel \
+	bench-number-formats bench-engines bench-train fuzz wheel \
 	test-gpu test-gpu-engine test-gpu-kernels test-gpu-sanitizers \
 	bench-gpu bench-gpu-generate bench-gpu-transformers bench-gpu-ops bench-gpu-sampler bench-gpu-train bench-gpu-eval gpu-packages kernels-table
 
@@ -169,6 +169,18 @@ gpu-packages: $(READY)
 # docs/kernels-compiled.md: registers, spills and loads of every kernel. Needs no GPU.
 kernels-table: $(READY)
 	$(PYTHON) -m cdgen.bench.compiled.compiled_kernels --write docs/kernels-compiled.md
+
+# Search for files that are neither used nor cleanly refused: make fuzz MINUTES=10, for each of
+# twelve kinds of file. docs/fuzz.md says what was run.
+MINUTES ?= 10
+fuzz: $(READY)
+	$(PIP) install -c constraints.txt --no-deps atheris
+	$(PYTHON) tests/fuzz/run_fuzz.py --minutes $(MINUTES)
+
+# The hashes of every version in constraints.txt but torch's: users choose a build of that.
+requirements.lock: constraints.txt
+	grep -v "^torch==" $< | uv pip compile --quiet --no-deps --generate-hashes --no-annotate --no-header \
+		--python-version 3.11 --output-file $@ -
 
 wheel: $(READY)
 	$(PIP) wheel --no-deps --no-build-isolation -w dist .

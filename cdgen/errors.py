@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 # Packages that only some commands need, each with the extra of cdgen that installs it.
 _EXTRAS = {"accelerate": "train", "matplotlib": "eval", "scipy": "eval"}
@@ -51,7 +53,27 @@ class Interrupted(CdgenError):
     exit_code = 75
 
 
-def one_line(error: Exception, limit: int | None = None) -> str:
+def is_panic(error: BaseException) -> bool:
+    """Return whether Rust code gave up; such an error is no Exception, and its class has no module
+    that could be imported."""
+    return type(error).__name__ == "PanicException"
+
+
+@contextmanager
+def tokenizer_errors(what: str) -> Iterator[None]:
+    """Turn whatever the `tokenizers` library raises into a ModelError that begins with `what`. It
+    raises Exception itself, nothing narrower, and its Rust code panics on some files."""
+    try:
+        yield
+    except CdgenError:  # ours, or a signal
+        raise
+    except BaseException as error:
+        if not isinstance(error, Exception) and not is_panic(error):
+            raise
+        raise ModelError(f"{what} ({one_line(error, 300)}): save the tokenizer again") from error
+
+
+def one_line(error: BaseException, limit: int | None = None) -> str:
     """Return the message of `error` on a single line, cut to `limit` characters."""
     return " ".join(str(error).split())[:limit]
 

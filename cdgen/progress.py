@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Self
 
+from cdgen.shown_text import bare, protect_terminal
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -24,7 +26,7 @@ def terminal_console() -> Console | None:
         return None
     from rich.console import Console
 
-    return Console(stderr=True)
+    return Console(file=bare(sys.stderr))
 
 
 class TerminalDisplay:
@@ -35,6 +37,7 @@ class TerminalDisplay:
     def __enter__(self) -> Self:
         if self.screen:
             self.screen.start()
+            protect_terminal()  # what others print now passes through the screen, which obeys it
         return self
 
     def __exit__(self, *raised: object) -> None:

@@ -16,18 +16,22 @@ if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
 Model = TypeVar("Model", bound=BaseModel)
+_SHOWN = 300  # characters of what a parser says, or of a wrong value
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Return the mapping in a YAML file. Raises UsageError if it holds anything else."""
-    import yaml
+    """Return the mapping in a YAML file. Raises UsageError if it holds anything else, or what no
+    recipe needs (plain_yaml.py)."""
+    from cdgen.plain_yaml import MAX_BYTES, NotPlain, plain_values
 
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        with path.open("rb") as file:
+            content = file.read(MAX_BYTES + 1)
+        values = plain_values(content)
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} is not valid YAML: {one_line(error)}") from error
+    except NotPlain as error:
+        raise UsageError(f"{path} is not valid YAML: {one_line(error, _SHOWN)}") from error
     if not isinstance(values, dict):
         raise UsageError(f"{path}: expected `name: value` lines, got {type(values).__name__}")
     return values
@@ -98,4 +102,4 @@ def _of_flag(name: str, detail: ErrorDetails) -> str:
     if detail["type"] == "extra_forbidden":
         return f"{flag[2:]} in --config is not an option of this command"
     message = detail["msg"][0].lower() + detail["msg"][1:]
-    return f"{flag}: {message}" + (_unquoted(detail) or f", got {detail['input']!r}")
+    return f"{flag}: {message}" + (_unquoted(detail) or f", got {detail['input']!r:.{_SHOWN}}")

@@ -33,6 +33,7 @@ CRASH_POINTS = (
     "after-remove",
 )
 _BUFFER_BYTES = 1 << 20
+_LOCK_FLAGS = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
 _passings: dict[str, int] = {}
 
 
@@ -62,7 +63,7 @@ class _HashingFile(io.FileIO):
     """A raw file that hashes the bytes the operating system accepted."""
 
     def __init__(self, path: Path) -> None:
-        super().__init__(path, "wb")
+        super().__init__(path, "wb", opener=_open_no_link)
         self.digest = hashlib.sha256()
         self.written = 0
 
@@ -73,6 +74,11 @@ class _HashingFile(io.FileIO):
         self.written += count
         crash_point("after-write")
         return count
+
+
+def _open_no_link(path: str, flags: int) -> int:
+    """Open a temporary file, and no link that somebody put in its place."""
+    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
 
 
 def write_atomic(path: Path, content: bytes | Callable[[BinaryIO], None]) -> WriteResult:
@@ -240,7 +246,7 @@ def _lock_file(path: Path, busy: str | None) -> int:
     while True:
         make_folder(path.parent)
         try:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            descriptor = os.open(path, _LOCK_FLAGS, 0o644)
         except FileNotFoundError:  # another process removed the folder after its own set-up failed
             continue
         except OSError as error:

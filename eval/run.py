@@ -12,6 +12,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from cdgen.checkpoints.checkpoint import open_checkpoint
+from cdgen.contained import links_below, require_contained
 from cdgen.device import choose_device
 from cdgen.errors import CdgenError, ModelError, UsageError
 from cdgen.eval.checkpoints import (
@@ -71,6 +72,7 @@ def evaluate(config: EvalConfig) -> Outcome:
     outcome = Outcome([_folder(config.out, named, checkpoints) for named in checkpoints])
     tasks = _tasks(config, outcome)
     make_folder(config.out)
+    require_contained(config.out, links_below(config.out))
     with ExitStack() as held:
         busy = f"another cdgen eval writes to {config.out}: wait for it, or name another --out"
         held.enter_context(lock(config.out / ".lock", busy))

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cdgen.errors import UsageError
+from cdgen.shown_text import in_markdown
 from cdgen.storage import canonical_json, make_folder, write_atomic
 
 RULES = {"strict": 100_000_000, "strict-small": 10_000_000}  # words
@@ -133,7 +134,8 @@ class Budget:
 
     def markdown(self) -> str:
         rows = [
-            f"| {r.role} | {r.text.name}{' (synthetic)' if r.text.synthetic else ''}"
+            f"| {in_markdown(r.role)} | {in_markdown(r.text.name)}"
+            f"{' (synthetic)' if r.text.synthetic else ''}"
             f" | {r.text.words:,} | {float(r.epochs):.2f} | {r.words_read:,} |"
             for r in self.readings
         ]

@@ -18,6 +18,7 @@ from typing import Any
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from cdgen.checkpoints.checkpoint import read_json, reading
+from cdgen.contained import is_plain_name
 from cdgen.errors import ModelError
 from cdgen.storage import canonical_json, sync_folder, write_atomic
 
@@ -57,7 +58,7 @@ def require_whole(folder: Path) -> dict[str, Any]:
             )
         facts = read_json(folder / MARKER)
         sizes = facts.get("bytes", {})
-        if not isinstance(sizes, dict):
+        if not isinstance(sizes, dict) or not all(map(is_plain_name, sizes)):
             raise ModelError(f"{folder / MARKER} is damaged; {_ADVICE}")
         for name, size in sizes.items():
             file = folder / name

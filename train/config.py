@@ -20,6 +20,8 @@ from pydantic import (
 from cdgen.errors import UsageError
 from cdgen.settings import problems, read_yaml
 
+_MANY = 1_000_000_000  # far above any real run, and far below what would exhaust memory or patience
+
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -40,11 +42,11 @@ class Source(_Section):
     text_column: str = "text"  # of JSON and Parquet; a dotted name means a nested field
     licence: str  # goes into the model card
     split: Literal["rows", "blank_lines", "titles", "endoftext", "chapters", "length"]
-    words: int = Field(default=0, ge=0)  # `length` only
+    words: int = Field(default=0, ge=0, le=_MANY)  # `length` only
     titles: tuple[str, ...] = ()  # `chapters` only: the books to use; empty means all
     # Turn punctuation into ASCII, and put each line, or hard-wrapped paragraph, on one line.
     clean: Literal["lines", "paragraphs"] | None = None
-    repeat: int = Field(default=1, ge=1)  # copies of each training document per epoch
+    repeat: int = Field(default=1, ge=1, le=1000)  # copies of each training document per epoch
     validation: float = Field(default=0.05, ge=0, lt=1)  # share of the documents, or of whole books
     prompts: float = Field(default=0.05, ge=0, lt=1)  # share whose beginnings become prompts
 
@@ -83,11 +85,11 @@ class Mixing(_Section):
 
 
 class ModelShape(_Section):
-    hidden_size: int = Field(ge=1)
-    intermediate_size: int = Field(ge=1)
-    num_hidden_layers: int = Field(ge=1)
-    num_attention_heads: int = Field(ge=1)
-    num_key_value_heads: int = Field(ge=1)
+    hidden_size: int = Field(ge=1, le=1 << 20)
+    intermediate_size: int = Field(ge=1, le=1 << 22)
+    num_hidden_layers: int = Field(ge=1, le=1 << 12)
+    num_attention_heads: int = Field(ge=1, le=1 << 16)
+    num_key_value_heads: int = Field(ge=1, le=1 << 16)
     tie_word_embeddings: bool = True
 
     @model_validator(mode="after")
@@ -120,9 +122,9 @@ class Training(_Section):
     flash_attention kinds need a GPU and their packages.
     """
 
-    steps: int = Field(ge=1)
-    batch_blocks: int = Field(ge=1)  # blocks per optimiser step
-    micro_batch_blocks: int = Field(ge=1)  # blocks per forward pass
+    steps: int = Field(ge=1, le=_MANY)
+    batch_blocks: int = Field(ge=1, le=_MANY)  # blocks per optimiser step
+    micro_batch_blocks: int = Field(ge=1, le=_MANY)  # blocks per forward pass
     learning_rate: float = Field(gt=0)
     warmup_steps: int = Field(ge=0)
     weight_decay: float = Field(ge=0)
@@ -166,8 +168,10 @@ class Recipe(_Section):
     split_seed: Seed | None = None
     # Trained on the sources, or an existing one's folder, relative to the working directory.
     tokenizer: Literal["byte-level", "sentencepiece"] | Path = "byte-level"
-    vocab_size: int = Field(ge=261)  # 256 bytes, up to four special tokens, one learned token
-    block_size: int = Field(ge=2)  # also max_position_embeddings, so every position is trained
+    # At least 256 bytes, up to four special tokens and one learned token.
+    vocab_size: int = Field(ge=261, le=1 << 24)
+    # Also max_position_embeddings, so every position is trained.
+    block_size: int = Field(ge=2, le=1 << 24)
     sources: tuple[Source, ...] = Field(min_length=1)
     model: Model  # a Llama, or any config.json of transformers or its folder
     training: Training

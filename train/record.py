@@ -15,6 +15,7 @@ from typing import Any
 from pydantic import Field, ValidationError
 from safetensors import SafetensorError
 
+from cdgen.contained import links_below, require_contained
 from cdgen.differences import differences
 from cdgen.errors import PlanMismatch, StorageError
 from cdgen.settings import first_problem
@@ -123,10 +124,11 @@ def _deciding(record: Record) -> dict[str, Any]:
 def hold_folder(out: Path) -> Iterator[None]:
     """Be the only run that writes into `out`; remove the folder again if nothing was recorded.
 
-    Raises StorageError at once if another run holds it.
+    Raises StorageError at once if another run holds it, or if something in it leads out of it.
     """
     busy = f"another run is writing into {out}: wait for it, stop it, or name another --out"
     absent = [folder for folder in (out, *out.parents) if not folder.exists()]
+    require_contained(out, links_below(out))
     try:
         with lock(out / _LOCK, busy):
             try:

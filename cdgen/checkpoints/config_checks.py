@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,8 +25,16 @@ _SIZE_LIMITS = {
     **dict.fromkeys(("num_attention_heads", "n_head"), 1 << 16),
     **dict.fromkeys(("hidden_size", "n_embd"), 1 << 20),
     "vocab_size": 1 << 24,
-    **dict.fromkeys(CONTEXT_KEYS, 1 << 31),
+    **dict.fromkeys(CONTEXT_KEYS, 1 << 27),
 }
+# Sizes that some models state as a list, or as 0, and counts of modules under whatever name: each
+# is made before a weight is read.
+_LARGEST = {
+    **_SIZE_LIMITS,
+    **dict.fromkeys(("intermediate_size", "n_inner", "ffn_dim", "d_model", "head_dim"), 1 << 24),
+    **dict.fromkeys(("num_key_value_heads", "n_heads", "num_heads"), 1 << 16),
+}
+_MODULES, _MOST_MODULES = re.compile(r"(layers?|blocks|experts|depth)$"), 1 << 12
 # Keys of config.json: of today, of older compressed-tensors, of MLX. Files: of AutoGPTQ, ModelOpt.
 _QUANTIZED = ("quantization_config", "compression_config", "quantization")
 _QUANTIZED_FILES = ("quantize_config.json", "hf_quant_config.json")
@@ -97,3 +106,7 @@ def _check_sizes(path: Path, config: dict[str, Any]) -> None:
             raise ModelError(
                 f"{path}: {key} must be an integer from 1 to {limit}, got {value!r:.40}"
             )
+    for key, value in (pair for part in _parts(config) for pair in part.items()):
+        most = _LARGEST.get(key, _MOST_MODULES if _MODULES.search(key) else None)
+        if most is not None and type(value) is int and value > most:
+            raise ModelError(f"{path}: {key} must be at most {most}, got {value!r:.40}")

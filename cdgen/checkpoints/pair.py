@@ -20,6 +20,7 @@ from cdgen.checkpoints.special_tokens import (
     require_same_beginning,
     undrawn_stops_note,
 )
+from cdgen.checkpoints.tokenizer_file import read_tokenizer
 from cdgen.errors import ModelError
 from cdgen.storage import canonical_json
 
@@ -104,10 +105,7 @@ def tokenizer_sha256(tokenizer: Tokenizer) -> str:
 
 def _load_tokenizer(model: Checkpoint) -> Tokenizer:
     path = model.folder / "tokenizer.json"
-    try:
-        tokenizer = Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises this class itself, nothing narrower
-        raise ModelError(f"{path} is not a usable tokenizer ({error}): save it again") from error
+    tokenizer = read_tokenizer(path)
     if not tokenizer.get_vocab_size(with_added_tokens=True):
         raise ModelError(f"{path} defines no tokens: save the model's own tokenizer there")
     # The file may have both turned on, which would cut or pad every document.

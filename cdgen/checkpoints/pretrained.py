@@ -23,10 +23,11 @@ from cdgen.checkpoints.loading_report import (
     require_ties,
 )
 from cdgen.checkpoints.other_folders import ADAPTER
-from cdgen.errors import CdgenError, ModelError, one_line
+from cdgen.errors import CdgenError, ModelError, is_panic, one_line
 
 # No question, no code of the checkpoint, no download.
 _LOCAL_DATA = {"trust_remote_code": False, "local_files_only": True}
+_ROOM = 1 << 28  # numbers that a model may compute itself, such as masks and angles
 _NEW_HEAD = "score.weight"  # of a classifier that is fine-tuned from a language model
 
 
@@ -123,7 +124,9 @@ def errors_of(folder: Path) -> Iterator[None]:
     except ImportError as error:
         text = f"{folder} needs a package that is not installed: {one_line(error, 300)}"
         raise ModelError(text) from error
-    except Exception as error:  # a config that does not fit raises anything
+    except BaseException as error:  # a config that does not fit raises anything
+        if not isinstance(error, Exception) and not is_panic(error):
+            raise
         kind = "" if isinstance(error, ValueError | OSError) else f"{type(error).__name__}: "
         text = f"transformers cannot load {folder}: {kind}{one_line(error, 300)}"
         raise ModelError(text) from error
@@ -136,6 +139,7 @@ def _from_pretrained(
 ) -> tuple[Any, dict[str, Any]]:
     """Return the model in evaluation mode, and transformers' report of missing, unexpected and
     mismatched tensors."""
+    _require_weights_for(folder)
     with errors_of(folder), _without_adapter(folder) as weights:
         model, report = auto_class.from_pretrained(
             weights,
@@ -149,6 +153,19 @@ def _from_pretrained(
     # What a model computes itself is no weight: masks, angles, positions.
     report["unexpected_keys"] = report["unexpected_keys"] - {n for n, _ in model.named_buffers()}
     return model.eval(), report
+
+
+def _require_weights_for(folder: Path) -> None:
+    """Raise ModelError, before memory is taken, if the model of config.json is far larger than its
+    weight files: transformers would first make room for what is missing."""
+    model = _without_weights(folder)
+    numbers = sum(tensor.numel() for tensor in (*model.parameters(), *model.buffers()))
+    held = sum(path.stat().st_size for path in folder.glob("*.safetensors"))  # a byte each or more
+    if numbers > held + _ROOM:
+        raise ModelError(
+            f"{folder}: config.json describes a model of {numbers:,} numbers, but its weight files"
+            f" have {held:,} bytes: one of them is another model's"
+        )
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tokenizers import Tokenizer
 
-from cdgen.errors import ModelError
+from cdgen.errors import tokenizer_errors
 
 
 def prefix_of(tokenizer: Tokenizer) -> list[int]:
@@ -13,11 +13,9 @@ def prefix_of(tokenizer: Tokenizer) -> list[int]:
     Where there is a tokenizer.json, transformers follows it too, and not `add_bos_token` in
     tokenizer_config.json. Raises ModelError.
     """
-    try:
+    with tokenizer_errors("the tokenizer cannot encode a letter"):
         encoding = tokenizer.encode("a")
         bare = tokenizer.encode("a", add_special_tokens=False).ids
-    except Exception as error:  # the library raises this class itself, nothing narrower
-        raise ModelError(f"the tokenizer cannot encode a letter: {error}") from error
     special = encoding.special_tokens_mask
     # A tokenizer without a token for "a" shows no text inside its template: take the template's
     # first token to be the prefix.

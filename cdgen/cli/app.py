@@ -12,6 +12,7 @@ from typer.exceptions import TyperException
 
 from cdgen.cli import corpus, evaluate, experiment, train
 from cdgen.errors import Interrupted, report
+from cdgen.shown_text import protect_terminal
 
 _TYPER_INTERRUPTED = 130  # a typer app returns this on Ctrl-C instead of raising
 
@@ -68,6 +69,7 @@ def execute(command: Callable[[], Any]) -> NoReturn:
     # Threads that wait for each other spin for some microseconds, then sleep. This must be set
     # before torch loads its OpenMP runtime; the user's own setting wins (docs/decisions.md).
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    protect_terminal()
     sys.exit(run(command))
 
 

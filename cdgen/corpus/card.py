@@ -8,6 +8,7 @@ from cdgen.corpus.manifest import Manifest
 from cdgen.corpus.model_names import ModelName
 from cdgen.corpus.plan import Plan
 from cdgen.corpus.rows import Counts, columns_of
+from cdgen.shown_text import as_code, in_markdown
 
 _SIZES = {  # the Hub's words for fewer rows than the key
     10**3: "n<1K",
@@ -63,7 +64,7 @@ def render_card(manifest: Manifest) -> str:
     plan = manifest.plan
     header = yaml.safe_dump(_header(manifest), sort_keys=False, allow_unicode=True)
     body = _BODY.format(
-        version=plan.cdgen_version,
+        version=in_markdown(plan.cdgen_version),
         contrast=_CONTRAST[plan.strategy],
         facts="\n".join(f"| {name} | {value} |" for name, value in _facts(manifest).items()),
         logprob=_LOGPROB if plan.logprobs else "",
@@ -117,11 +118,13 @@ def _size_category(rows: int) -> str:
 
 def _facts(manifest: Manifest) -> dict[str, str]:
     plan, counts, sampling = manifest.plan, manifest.totals, manifest.plan.sampling
-    reasons = (f"{count:,} {reason}" for reason, count in counts.finish_reasons.items())
+    reasons = (
+        f"{count:,} {in_markdown(reason)}" for reason, count in counts.finish_reasons.items()
+    )
     truncation = f"top-k {sampling.top_k}, top-p {sampling.top_p}, min-p {sampling.min_p}"
     names = manifest.models
     bad_name = names.bad if names else None
-    source = f"source sha256 `{plan.prompts.source_sha256}`"
+    source = f"source sha256 {as_code(plan.prompts.source_sha256)}"
     if sampling.masked_score is not None:
         truncation += f"; what they remove has the score {sampling.masked_score}, not none"
     return {
@@ -131,7 +134,7 @@ def _facts(manifest: Manifest) -> dict[str, str]:
         "prompts": f"{plan.prompts.count:,} of at most {plan.prompts.prompt_tokens} tokens, "
         f"{plan.sequences_per_prompt} sequences each ({source})",
         "GOOD": _model(names.good if names else None, plan.good_sha256),
-        "BAD": _model(bad_name, plan.bad) if plan.bad_is_checkpoint else f"`{plan.bad}`",
+        "BAD": _model(bad_name, plan.bad) if plan.bad_is_checkpoint else as_code(plan.bad),
         "strategy": plan.strategy,
         "score": f"{sampling.good_weight} x GOOD - {sampling.bad_weight} x BAD",
         "plausibility threshold alpha": f"{sampling.alpha}",
@@ -139,12 +142,12 @@ def _facts(manifest: Manifest) -> dict[str, str]:
         "truncation": truncation,
         "at most": f"{plan.max_new_tokens} new tokens, on EOS {plan.on_eos}",
         "seed": f"{plan.seed}",
-        "computed in": f"{plan.dtype} on {plan.device}",
-        "plan": f"sha256 `{manifest.plan_sha256}`",
+        "computed in": in_markdown(f"{plan.dtype} on {plan.device}"),
+        "plan": f"sha256 {as_code(manifest.plan_sha256)}",
     }
 
 
 def _model(name: ModelName | None, sha256: str) -> str:
     """Return a model's name, if it is known, and its hash, as the cell of a table."""
-    shown = " ".join(str(name).replace("`", "'").replace("|", "/").split())
-    return f"`{shown}`, sha256 `{sha256}`" if name else f"sha256 `{sha256}`"
+    hash = f"sha256 {as_code(sha256)}"
+    return f"{as_code(str(name))}, {hash}" if name else hash

@@ -45,6 +45,7 @@ def finalize(out: Path) -> Manifest:
     folder = CorpusFolder(out)
     folder.plan  # noqa: B018 - raises if there is no corpus
     if not folder.is_finalized or folder.ranges.exists():
+        folder.require_contained()
         with lock(folder.locks / "finalize.lock"):
             if not folder.is_finalized:
                 _write_dataset(folder)

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from cdgen.corpus.special_marks import text_encoder
+from cdgen.errors import tokenizer_errors
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -42,7 +43,8 @@ def first_tokens(
     head_characters = max(_HEAD_CHARACTERS, 16 * count)
 
     def encode(texts: list[str]) -> list[list[int]]:
-        encodings = tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+        with tokenizer_errors("the tokenizer cannot encode a document"):
+            encodings = tokenizer.encode_batch_fast(texts, add_special_tokens=False)
         return [encoding.ids[:needed] for encoding in encodings]
 
     for batch in _batches(documents):

@@ -17,8 +17,9 @@ from contextlib import ExitStack, contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 
+from cdgen.contained import require_contained
 from cdgen.corpus.model_names import ModelNames
-from cdgen.corpus.plan import Plan, parse_plan, require_same
+from cdgen.corpus.plan import Plan, parse_plan, parse_stored, require_same
 from cdgen.corpus.shard import Shard
 from cdgen.errors import PlanMismatch, StorageError, UsageError
 from cdgen.storage import (
@@ -73,7 +74,7 @@ class CorpusFolder:
         if self.plan_file.exists():
             return parse_plan(read_record(self.plan_file), str(self.plan_file))
         if self.is_finalized:
-            return parse_plan(read_record(self.manifest_file)["plan"], str(self.manifest_file))
+            return parse_plan(read_record(self.manifest_file).get("plan"), str(self.manifest_file))
         raise UsageError(f"{self.out} holds no cdgen corpus: expected {self.plan_file} in it.")
 
     @property
@@ -81,7 +82,8 @@ class CorpusFolder:
         """The names of the models; None in corpora of earlier versions. Raises StorageError."""
         if not self.names_file.exists():
             return None
-        return ModelNames.model_validate(read_record(self.names_file))
+        fields = read_record(self.names_file)
+        return parse_stored(ModelNames, fields, self.names_file, "record of models")
 
     # ---- paths ---------------------------------------------------------------------------------
 
@@ -99,6 +101,12 @@ class CorpusFolder:
 
     def heartbeat_path(self, shard: Shard) -> Path:
         return self.heartbeats / f"shard-{shard.label}.json"
+
+    def require_contained(self) -> None:
+        """Raise StorageError if a folder or a file of the corpus is a link out of it."""
+        folders = (self.state, self.prompts, self.ranges, self.heartbeats, self.locks, self.data)
+        files = (self.plan_file, self.names_file, self.card, self.prompt_origins)
+        require_contained(self.out, (*folders, *files, self.manifest_file))
 
     # ---- setting up and locking ----------------------------------------------------------------
 
@@ -140,6 +148,7 @@ class CorpusFolder:
                 raise StorageError(f"--out {self.out} is a file: choose a folder.")
             paths = self.out.iterdir() if self.out.exists() else []
             content = sorted(path.name for path in paths)
+            self.require_contained()
         except OSError as error:
             raise StorageError(f"--out {self.out} cannot be read: {error.strerror}.") from error
         if content and STATE not in content and self.manifest_file.name not in content:

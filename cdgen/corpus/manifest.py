@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import ValidationError
+from pydantic import AfterValidator
 
+from cdgen.contained import is_inner_path
 from cdgen.corpus.folder import CorpusFolder
 from cdgen.corpus.model_names import ModelNames
-from cdgen.corpus.plan import FrozenModel, Plan, parse_plan
+from cdgen.corpus.plan import FrozenModel, Plan, parse_plan, parse_stored
 from cdgen.corpus.rows import Counts
-from cdgen.errors import StorageError
 from cdgen.storage import read_record, sha256_of
+
+
+def _inner(path: str) -> str:
+    if not is_inner_path(path):
+        raise ValueError(f"expected a path within the corpus, got {path!r:.80}")
+    return path
 
 
 class WrittenFile(FrozenModel):
     """A file of the corpus: its place and its bytes."""
 
-    path: str  # relative to OUT
+    path: Annotated[str, AfterValidator(_inner)]  # relative to OUT
     bytes: int
     sha256: str
 
@@ -61,10 +67,8 @@ def read_manifest(folder: CorpusFolder) -> Manifest:
     """
     path = folder.manifest_file
     record = read_record(path)
-    try:
-        return Manifest.model_validate({**record, "plan": parse_plan(record["plan"], str(path))})
-    except (ValidationError, KeyError) as error:
-        raise StorageError(f"{path} is not a manifest of this cdgen: {error}.") from error
+    fields = {**record, "plan": parse_plan(record.get("plan"), str(path))}
+    return parse_stored(Manifest, fields, path, "manifest")
 
 
 def damage(folder: CorpusFolder, entry: WrittenFile) -> str | None:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from importlib.metadata import version
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from cdgen.device import device_type
 from cdgen.differences import differences
-from cdgen.errors import PlanMismatch, StorageError
+from cdgen.errors import PlanMismatch, StorageError, one_line
 from cdgen.settings import first_problem
 from cdgen.storage import record_checksum
 
 Format = Literal["parquet", "jsonl"]  # of a corpus's files
+_MOST_RANGES = 1 << 24  # which status and verify look for one by one
 _DECIDING_LIBRARIES = ("torch", "transformers", "tokenizers")
 
 
@@ -100,6 +101,14 @@ class Plan(FrozenModel):
             )
         return self
 
+    @model_validator(mode="after")
+    def _can_be_counted(self) -> Self:
+        if self.num_ranges > _MOST_RANGES:
+            raise ValueError(
+                f"range_size: expected at most {_MOST_RANGES} ranges, got {self.num_ranges}"
+            )
+        return self
+
     @property
     def sha256(self) -> str:
         """The hash of the plan's canonical JSON."""
@@ -150,23 +159,33 @@ class Plan(FrozenModel):
         return range(start, min(start + self.ranges_per_file, self.num_ranges))
 
 
-def parse_plan(fields: Mapping[str, Any], origin: str) -> Plan:
+Stored = TypeVar("Stored", bound=BaseModel)
+
+
+def parse_stored(kind: type[Stored], fields: object, origin: object, what: str) -> Stored:
+    """Return the record of a `kind` that was stored in `origin`. Raises StorageError if it is no
+    such record, as `what` calls it."""
+    try:
+        return kind.model_validate(fields)
+    except ValidationError as error:
+        problem = one_line(first_problem(error, what), 300)
+        raise StorageError(f"{origin} is not a {what} of this cdgen: {problem}.") from error
+
+
+def parse_plan(fields: object, origin: str) -> Plan:
     """Return the plan that was stored in `origin`.
 
     Raises PlanMismatch if it has another format version, StorageError if it is no plan.
     """
+    if not isinstance(fields, Mapping):
+        raise StorageError(f"{origin} is not a plan of this cdgen: it holds no fields.")
     found, known = fields.get("format_version"), Plan.model_fields["format_version"].default
     if found != known:
         raise PlanMismatch(
-            f"{origin} has corpus format {found!r}, this cdgen writes {known}: "
+            f"{origin} has corpus format {found!r:.40}, this cdgen writes {known}: "
             "use the cdgen version that began the corpus, or choose another --out."
         )
-    try:
-        return Plan.model_validate(fields)
-    except ValidationError as error:
-        raise StorageError(
-            f"{origin} is not a plan of this cdgen: {first_problem(error, 'plan')}."
-        ) from error
+    return parse_stored(Plan, fields, origin, "plan")
 
 
 def require_same(old: Plan, new: Plan, out: object) -> None:

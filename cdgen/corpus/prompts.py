@@ -14,7 +14,7 @@ import numpy as np
 
 from cdgen.corpus.documents import DocumentSource, open_source
 from cdgen.corpus.first_tokens import first_tokens
-from cdgen.corpus.plan import PromptPlan
+from cdgen.corpus.plan import PromptPlan, parse_stored
 from cdgen.corpus.special_marks import SpecialMarks
 from cdgen.errors import PlanMismatch, StorageError, UsageError
 from cdgen.storage import read_record, sha256_of, write_atomic, write_record
@@ -95,12 +95,16 @@ def prepare_prompts(source: PromptSource, folder: Path) -> PromptTable:
 def open_table(folder: Path) -> PromptTable:
     """Open the table that `prepare_prompts` made. Raises StorageError if it is damaged."""
     record = read_record(folder / _RECORD)
-    plan = PromptPlan.model_validate({name: record[name] for name in PromptPlan.model_fields})
+    fields = {name: record.get(name) for name in PromptPlan.model_fields}
+    plan = parse_stored(PromptPlan, fields, folder / _RECORD, "record of prompts")
     files = {_TOKENS: plan.tokens_sha256, ORIGINS: record.get("origins_sha256")}
     for name, sha256 in files.items():
         path = folder / name
         if sha256 and not (path.is_file() and sha256_of(path) == sha256):
             raise StorageError(f"{path} is damaged: its sha256 is not the one in {_RECORD}.")
+    expected = np.dtype("<i4").itemsize * plan.count * plan.prompt_tokens
+    if (size := (folder / _TOKENS).stat().st_size) != expected:
+        raise StorageError(f"{folder / _TOKENS} is damaged: {size} bytes, expected {expected}.")
     return PromptTable(folder / _TOKENS, plan)
 
 
@@ -157,10 +161,10 @@ def _own(others: Mapping[str, Any]) -> dict[str, Any]:
 def _require_origin(folder: Path, origin: dict[str, Any]) -> None:
     """Raise PlanMismatch, with every difference, if the table was made from something else."""
     record = _with_later_fields(read_record(folder / _RECORD))
-    changed = [name for name, value in origin.items() if record[name] != value]
+    changed = [name for name, value in origin.items() if record.get(name) != value]
     if not changed:
         return
-    values = "; ".join(f"{name}: was {record[name]}, now {origin[name]}" for name in changed)
+    values = "; ".join(f"{name}: was {record.get(name)}, now {origin[name]}" for name in changed)
     advice = "Use the earlier values to resume this corpus, or choose another --out."
     if changed == ["tokenizer_sha256"]:
         advice += (

@@ -67,14 +67,16 @@ def _require_planned(rows: Sequence[Row], plan: Plan, index: int) -> None:
 def read_range(folder: CorpusFolder, index: int) -> RangeEntry | None:
     """Return the entry of range `index`, or None until it is committed.
 
-    A range is committed if its entry is there and intact, and its file has the entry's size.
+    A range is committed if its entry is there and intact, and its file, which no other entry may
+    name, has the entry's size.
     """
+    path = folder.range_path(index)
     try:
         entry = RangeEntry.model_validate(read_record(folder.range_entry_path(index)))
-        size = folder.range_path(index).stat().st_size
+        size = path.stat().st_size
     except (StorageError, ValidationError, FileNotFoundError):
         return None
-    return entry if entry.bytes == size else None
+    return entry if entry.bytes == size and folder.out / entry.path == path else None
 
 
 def pending_ranges(folder: CorpusFolder, shard: Shard) -> list[int]:

@@ -8,6 +8,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from cdgen.corpus.documents import DOCUMENT_ENDS
+from cdgen.errors import tokenizer_errors
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -22,9 +23,13 @@ def text_encoder(tokenizer: Tokenizer) -> Tokenizer:
     `encode_special_tokens` does that for tokens that stand beside the model. Those in the model's
     own vocabulary, which Unigram prefers to all others, get a name that no text has. Ids stay.
     """
+    with tokenizer_errors("the tokenizer cannot be copied"):
+        return _without_special_names(json.loads(tokenizer.to_str()))
+
+
+def _without_special_names(spec: dict[str, Any]) -> Tokenizer:
     from tokenizers import Tokenizer
 
-    spec = json.loads(tokenizer.to_str())
     model, added = spec["model"], spec["added_tokens"]
     special = {token["content"] for token in added if token["special"]}
     renamed = special & _names(model["vocab"]) - _merged(model) - _BYTES

@@ -9,6 +9,7 @@ from pathlib import Path
 from cdgen.corpus.card import render_card
 from cdgen.corpus.folder import CorpusFolder
 from cdgen.corpus.manifest import FileEntry, Manifest, RangeEntry, damage, foreign, read_manifest
+from cdgen.corpus.plan import parse_stored
 from cdgen.corpus.prompts import open_table
 from cdgen.corpus.row_files import ROWS_PER_GROUP, read_rows
 from cdgen.corpus.rows import NOTHING, columns_of, count_rows
@@ -48,6 +49,9 @@ def _verify_prompts(folder: CorpusFolder) -> list[str]:
 
 def _verify_dataset(folder: CorpusFolder, manifest: Manifest) -> Iterator[str]:
     plan = folder.plan
+    if len(manifest.files) != plan.num_files:
+        yield f"manifest.json: expected {plan.num_files} files, lists {len(manifest.files)}."
+        return
     planned = [folder.data_path(index) for index in range(plan.num_files)]
     listed = [folder.out / entry.path for entry in manifest.files]
     totals = sum((entry.counts for entry in manifest.files), NOTHING)
@@ -78,7 +82,7 @@ def _verify_ranges(folder: CorpusFolder) -> Iterator[str]:
             missing += 1
             continue
         try:
-            entry = RangeEntry.model_validate(read_record(path))
+            entry = parse_stored(RangeEntry, read_record(path), path, "range's entry")
         except StorageError as error:
             yield str(error)
             continue

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from cdgen.checkpoints.bad_source import parse_bad
+from cdgen.contained import links_below, require_contained
 from cdgen.differences import differences
 from cdgen.errors import PlanMismatch, StorageError, UsageError
 from cdgen.experiment.bad_choice import parse_bad_choice
@@ -95,6 +96,16 @@ def _step_problems(base: Recipe, step: int, what: str) -> Iterator[str]:
     every, last = base.training.checkpoint_every, base.training.steps
     if step % every or step > last:
         yield (f"{what}: step:{step} is no checkpoint; they are every {every} steps up to {last}")
+
+
+def require_no_way_out(layout: Layout) -> None:
+    """Raise StorageError if something in the folder leads out of it, but for the evaluation data,
+    which are linked and only read."""
+
+    def is_data(link: Path) -> bool:
+        return link.parent == layout.tasks and not link.name.startswith(".")  # as temporaries do
+
+    require_contained(layout.out, (p for p in links_below(layout.out) if not is_data(p)))
 
 
 def require_usable(recipe: RunRecipe, data: Path, layout: Layout, text: Text) -> None:

@@ -49,9 +49,9 @@ class Corpora(_Section):
     Numbers that a recipe leaves out follow from the text (sizes.py).
     """
 
-    prompt_tokens: int = Field(default=20, ge=1)
-    num_sequences: int = Field(ge=1)  # per prompt
-    max_new_tokens: int = Field(ge=1)
+    prompt_tokens: int = Field(default=20, ge=1, lt=1 << 24)
+    num_sequences: int = Field(ge=1, lt=1 << 31)  # per prompt
+    max_new_tokens: int = Field(ge=1, lt=1 << 24)
     on_eos: Literal["stop", "continue"] = "stop"
     masked_score: float | None = Field(default=None, allow_inf_nan=False)
     seed: int = Field(default=0, ge=0, lt=2**64)

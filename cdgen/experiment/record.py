@@ -43,6 +43,8 @@ _Model = TypeVar("_Model", bound=BaseModel)
 
 
 class _Stages(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
     stages: list[StageRecord]
 
 

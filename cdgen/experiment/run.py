@@ -14,6 +14,7 @@ from cdgen.errors import UsageError
 from cdgen.experiment.checks import (
     require_disk,
     require_empty,
+    require_no_way_out,
     require_same_experiment,
     require_same_text,
     require_usable,
@@ -76,6 +77,7 @@ def show_plan(config: RunConfig) -> Iterator[str]:
 def _held(out: Path) -> Iterator[None]:
     """Be the only `cdgen run` in `out`; leave no trace of a recipe that was refused."""
     there, layout = out.exists(), Layout(out)
+    require_no_way_out(layout)
     busy = f"another cdgen run is at work in {out}: wait for it, or name another --out"
     with lock(layout.lock, busy):
         try:

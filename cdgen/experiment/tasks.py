@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
+from cdgen.contained import is_inner_path
 from cdgen.errors import UsageError, one_line
 from cdgen.experiment.layout import Layout
 from cdgen.experiment.recipe import Evaluation
@@ -85,11 +86,17 @@ def bytes_of_task(task: str, evaluation: Evaluation, data: Path, layout: Layout)
 
 def _folders_in(place: Path) -> dict[str, PurePosixPath]:
     """Return the folders of a folder or an archive by name, with the way to them. Raises UsageError
-    if it can be neither listed nor opened."""
+    if it can be neither listed nor opened, or holds a file that would lie elsewhere."""
     if place.is_dir():
         return {p.name: PurePosixPath(p.name) for p in place.iterdir() if p.is_dir()}
     with _archive(place) as archive:
-        files = [PurePosixPath(m.name) for m in archive.getmembers() if m.isfile()]
+        names = [m.name.removeprefix("./") for m in archive.getmembers() if m.isfile()]
+    if outside := [name for name in names if not is_inner_path(name)]:
+        raise UsageError(
+            f"evaluation.data: cannot read {place}: {outside[0]!r:.80} in it would lie outside the"
+            " folder that it is unpacked to"
+        )
+    files = [PurePosixPath(name) for name in names]
     return {folder.name: folder for file in files for folder in file.parents if folder.name}
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from cdgen.experiment.stages import Stage
 from cdgen.progress import TerminalDisplay, duration, terminal_console
+from cdgen.shown_text import shown
 
 _INTERVAL = 60.0  # seconds between lines about a stage at work, without a terminal
 _WAITING_SHOWN = 5
@@ -68,7 +69,7 @@ class View(TerminalDisplay):
         for stage in running:
             spent = duration(now - self.began_at[stage.name])
             # As text: brackets in a log are no markup.
-            table.add_row("running", stage.name, spent, Text(self.last_line(stage)))
+            table.add_row("running", stage.name, spent, Text(shown(self.last_line(stage))))
         for name, code in failed.items():
             table.add_row("failed", name, f"exit code {code}", "")
         waiting = [s.name for s in self.stages if s.name not in {*done, *failed, *busy}]
@@ -79,6 +80,6 @@ class View(TerminalDisplay):
 
     def _say(self, line: str) -> None:
         if self.screen:
-            self.screen.console.print(line, highlight=False, markup=False)
+            self.screen.console.print(shown(line), highlight=False, markup=False)
         else:
             print(line, file=sys.stderr, flush=True)

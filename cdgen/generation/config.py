@@ -33,9 +33,9 @@ class GenerateConfig(BaseModel):
     min_p: float = Field(default=0.0, ge=0, le=1)
     masked_score: float | None = Field(default=None, allow_inf_nan=False)
     bos: Literal["auto", "always", "never"] = "auto"
-    prompt_tokens: int = Field(default=20, ge=1)
-    num_sequences: int = Field(default=8, ge=1)
-    max_new_tokens: int = Field(default=400, ge=1)
+    prompt_tokens: int = Field(default=20, ge=1, lt=1 << 24)
+    num_sequences: int = Field(default=8, ge=1, lt=1 << 31)
+    max_new_tokens: int = Field(default=400, ge=1, lt=1 << 24)
     on_eos: Literal["stop", "continue"] = "stop"
     seed: int = Field(default=0, ge=0, lt=2**64)
     slots: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"

@@ -16,6 +16,7 @@ from cdgen.generation.config import GenerateConfig
 from cdgen.generation.one_process import write_shard
 from cdgen.generation.signals import StopSignals
 from cdgen.progress import LOG_INTERVAL, duration
+from cdgen.shown_text import protect_terminal
 
 _POLL = 0.2  # seconds
 
@@ -86,6 +87,7 @@ def _has_begun(
 def _work(config: GenerateConfig, number: int) -> None:
     if (own := visible_device(number, config.device)) is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = own
+    protect_terminal()
     try:
         with StopSignals() as signals:
             write_shard(config, signals, shows_progress=False)

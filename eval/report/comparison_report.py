@@ -11,6 +11,7 @@ from cdgen.eval.report.tables import ScoreName
 from cdgen.eval.statistics.comparison import Comparison, MethodComparison, TaskComparison
 from cdgen.eval.statistics.intervals import Estimate
 from cdgen.eval.summary import LOWER_IS_BETTER
+from cdgen.shown_text import in_markdown
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class Report:
     left_out: list[ScoreName]  # the scores that some run lacks
 
     def markdown(self) -> str:
-        head = ["method", "seeds", *(title(column) for column in self.columns), "mu_dREL %"]
+        head = ["method", "seeds", *(_heading(column) for column in self.columns), "mu_dREL %"]
         lines = [f"| {' | '.join(head)} |", f"|{'---|' * 2}{'---:|' * (len(head) - 2)}"]
         for method in self.methods:
             lines.append(f"| {' | '.join(self._cells(method))} |")
@@ -49,15 +50,15 @@ class Report:
             cells.append(_cell(column, scores[column.key], change))
         mean = against.mean_relative if against else None
         gain = _percent(mean) if mean else "-"
-        return [method.name, str(len(method.runs)), *cells, gain]
+        return [in_markdown(method.name), str(len(method.runs)), *cells, gain]
 
     def _notes(self) -> list[str]:
         others = self.comparison.against_baseline.values()
         notes = [
-            f"Compared with {self.baseline}. In brackets: half the width of the 95 % interval; then"
-            " the relative change, positive if better. * p < 0.05 after Holm's correction over"
-            " the tasks. All scores in percent, except perplexities.",
-            f"mu_dREL: mean relative change over {', '.join(map(title, self.averaged))}."
+            f"Compared with {in_markdown(self.baseline)}. In brackets: half the width of the 95 %"
+            " interval; then the relative change, positive if better. * p < 0.05 after Holm's"
+            " correction over the tasks. All scores in percent, except perplexities.",
+            f"mu_dREL: mean relative change over {', '.join(map(_heading, self.averaged))}."
             if self.averaged
             else "mu_dREL: no task but perplexity has a score above 0, so there is none.",
         ]
@@ -69,13 +70,17 @@ class Report:
         elif shares := _seed_shares(others):
             notes.append(f"Share of a difference's variance that is seed noise: {shares}.")
         if self.left_out:
-            titles = ", ".join(map(title, self.left_out))
+            titles = ", ".join(map(_heading, self.left_out))
             notes.append(f"Left out because some run lacks it: {titles}.")
         return notes
 
 
 def title(column: ScoreName) -> str:
     return column.task if column.metric in ("acc", "spearman", "perplexity") else column.metric
+
+
+def _heading(column: ScoreName) -> str:
+    return in_markdown(title(column))
 
 
 def _cell(column: ScoreName, score: Estimate, change: TaskComparison | None) -> str:

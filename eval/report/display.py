@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from cdgen.eval.summary import Summary
 from cdgen.progress import LOG_INTERVAL, TerminalDisplay, terminal_console
+from cdgen.shown_text import shown
 
 
 class Display(TerminalDisplay):
@@ -32,7 +33,9 @@ class Display(TerminalDisplay):
     def task(self, name: str) -> Callable[[int, int], None]:
         """Return the function to call with the tokens done and all tokens of a task."""
         if self.screen:
-            task = self.screen.add_task(f"{self.name} {name}", total=None)
+            from rich.markup import escape
+
+            task = self.screen.add_task(escape(shown(f"{self.name} {name}")), total=None)
 
             def advance(done: int, total: int) -> None:
                 self.screen.update(task, completed=done, total=total, visible=done < total)
@@ -60,6 +63,6 @@ class Display(TerminalDisplay):
 
     def _say(self, line: str) -> None:
         if self.screen:
-            self.screen.console.print(line, highlight=False)
+            self.screen.console.print(shown(line), highlight=False, markup=False)
         else:
             print(line, file=sys.stderr, flush=True)

@@ -77,6 +77,7 @@ def draw(panels: Panels, format: Literal["png", "svg"] = "png", axis: str = "") 
     across = format == "png"
     settings: Any = {
         "svg.fonttype": "none",
+        "text.parse_math": False,  # names are no formulas
         "svg.hashsalt": axis or "cdgen",
         "font.family": "sans-serif",
         **dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor"), ink),

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from cdgen import __version__
+from cdgen.contained import is_inner_path, is_plain_name
 from cdgen.errors import StorageError
 from cdgen.eval.checkpoints import NamedCheckpoint
 from cdgen.eval.modes import Mode
@@ -180,12 +181,15 @@ def make_room(out: Path) -> None:
 
 
 def read_results(folder: Path) -> dict[str, Any]:
-    """Return the content of results.json. Raises StorageError if it is missing or damaged."""
+    """Return the content of results.json. Raises StorageError if it is missing or damaged, or if a
+    name in it, by which files are moved and deleted, is a path."""
     path = folder / "results.json"
     try:
         document = json.loads(path.read_bytes())
         config = document["config"]
-        assert isinstance(config["model_sha256"], str)
+        assert isinstance(config["model_sha256"], str) and is_plain_name(config["model"])
+        assert all(map(is_plain_name, document["configs"]))
+        assert all(map(is_inner_path, document.get("collated", ())))
     except OSError as error:
         raise StorageError(f"cannot read {path}: {error.strerror}") from error
     except (ValueError, KeyError, TypeError, AssertionError) as error:

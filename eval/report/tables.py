@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from cdgen.eval.report.results import read_results
 from cdgen.eval.statistics.intervals import Estimate
+from cdgen.shown_text import in_markdown
 from cdgen.storage import write_atomic
 
 _CURVE = (
@@ -72,11 +73,11 @@ def markdown(documents: list[dict[str, Any]]) -> str:
     """Return a table with a row per score and a column per checkpoint: value and 95 % interval."""
     found = [task_scores(document) for document in documents]
     names = sorted({name for scores in found for name in scores})
-    models = [document["config"]["model"] for document in documents]
+    models = [in_markdown(document["config"]["model"]) for document in documents]
     lines = [f"| task | metric | {' | '.join(models)} |", f"|---|---|{'---:|' * len(models)}"]
     for name in names:
         cells = " | ".join(_cell(name.metric, scores.get(name)) for scores in found)
-        lines.append(f"| {name.task} | {name.metric} | {cells} |")
+        lines.append(f"| {in_markdown(name.task)} | {in_markdown(name.metric)} | {cells} |")
     return "\n".join(lines) + "\n" + _notes(documents)
 
 
@@ -105,12 +106,12 @@ def subtask_scores(document: dict[str, Any]) -> dict[tuple[str, str], Estimate]:
 def subtasks_markdown(documents: list[dict[str, Any]]) -> str:
     """Return a table with a row per sub-task or group of items and a column per checkpoint."""
     found = [subtask_scores(document) for document in documents]
-    models = [document["config"]["model"] for document in documents]
+    models = [in_markdown(document["config"]["model"]) for document in documents]
     lines = [f"| task | sub-task | {' | '.join(models)} |", f"|---|---|{'---:|' * len(models)}"]
     for task, name in dict.fromkeys(key for scores in found for key in scores):
         cells = " | ".join(_cell("", scores.get((task, name))) for scores in found)
-        shown = name.replace("|", "\\|")  # phenomena have the names that the data give them
-        lines.append(f"| {task} | {shown} | {cells} |")
+        # Phenomena have the names that the data give them.
+        lines.append(f"| {in_markdown(task)} | {in_markdown(name)} | {cells} |")
     return "\n".join(lines) + "\n" + _notes(documents)
 
 

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from cdgen.checkpoints.config_checks import CONTEXT_KEYS
+from cdgen.contained import is_plain_name
 from cdgen.errors import UsageError
 from cdgen.eval.modes import Mode
 from cdgen.eval.scoring.spans import SpanEncoder, Spans
@@ -69,7 +70,7 @@ def parse_tasks(given: Sequence[str]) -> dict[str, str]:
                 f"--tasks {text}: unknown; a task has its data folder's name, {', '.join(known)},"
                 " or is declared, as in my_pairs=blimp"
             )
-        if "/" in name or kinds.setdefault(name, kind) != kind:
+        if not is_plain_name(name) or kinds.setdefault(name, kind) != kind:
             raise UsageError(f"--tasks {text}: expected the name of one folder, of one kind")
     return kinds
 

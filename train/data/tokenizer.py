@@ -22,8 +22,9 @@ from transformers import PreTrainedTokenizerFast
 
 from cdgen.checkpoints.checkpoint import read_json, reading
 from cdgen.checkpoints.text_prefix import prefix_of
+from cdgen.checkpoints.tokenizer_file import read_tokenizer
 from cdgen.corpus.first_tokens import BYTE_LEVEL_PIECES
-from cdgen.errors import UsageError
+from cdgen.errors import ModelError, UsageError
 from cdgen.storage import record_checksum, sha256_of
 
 PAD, BOS, EOS, UNK = "<pad>", "<s>", "</s>", "<unk>"
@@ -151,7 +152,11 @@ def _put_first(bos: str, tokenizer: Tokenizer) -> None:
 
 def tokenizer_from_json(text: str) -> Tokenizer:
     """Return a tokenizer from its `to_str`, with the settings that `to_str` leaves out."""
-    tokenizer = Tokenizer.from_str(text)
+    return _as_text(Tokenizer.from_str(text))
+
+
+def _as_text(tokenizer: Tokenizer) -> Tokenizer:
+    """Let a tokenizer take everything in a text for text, whole."""
     tokenizer.encode_special_tokens = True
     tokenizer.no_truncation()
     tokenizer.no_padding()
@@ -163,8 +168,8 @@ def load_tokenizer(folder: Path, vocab_size: int) -> tuple[Tokenizer, SpecialNam
     end of text."""
     file = tokenizer_file(folder)
     try:
-        tokenizer = tokenizer_from_json(file.read_text(encoding="utf-8"))
-    except Exception as error:  # `tokenizers` raises Exception itself
+        tokenizer = _as_text(read_tokenizer(file))
+    except ModelError as error:
         raise UsageError(f"tokenizer: cannot read {file}: {error}") from error
     names = special_names(folder)
     special_ids(tokenizer, names)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from cdgen.shown_text import as_code, in_markdown
 from cdgen.train.config import Recipe
 
 EXPORT_DTYPE = torch.bfloat16
@@ -17,7 +18,7 @@ language: en
 library_name: transformers
 pipeline_tag: text-generation
 ---
-# {recipe.name}: a GOOD/BAD pair of small {kind}
+# {name}: a GOOD/BAD pair of small {kind}
 
 Two checkpoints of one training run, for demonstrations and tests of contrastive decoding on a
 machine without a GPU. The models know the texts named below and nothing else; they are of no use
@@ -75,19 +76,21 @@ def model_card(recipe: Recipe, good: ExportedModel, bad: ExportedModel) -> str:
     training = recipe.training
     tokens = training.batch_blocks * recipe.block_size
     losses = "\n".join(
-        f"| {source} | {good.losses[source]:.3f} | {bad.losses[source]:.3f} |"
+        f"| {in_markdown(source)} | {good.losses[source]:.3f} | {bad.losses[source]:.3f} |"
         for source in good.losses
     )
     data = "\n".join(
-        f"| {source.name} | `{source.path.name}` | {source.licence} | {source.split}"
+        f"| {in_markdown(source.name)} | {as_code(source.path.name)}"
+        f" | {in_markdown(source.licence)} | {source.split}"
         f" | {source.clean or 'no'} | {source.repeat} | {100 * source.validation:g} %"
         f" | {100 * source.prompts:g} % |"
         for source in recipe.sources
     )
     return _CARD.format(
         recipe=recipe,
+        name=in_markdown(recipe.name),
         kind="models" if isinstance(recipe.model, Path) else "Llamas",
-        tokenizer=_TOKENIZERS.get(str(recipe.tokenizer), f"the tokenizer of `{recipe.tokenizer}`"),
+        tokenizer=_tokenizer(str(recipe.tokenizer)),
         architecture=_architecture(recipe, good.parameters),
         training=training,
         optimizer="Muon" if training.optimizer == "muon" else "AdamW",
@@ -103,10 +106,14 @@ def model_card(recipe: Recipe, good: ExportedModel, bad: ExportedModel) -> str:
     )
 
 
+def _tokenizer(name: str) -> str:
+    return _TOKENIZERS.get(name) or f"the tokenizer of {as_code(name)}"
+
+
 def _architecture(recipe: Recipe, parameters: int) -> str:
     shape, common = recipe.model, f"{parameters:,} parameters"
     if isinstance(shape, Path):
-        return f"- `{shape}`, {common}, trained on blocks of {recipe.block_size}"
+        return f"- {as_code(str(shape))}, {common}, trained on blocks of {recipe.block_size}"
     tied = "tied" if shape.tie_word_embeddings else "untied"
     return (
         f"- Llama, {common}, {tied} embeddings, context {recipe.block_size}\n"

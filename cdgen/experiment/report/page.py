@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from cdgen.experiment.checks import require_no_way_out
 from cdgen.experiment.layout import Layout
 from cdgen.experiment.record import Experiment, StageRecord, read_experiment, read_stages
 from cdgen.experiment.report.corpora import Corpus, read_corpora
@@ -22,6 +23,7 @@ from cdgen.experiment.report.score_sections import score_sections
 from cdgen.experiment.report.sections import Page
 from cdgen.experiment.report.verdict import verdict
 from cdgen.packages import require_package
+from cdgen.shown_text import in_markdown, shown
 from cdgen.storage import canonical_json, make_folder, write_atomic
 
 _TEMPLATES = Path(__file__).parent / "templates"
@@ -47,6 +49,7 @@ def write_page(out: Path) -> Page:
     """
     for package in ("jinja2", "matplotlib", "scipy"):
         require_package(package, " to write the page of an experiment")
+    require_no_way_out(Layout(out))
     found = _find(out)
     page = _page(found)
     make_folder(out / "figures")
@@ -129,6 +132,7 @@ def _templates() -> Any:
     templates = Environment(
         loader=FileSystemLoader(_TEMPLATES),
         autoescape=lambda name: name is not None and ".html" in name,
+        finalize=lambda value: shown(value) if type(value) is str else value,  # else it is markup
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -144,9 +148,9 @@ def _unbroken(text: str) -> str:
 
 
 def _markdown_cell(text: str) -> str:
-    """Return text that cannot end a cell, or begin a tag, of a Markdown table."""
-    escaped = text.replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ")
-    return escaped.replace("<", "&lt;").replace("*", "\\*").replace("_", "\\_")
+    """Return text that stays text in a cell of a Markdown table, with its asterisks and
+    underscores."""
+    return in_markdown(text).replace("*", "\\*").replace("_", "\\_")
 
 
 def _fence(text: str) -> str:

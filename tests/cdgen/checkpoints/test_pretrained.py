@@ -187,5 +187,20 @@ def test_configs_that_do_not_fit(
     assert "transformers cannot load" in load_refusal(folder)
 
 
+def test_no_room_is_made_for_a_model_that_its_files_do_not_hold(
+    saved: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """transformers makes room for missing tensors before it reports them."""
+    folder = Path(shutil.copytree(saved("llama"), tmp_path / "llama"))
+    edit_config(folder, num_hidden_layers=2000, intermediate_size=1 << 20)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("room would have been made")
+
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", refuse)
+    message = load_refusal(folder)
+    assert "config.json describes a model of" in message and "its weight files have" in message
+
+
 def test_read_config_of_a_file(saved: Callable[[str], Path]) -> None:
     assert read_config(saved("phi") / "config.json").model_type == "phi"

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from random_models import CONTEXT, MODELS, SHAPE
 
+from cdgen.errors import ModelError
 from cdgen.models.registry import lean_config
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -71,3 +72,31 @@ def test_what_the_others_leave_to_transformers(name: str, change: dict[str, Any]
 )
 def test_windows_that_cut_nothing_are_lean(window: dict[str, Any]) -> None:
     assert lean_config(SHAPE | window, CONTEXT) is not None
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"num_attention_heads": None}, "TypeError"),
+        ({"intermediate_size": -3}, "intermediate_size: expected 1 or more, got -3"),
+        ({"head_dim": "8"}, "head_dim: expected 1 or more, got '8'"),
+        ({"num_key_value_heads": 3}, "heads cannot share 3 KV heads"),
+        ({"rms_norm_eps": "small"}, "norm_eps: expected a number above 0, got 'small'"),
+        ({"rope_theta": "1e4"}, "rope_theta: expected a number above 0"),
+        ({"rope_parameters": 5}, "TypeError"),
+        ({"rope_parameters": {"rope_type": "linear"}}, "KeyError 'factor'"),
+        ({"rope_parameters": {"rope_type": "linear", "factor": 0}}, "factor: expected a number"),
+    ],
+    ids=str,
+)
+def test_sizes_that_are_none_are_refused(change: dict[str, Any], said: str) -> None:
+    llama = {**SHAPE, "model_type": "llama", "hidden_act": "silu"}
+    with pytest.raises(ModelError, match=f"config.json does not describe a llama: .*{said}"):
+        lean_config(llama | change, CONTEXT)
+
+
+def test_a_size_that_is_missing_is_refused() -> None:
+    llama = {**SHAPE, "model_type": "llama"}
+    del llama["num_attention_heads"]
+    with pytest.raises(ModelError, match="KeyError 'num_attention_heads'"):
+        lean_config(llama, CONTEXT)

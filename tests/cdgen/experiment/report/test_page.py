@@ -16,9 +16,10 @@ from made_up_experiment import ARMS, MadeUp
 from cdgen.errors import StorageError
 from cdgen.experiment.layout import Student, students_of
 from cdgen.experiment.report.page import write_page
+from cdgen.shown_text import shown
 
 Begin = Callable[..., MadeUp]
-HOSTILE = "<script>alert('&')</script> <b>| `` ``` \u202e\u05d0 </td>"
+HOSTILE = "<script>alert('&')</script> <b>| `` ``` \u202e\u05d0 \x1b[31m </td>"
 ALONE = {"meta", "link", "br", "hr", "img", "input"}  # elements without an end
 
 
@@ -139,22 +140,23 @@ def test_text_of_a_corpus_is_shown_as_text(begun: Begin) -> None:
     write_page(made.out)
     found = Reader(made.out / "report.html")
     assert "script" not in found.tags and "b" not in found.tags
-    assert any(HOSTILE in words for words in found.words)
+    assert any(shown(HOSTILE) in words for words in found.words)
     lines = (made.out / "report.md").read_text().split("\n")
-    at = lines.index(HOSTILE)
+    at = lines.index(shown(HOSTILE))
     assert lines[at - 1] == lines[at + 1] == "````", "a fence that the text cannot end"
 
 
 def test_names_from_data_are_shown_as_text(begun: Begin) -> None:
     """The name of a recipe may hold anything, and so may an error message."""
-    made = begun(name="<script>a|b_c</script>")
+    made = begun(name="<script>a|b_c</script>[x](javascript:x)")
     made.score_all({"baseline": 0.5})
     (made.layout.scores(Student("baseline", 0.0, 1)) / "results.json").write_text("<i>{")
     write_page(made.out)
     found = Reader(made.out / "report.html")
     assert "script" not in found.tags and "i" not in found.tags
-    assert "<script>a|b_c</script>" in found.text
-    assert "# &lt;script>a\\|b\\_c&lt;/script>\n" in (made.out / "report.md").read_text()
+    assert "<script>a|b_c</script>[x]" in found.text
+    title = "# &lt;script>a\\|b\\_c&lt;/script>\\[x\\](javascript:x)\n"
+    assert title in (made.out / "report.md").read_text()
 
 
 # ---- experiments that are not finished ----------------------------------------------------------

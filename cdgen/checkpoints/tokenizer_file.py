@@ -1,0 +1,26 @@
+"""Reading tokenizer.json, the one file of a checkpoint that a parser in native code reads whole."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tokenizers import Tokenizer
+
+from cdgen.checkpoints.checkpoint import reading
+from cdgen.errors import ModelError, tokenizer_errors
+
+_MAX_BYTES = 256 << 20  # the largest known, of 262,144 tokens, has 33 MB
+
+
+def read_tokenizer(path: Path) -> Tokenizer:
+    """Return the tokenizer in a file, as it is saved. Raises ModelError."""
+    with reading(path.parent):
+        size = path.stat().st_size
+        if size > _MAX_BYTES:
+            raise ModelError(
+                f"{path} is too large to be a tokenizer: {size} bytes, expected at most"
+                f" {_MAX_BYTES}; save it again"
+            )
+        content = path.read_bytes()
+    with tokenizer_errors(f"{path} is not a usable tokenizer"):
+        return Tokenizer.from_buffer(content)
