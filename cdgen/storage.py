@@ -262,5 +262,8 @@ def _lock_file(path: Path, busy: str | None) -> int:
             os.close(descriptor)
             if busy and error.errno in (errno.EWOULDBLOCK, errno.EACCES):
                 raise StorageError(busy) from error
-            raise StorageError(f"cannot lock {path}: {error.strerror}.") from error
+            raise StorageError(
+                f"cannot lock {path}: {error.strerror}. Mount its file system with locks (flock),"
+                " or choose a folder on another one."
+            ) from error
         os.close(descriptor)

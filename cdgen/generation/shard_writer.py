@@ -122,8 +122,12 @@ class ShardWriter:
             takes = "no rate yet" if math.isinf(needed) else f"about {duration(needed)} left"
             self.signals.check(f"the one in progress is not ({takes}, {grace})")
         self.finishes = True
-        says = f"finishing range {self.current} first, about {duration(needed)}; Ctrl-C: at once"
-        print(f"cdgen: stopped by a signal; {says}", file=sys.stderr, flush=True)
+        print(
+            f"cdgen: stopped by a signal; finishing range {self.current} first, in about"
+            f" {duration(needed)} (a second Ctrl-C ends it at once)",
+            file=sys.stderr,
+            flush=True,
+        )
 
     def _beat(self, new_tokens: int, rate: float) -> None:
         beat(self.folder, self.shard, self.current, new_tokens, rate)

@@ -14,7 +14,7 @@ from multiprocessing.context import SpawnProcess
 
 from cdgen.corpus.folder import CorpusFolder
 from cdgen.corpus.shard import Shard
-from cdgen.corpus.status import progress_line, status
+from cdgen.corpus.status import Watch, progress_line
 from cdgen.errors import CdgenError, UsageError, report
 from cdgen.generation.config import GenerateConfig
 from cdgen.generation.one_process import write_shard
@@ -58,9 +58,10 @@ def run_workers(config: GenerateConfig, count: int, signals: StopSignals) -> Non
             shard = Shard(own.index + own.count * number, own.count * count)
             alone = config.model_copy(update={"shard": str(shard), "workers": 1})
             process = context.Process(target=_work, args=(alone, number), name=f"worker {number}")
-            with _sigint_held():
+            with signals.between_steps(), _sigint_held():
                 process.start()
-            processes.append(process)
+                processes.append(process)
+            signals.check()
             if number == 0 and not _has_begun(config, shard, process, signals):
                 break
         _watch(config, processes, signals)
@@ -130,11 +131,11 @@ def visible_device(number: int, device: str) -> str | None:
 
 def _watch(config: GenerateConfig, processes: list[SpawnProcess], signals: StopSignals) -> None:
     """Wait until all workers have ended, and print a line of progress now and then."""
-    folder = CorpusFolder(config.out)
+    watch = Watch(config.out)
     due = time.monotonic() + LOG_INTERVAL
     while any(process.is_alive() for process in processes):
         signals.check()
         time.sleep(_POLL)
-        if time.monotonic() >= due and folder.has_plan:
+        if time.monotonic() >= due and watch.folder.has_plan:
             due = time.monotonic() + LOG_INTERVAL
-            print(progress_line(status(config.out)), file=sys.stderr, flush=True)
+            print(progress_line(watch.look()), file=sys.stderr, flush=True)

@@ -51,6 +51,16 @@ def test_a_cpu_has_any_cache_with_any_weights(monkeypatch: pytest.MonkeyPatch) -
             assert choose_dtypes(dtype, kv, "cpu", True) == (dtype, kv)
 
 
+def test_fp8_caches_need_a_gpu_that_has_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    for found, refused in (((8, 6), True), ((8, 9), False), ((9, 0), False)):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda found=found: found)
+        if not refused:
+            assert choose_dtypes("auto", "fp8", "cuda", True)[1] == "float8_e4m3fn"
+            continue
+        with pytest.raises(UsageError, match="--kv-dtype fp8: needs a GPU of compute capability"):
+            choose_dtypes("auto", "fp8", "cuda", True)
+
+
 def test_bf16_needs_a_processor_with_its_products(monkeypatch: pytest.MonkeyPatch) -> None:
     kinds = set()
     for products in ("AVX512_BF16", "AMX"):

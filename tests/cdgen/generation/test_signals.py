@@ -263,7 +263,7 @@ def test_a_range_that_fits_into_the_grace_is_finished(
     out = tmp_path / "out"
     said = stopped_in_range_1(out, 15.0, "--grace", 1000).err
     assert ranges_done(out) == 2
-    assert "stopped by a signal; finishing range 1 first, about 0:15; Ctrl-C: at once" in said
+    assert "stopped by a signal; finishing range 1 first, in about 0:15 (a second Ctrl-C" in said
     assert "committed ranges are kept, the one in progress too." in said
     assert generate_200(out, "--range-size", 64).code == 0
     assert generate_200(tmp_path / "whole", "--range-size", 64).code == 0
