@@ -91,7 +91,7 @@ def _rotary_to_cache(backend: str, device: torch.device, cache: torch.dtype) -> 
     keys, values = (torch.zeros(R, HKV, T, DH, dtype=cache, device=device) for _ in range(2))
     scales = torch.zeros(2, R, HKV, T) if cache is torch.int8 else None
     tables = angles.cos(), angles.sin()
-    norms = {"query_norm": x.normal(DH), "key_norm": x.normal(DH)}
+    norms: dict[str, Any] = {"query_norm": x.normal(DH), "key_norm": x.normal(DH)}
     query = rotary_to_cache(
         qkv, *tables, positions, keys, values, **norms, scales=scales, backend=backend
     )

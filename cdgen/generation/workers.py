@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from multiprocessing import resource_tracker
 from multiprocessing.context import SpawnProcess
 
@@ -52,7 +53,7 @@ def run_workers(config: GenerateConfig, count: int, signals: StopSignals) -> Non
     own = Shard.parse(config.shard)
     context = multiprocessing.get_context("spawn")
     processes: list[SpawnProcess] = []
-    signals.at_second_sigint = lambda: [process.kill() for process in processes]
+    signals.at_second_sigint = partial(_kill, processes)
     try:
         for number in range(count):
             shard = Shard(own.index + own.count * number, own.count * count)
@@ -78,6 +79,11 @@ def run_workers(config: GenerateConfig, count: int, signals: StopSignals) -> Non
             f"{len(failed)} of {len(processes)} workers stopped (exit code {failed[0]}, see above);"
             " committed ranges are kept"
         )
+
+
+def _kill(processes: list[SpawnProcess]) -> None:
+    for process in processes:
+        process.kill()
 
 
 def _has_begun(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -130,21 +131,21 @@ def test_its_traceback_is_for_debug(
 def test_nan_in_one_forward_pass(
     generate_200: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A bit that flips in memory: one row is lost, and it is told which and what to do."""
+    """A bit that flips in memory: the rows that it reaches are lost, and it is told what to do."""
     through, calls = Decoder.logits, [0]
 
     def logits(self: Decoder, *arguments: Any) -> Any:
         out = through(self, *arguments)
         calls[0] += 1
-        if calls[0] == 3:  # the prompt of this row has two tokens
-            out[7, 3] = torch.nan
+        if calls[0] == 3:  # most of these rows, whose prompts have two tokens, are alive
+            out[4:12, 3] = torch.nan
         return out
 
     monkeypatch.setattr(Decoder, "logits", logits)
     ended = generate_200(tmp_path / "out", *RANGES)
     assert ended.code == 6
     (line,) = ended.err.splitlines()
-    assert line.startswith("cdgen: 1 of 200 sequences could not be sampled (NaN or infinite")
+    assert re.match(r"cdgen: [1-8] of 200 sequences could not be sampled \(NaN or infinite", line)
     assert "finish_reason=quarantined" in line and "check the checkpoints" in line
     assert "raise --max-quarantined" in line
 
