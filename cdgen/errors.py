@@ -103,7 +103,8 @@ def report(error: Exception) -> int:
         return Interrupted.exit_code
     print(
         f"cdgen: unexpected {type(error).__name__}: {one_line(error)}\n"
-        "Please report it with the output of the same command after `cdgen --debug`.",
+        "Please report it with the output of the same command after `cdgen --debug`, and that of"
+        " `cdgen doctor`.",
         file=sys.stderr,
     )
     return 1

@@ -114,7 +114,7 @@ def test_an_unforeseen_error_in_a_forward_pass(
     first, second = ended.err.splitlines()
     expected = "cdgen: unexpected RuntimeError: mat1 and mat2 shapes cannot be multiplied"
     assert first == expected
-    assert "Please report it" in second and "cdgen --debug" in second
+    assert "Please report it" in second and "cdgen --debug" in second and "doctor" in second
 
 
 def test_its_traceback_is_for_debug(
