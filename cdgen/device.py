@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from cdgen.errors import Interrupted, UsageError, one_line
+from cdgen.errors import Interrupted, UsageError, is_gpu_failure, is_out_of_memory, one_line
 
 FP8 = "float8_e4m3fn"
 
@@ -67,14 +67,14 @@ def _require_cpu_dtype(dtype: str, lean: bool) -> None:
         models = "" if lean else " for models that run through transformers"
         also = " or bfloat16" if lean else ""
         raise UsageError(f"--dtype {dtype}: expected auto, float32{also} on a CPU{models}")
-    if _bf16_products() is None:
+    if cpu_bf16_products() is None:
         raise UsageError(
             "--dtype bfloat16: this processor has no bf16 products (AVX-512 BF16, AMX), and float32"
             " is faster; --kv-dtype bfloat16 or int8 makes the KV cache smaller"
         )
 
 
-def _bf16_products() -> str | None:
+def cpu_bf16_products() -> str | None:
     """Return the instructions that compute bf16 products here, None if there are none."""
     import torch
 
@@ -98,7 +98,7 @@ def device_kind(device: str, lean: bool, dtype: str) -> str:
         return f"cuda {torch.cuda.get_device_name()}"
     kind = f"cpu {torch.backends.cpu.get_cpu_capability()}"
     if dtype == "bfloat16":
-        kind = f"{kind} {_bf16_products()}"
+        kind = f"{kind} {cpu_bf16_products()}"
     return kind if lean else f"{kind}, {torch.get_num_threads()} threads"
 
 
@@ -134,38 +134,18 @@ def free_bytes(device: str) -> int | None:
     return int(lines["MemAvailable"].split()[0]) * 1024
 
 
-# Triton and the CUDA libraries raise a plain RuntimeError; only its text tells what happened.
-_GPU_FAILURES = ("Triton Error [CUDA]", "CUDA error", "CUBLAS_STATUS", "CUDNN_STATUS")
-_NO_MEMORY = ("out of memory", "ALLOC_FAILED")
-
-
-def is_out_of_memory(error: BaseException | None) -> bool:
-    """Return True if the device ran out of memory, whichever library noticed it.
-
-    A graph's capture that runs out of memory then fails to end as well, with an error of its own,
-    so the errors that were being handled count too.
-    """
-    import torch
-
-    if error is None:
-        return False
-    text = str(error)
-    named = any(name in text for name in _GPU_FAILURES) and any(n in text for n in _NO_MEMORY)
-    return isinstance(error, torch.OutOfMemoryError) or named or is_out_of_memory(error.__context__)
-
-
 @contextmanager
 def device_faults() -> Iterator[None]:
-    """Turn the error of a GPU that failed or ran out of memory into Interrupted."""
+    """Turn the error of a device that failed or ran out of memory into Interrupted."""
     import torch
 
     try:
         yield
-    except RuntimeError as error:
-        what = "out of memory" if is_out_of_memory(error) else "the GPU failed"
-        is_of_device = isinstance(error, (torch.OutOfMemoryError, torch.AcceleratorError))
-        if not is_of_device and not any(name in str(error) for name in _GPU_FAILURES):
+    except (RuntimeError, MemoryError) as error:
+        no_memory = is_out_of_memory(error)
+        if not (no_memory or isinstance(error, torch.AcceleratorError) or is_gpu_failure(error)):
             raise
+        what = "out of memory" if no_memory else "the GPU failed"
         raise Interrupted(
             f"{what}: {one_line(error, 200)}; committed ranges are kept, the one in progress is"
             " not. Run the same command again to resume; if memory stays short, start another --out"

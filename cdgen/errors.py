@@ -78,6 +78,32 @@ def one_line(error: BaseException, limit: int | None = None) -> str:
     return " ".join(str(error).split())[:limit]
 
 
+# Triton and the CUDA libraries raise a plain RuntimeError, and so does PyTorch's allocator on a
+# CPU; only their texts tell what happened.
+_GPU_FAILURES = ("Triton Error [CUDA]", "CUDA error", "CUBLAS_STATUS", "CUDNN_STATUS")
+_NO_GPU_MEMORY = ("out of memory", "ALLOC_FAILED")
+_NO_CPU_MEMORY = "DefaultCPUAllocator: "
+
+
+def is_gpu_failure(error: BaseException) -> bool:
+    """Return True if a text of the CUDA libraries says that the GPU failed."""
+    return any(name in str(error) for name in _GPU_FAILURES)
+
+
+def is_out_of_memory(error: BaseException | None) -> bool:
+    """Return True if the device ran out of memory, whichever library noticed it.
+
+    A graph's capture that runs out of memory then fails to end as well, with an error of its own,
+    so the errors that were being handled count too. PyTorch need not be imported.
+    """
+    if error is None:
+        return False
+    text = str(error)
+    on_gpu = is_gpu_failure(error) and any(name in text for name in _NO_GPU_MEMORY)
+    by_class = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    return by_class or on_gpu or _NO_CPU_MEMORY in text or is_out_of_memory(error.__context__)
+
+
 def report(error: Exception) -> int:
     """Print to stderr, in a line or two, what stopped a command, and return its exit code."""
     if "--debug" in sys.argv:
@@ -89,9 +115,18 @@ def report(error: Exception) -> int:
         needed = f"{error.name} is not installed: pip install 'cdgen[{_EXTRAS[error.name]}]'"
         print(f"cdgen: {needed}", file=sys.stderr)
         return UsageError.exit_code
+    if is_out_of_memory(error):
+        print(
+            f"cdgen: out of memory: {one_line(error, 200)}\n"
+            "What was finished is kept. End other programs, or compute less at once (fewer --slots,"
+            " a smaller micro_batch_blocks), then run the same command again.",
+            file=sys.stderr,
+        )
+        return Interrupted.exit_code
     print(
         f"cdgen: unexpected {type(error).__name__}: {one_line(error)}\n"
-        "Please report it with the output of the same command after `cdgen --debug`.",
+        "Please report it with the output of the same command after `cdgen --debug`, and that of"
+        " `cdgen doctor`.",
         file=sys.stderr,
     )
     return 1

@@ -183,14 +183,21 @@ def make_folder(path: Path) -> None:
         raise StorageError(f"cannot create the folder {path}: {error.strerror}.") from error
 
 
-def require_space(folder: Path, needed_bytes: int) -> None:
-    """Raise StorageError if the file system of `folder` has less than `needed_bytes` free."""
+def require_space(folder: Path, needed_bytes: int, purpose: str, advice: str = "") -> None:
+    """Raise StorageError if the file system of `folder` has less than `needed_bytes` free.
+
+    The message says what they are for, and what to do besides making room.
+    """
     free = shutil.disk_usage(folder).free
     if free < needed_bytes:
         raise StorageError(
-            f"the disk of {folder} is too full: {needed_bytes / 1e6:.1f} MB needed for the next "
-            f"file, {free / 1e6:.1f} MB free. Make room, then run the same command again."
+            f"the disk of {folder} is too small: about {_size(needed_bytes)} needed for {purpose},"
+            f" {_size(free)} free. Make room{advice}, then run the same command again."
         )
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:,.1f} GB" if count >= 1e9 else f"{count / 1e6:,.1f} MB"
 
 
 def sha256_of(path: Path) -> str:
@@ -261,5 +268,8 @@ def _lock_file(path: Path, busy: str | None) -> int:
             os.close(descriptor)
             if busy and error.errno in (errno.EWOULDBLOCK, errno.EACCES):
                 raise StorageError(busy) from error
-            raise StorageError(f"cannot lock {path}: {error.strerror}.") from error
+            raise StorageError(
+                f"cannot lock {path}: {error.strerror}. Mount its file system with locks (flock),"
+                " or choose a folder on another one."
+            ) from error
         os.close(descriptor)

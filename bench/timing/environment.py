@@ -9,13 +9,12 @@ import statistics
 import subprocess
 import sys
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from cdgen.kernels.dispatch import native
+from cdgen.machine import gpu, installed, instruction_set, processor
 
 
 def microseconds(
@@ -31,13 +30,6 @@ def median_ratio(slow: list[float], fast: list[float]) -> float:
     return round(statistics.median(s / f for s, f in zip(slow, fast, strict=False)), 2)
 
 
-def processor() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.split(":", 1)[1].strip()
-    return platform.processor()
-
-
 def commit() -> str:
     """Return the short hash of HEAD, followed by + if the working tree differs from it."""
 
@@ -50,41 +42,6 @@ def commit() -> str:
         return git("rev-parse", "--short", "HEAD") + ("+" if changed else "")
     except (FileNotFoundError, subprocess.CalledProcessError):
         return "(no repository)"  # the files were copied without .git
-
-
-def installed(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "(not installed)"
-
-
-def instruction_set() -> str:
-    try:
-        return native.instruction_set()
-    except ImportError:
-        return "(not built)"
-
-
-def gpu() -> dict[str, Any]:
-    """Describe the GPU that device "cuda" means."""
-    found = torch.cuda.get_device_properties(torch.cuda.current_device())
-    query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-    try:
-        run = subprocess.run(query, capture_output=True, text=True, check=True)
-        driver = run.stdout.split()[0]  # one line per GPU, of one driver
-    except (FileNotFoundError, subprocess.CalledProcessError):
-        driver = "(unknown)"
-    return {
-        "name": found.name,
-        "capability": f"{found.major}.{found.minor}",
-        "multiprocessors": found.multi_processor_count,
-        "memory_bytes": found.total_memory,
-        "l2_bytes": found.L2_cache_size,
-        "driver": driver,
-        "cuda": torch.version.cuda,
-        "versions": {name: installed(name) for name in ("triton", "flashinfer-python")},
-    }
 
 
 def _program() -> str:

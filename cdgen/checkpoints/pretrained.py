@@ -23,7 +23,7 @@ from cdgen.checkpoints.loading_report import (
     require_ties,
 )
 from cdgen.checkpoints.other_folders import ADAPTER
-from cdgen.errors import CdgenError, ModelError, is_panic, one_line
+from cdgen.errors import CdgenError, ModelError, is_out_of_memory, is_panic, one_line
 
 # No question, no code of the checkpoint, no download.
 _LOCAL_DATA = {"trust_remote_code": False, "local_files_only": True}
@@ -119,13 +119,13 @@ def errors_of(folder: Path) -> Iterator[None]:
     logging.set_verbosity_error()  # what it would warn of is refused here, in a line
     try:
         yield
-    except CdgenError:  # ours, or a signal
+    except (CdgenError, MemoryError):
         raise
     except ImportError as error:
         text = f"{folder} needs a package that is not installed: {one_line(error, 300)}"
         raise ModelError(text) from error
     except BaseException as error:  # a config that does not fit raises anything
-        if not isinstance(error, Exception) and not is_panic(error):
+        if is_out_of_memory(error) or not (isinstance(error, Exception) or is_panic(error)):
             raise
         kind = "" if isinstance(error, ValueError | OSError) else f"{type(error).__name__}: "
         text = f"transformers cannot load {folder}: {kind}{one_line(error, 300)}"

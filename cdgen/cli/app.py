@@ -10,7 +10,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.exceptions import TyperException
 
-from cdgen.cli import corpus, evaluate, experiment, train
+from cdgen.cli import corpus, doctor, evaluate, experiment, status, train
 from cdgen.errors import Interrupted, report
 from cdgen.shown_text import protect_terminal
 
@@ -37,13 +37,14 @@ def root(
 app.command()(experiment.run)
 app.command()(experiment.report)
 app.command()(corpus.generate)
-app.command()(corpus.status)
+app.command()(status.status)
 app.command()(corpus.verify)
 app.command()(corpus.finalize)
 app.command()(train.train)
 app.command("eval")(evaluate.evaluate)
 app.command()(evaluate.compare)
 app.command()(evaluate.measure)
+app.command()(doctor.doctor)
 
 
 def run(command: Callable[[], Any]) -> int:

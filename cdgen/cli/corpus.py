@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from cdgen.generation.config import GenerateConfig, generate_config
-
-if TYPE_CHECKING:
-    from cdgen.corpus.status import Status
 
 
 def option(name: str, text: str) -> Any:
@@ -179,6 +176,22 @@ def generate(
         int | None,
         option("max_quarantined", "Sequences with NaN logits to accept; more mean exit code 6."),
     ] = None,
+    grace: Annotated[
+        int | None,
+        option(
+            "grace",
+            "Seconds that a signal (Ctrl-C, SIGTERM, SIGUSR1) leaves to finish the range in"
+            " progress, if it fits; 0 stops after the step.",
+        ),
+    ] = None,
+    watchdog: Annotated[
+        int | None,
+        option(
+            "watchdog",
+            "Seconds without a token after which a run that hangs writes its stacks and exits with"
+            " code 75; 0 is off.",
+        ),
+    ] = None,
     config: Annotated[
         Path | None, typer.Option(help="YAML file with any of these options; flags override it.")
     ] = None,
@@ -212,41 +225,6 @@ def generate(
         typer.echo(f"complete: {outcome.plan.num_sequences} sequences in {chosen.out}/data")
     else:
         typer.echo(f"shard {chosen.shard} is done; after the last: cdgen finalize {chosen.out}")
-
-
-def status(out: Annotated[Path, typer.Argument(help="Corpus folder.")]) -> None:
-    """Show how far a corpus is and which processes are writing it."""
-    from cdgen.corpus.status import status as corpus_status
-
-    for line in _status_lines(corpus_status(out)):
-        typer.echo(line)
-
-
-def _status_lines(found: Status) -> list[str]:
-    from cdgen.progress import duration
-
-    counts = found.counts
-    reasons = (f"{reason} {number:,}" for reason, number in counts.finish_reasons.items())
-    lines = [
-        f"ranges {found.ranges_done}/{found.ranges_total}"
-        f"{', finalized' if found.finalized else ''}",
-        f"sequences {counts.rows:,}  tokens {counts.tokens:,} ({counts.new_tokens:,} new)"
-        f"  words {counts.words:,}",
-        f"ended by {', '.join(reasons)}",
-    ]
-    if found.models:
-        bad = found.models.bad or found.bad_of_good
-        lines.insert(0, f"GOOD {found.models.good}{f'  BAD {bad}' if bad else ''}")
-    for worker in found.workers:
-        silence = f"silent for {found.now - worker.time:.0f} s"
-        state = "at work" if found.is_alive(worker) else silence
-        lines.append(
-            f"shard {worker.shard} on {worker.host} (pid {worker.pid}): {state},"
-            f" range {worker.range_index}, {worker.tokens_per_second:,.0f} tokens/s"
-        )
-    if found.eta_seconds is not None:
-        lines.append(f"time left {duration(found.eta_seconds)}")
-    return lines
 
 
 def verify(out: Annotated[Path, typer.Argument(help="Corpus folder.")]) -> None:

@@ -9,18 +9,20 @@ stands between them.
 from __future__ import annotations
 
 import hashlib
+import shutil
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from tempfile import NamedTemporaryFile
+from typing import IO, TYPE_CHECKING
 
 from cdgen.corpus import text_files
 from cdgen.corpus.saved_datasets import is_saved, may_be_dataset, named_dataset, saved_dataset
 from cdgen.corpus.source_files import files_in, shortened
-from cdgen.corpus.text_files import EXPECTED, kind_of, numbered_lines
+from cdgen.corpus.text_files import EXPECTED, kind_of, numbered_lines, reading
 from cdgen.corpus.text_rows import TextRow, dataset_rows, file_rows
 from cdgen.errors import UsageError
 from cdgen.storage import sha256_of
@@ -69,6 +71,7 @@ class DocumentSource:
     is_folder: bool = False
     marked: dict[str, Counter[str]] = field(default_factory=dict)  # end marks by name of the file
     left_out: Counter[str] = field(default_factory=Counter)  # documents without text, by kind
+    copy: IO[bytes] | None = None  # the file that is read in place of a pipe
 
     def documents(self, others: Sequence[str] = ()) -> Iterator[tuple[Part, TextRow]]:
         """Yield every document with visible text and the part that it is in. Raises UsageError with
@@ -142,7 +145,19 @@ def open_source(name: str, column: str = "text", label: str | None = None) -> Do
         return _open_folder(path, column, label)
     if kind_of(path.name) is None:
         raise UsageError(f"{label}: unknown kind of file; {EXPECTED}.")
-    return make((Part(path.name, path),))
+    if path.is_file():
+        return make((Part(path.name, path),))
+    copy = _copy_of_pipe(path)
+    return make((Part(path.name, Path(copy.name)),), copy=copy)
+
+
+def _copy_of_pipe(path: Path) -> IO[bytes]:
+    """Return a temporary copy of what a pipe delivers, for documents are read more than once."""
+    copy = NamedTemporaryFile(suffix=f"-{path.name}")  # noqa: SIM115 - lives as long as its source
+    with reading(path), path.open("rb") as pipe:
+        shutil.copyfileobj(pipe, copy)
+        copy.flush()
+    return copy
 
 
 def _open_folder(folder: Path, column: str, label: str) -> DocumentSource:

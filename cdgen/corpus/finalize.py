@@ -116,7 +116,8 @@ def _require_complete(folder: CorpusFolder) -> None:
             f"{folder} is incomplete: {missing} of {num_ranges} ranges are missing, the first is "
             f"range {first}. Run the same generate command again."
         )
-    require_space(folder.out, size)  # merged rows compress at least as well as those of ranges
+    # Merged rows compress at least as well as those of ranges.
+    require_space(folder.out, size, "the merged files")
 
 
 def _merge(folder: CorpusFolder, file_index: int) -> FileEntry:

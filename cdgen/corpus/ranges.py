@@ -15,11 +15,7 @@ from cdgen.corpus.rows import Row, columns_of, count_rows
 from cdgen.corpus.shard import Shard
 from cdgen.errors import StorageError
 from cdgen.finish_reason import FINISH_REASONS
-from cdgen.storage import read_record, require_space, write_atomic, write_record
-
-# JSON Lines take up to 7 characters for an id and its comma, and about 5 of text. Parquet is
-# smaller.
-_BYTES_PER_TOKEN = 12
+from cdgen.storage import read_record, write_atomic, write_record
 
 
 def commit_range(folder: CorpusFolder, index: int, rows: Iterable[Row]) -> RangeEntry:
@@ -85,10 +81,3 @@ def pending_ranges(folder: CorpusFolder, shard: Shard) -> list[int]:
         return []
     indices = shard.ranges(folder.plan.num_ranges)
     return [index for index in indices if read_range(folder, index) is None]
-
-
-def check_space(folder: CorpusFolder) -> None:
-    """Raise StorageError unless one more range fits on the disk, by a generous estimate."""
-    plan = folder.plan
-    tokens = plan.range_size * (plan.prompts.prompt_tokens + plan.max_new_tokens)
-    require_space(folder.out, tokens * _BYTES_PER_TOKEN)

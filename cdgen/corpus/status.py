@@ -1,4 +1,8 @@
-"""The progress of a corpus: its committed ranges, and the heartbeats of its workers."""
+"""The progress of a corpus: its committed ranges, and the heartbeats of its workers.
+
+Only files are read, so it can be seen from every machine that shares the folder. `status` judges a
+heartbeat by its time; `Watch` by whether it changes, so the clocks of two machines may differ.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ import json
 import os
 import socket
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
@@ -15,9 +20,11 @@ from cdgen.corpus.model_names import ModelNames
 from cdgen.corpus.ranges import read_range
 from cdgen.corpus.rows import NOTHING, Counts
 from cdgen.corpus.shard import Shard
+from cdgen.progress import duration
 from cdgen.storage import canonical_json, make_folder, write_atomic
 
-# Workers beat every few seconds, but a step on a slow machine or a paused node may take longer.
+# Workers beat every few seconds, but a step on a slow machine or a paused node may take longer, and
+# a client of NFS may see the old file for 60 seconds.
 ALIVE_SECONDS = 120.0
 
 
@@ -42,14 +49,14 @@ class Status:
     ranges_total: int
     counts: Counts  # of the committed ranges
     workers: tuple[Heartbeat, ...]
-    now: float  # seconds since 1970
+    silence: Mapping[str, float]  # seconds since each shard's worker was last heard of
     eta_seconds: float | None  # None if nothing is left, or if nobody works on it
     finalized: bool
     models: ModelNames | None  # None in corpora of earlier versions
     bad_of_good: str | None  # a BAD made of GOOD, such as layers:8
 
     def is_alive(self, worker: Heartbeat) -> bool:
-        return self.now - worker.time < ALIVE_SECONDS
+        return self.silence[worker.shard] < ALIVE_SECONDS
 
 
 def beat(
@@ -68,24 +75,76 @@ def status(out: Path) -> Status:
 
     Raises UsageError, StorageError or PlanMismatch like `CorpusFolder.plan`.
     """
-    folder = CorpusFolder(out)
-    plan, finalized = folder.plan, folder.is_finalized
-    if finalized:
+    return _look(CorpusFolder(out), _CommittedRanges(), _silence_by_clock)
+
+
+class Watch:
+    """The progress of the corpus in `out`, looked at again and again.
+
+    A range's entry is read once, and then only the listing of their folder. A worker counts as
+    silent since its heartbeat last changed, by this process's own clock.
+    """
+
+    def __init__(self, out: Path) -> None:
+        self.folder = CorpusFolder(out)
+        self.ranges = _CommittedRanges()
+        self.heard: dict[str, tuple[Heartbeat, float]] = {}  # by shard, with monotonic seconds
+
+    def look(self) -> Status:
+        """Read the progress. Raises the errors of `status`."""
+        return _look(self.folder, self.ranges, self._silence)
+
+    def _silence(self, found: Heartbeat) -> float:
+        now = time.monotonic()
+        before = self.heard.get(found.shard)
+        if before is None and found.host == socket.gethostname():  # one clock
+            self.heard[found.shard] = found, now - _silence_by_clock(found)
+        elif before is None or before[0] != found:
+            self.heard[found.shard] = found, now
+        return now - self.heard[found.shard][1]
+
+
+def _silence_by_clock(found: Heartbeat) -> float:
+    return max(0.0, time.time() - found.time)
+
+
+class _CommittedRanges:
+    """The ranges that were committed at the last look, and their counts."""
+
+    def __init__(self) -> None:
+        self.indices: set[int] = set()
+        self.counts = NOTHING
+
+    def update(self, folder: CorpusFolder) -> None:
+        if not folder.ranges.is_dir():
+            return
+        names = set(os.listdir(folder.ranges))
+        for index in range(folder.plan.num_ranges):
+            if index in self.indices or folder.range_entry_path(index).name not in names:
+                continue
+            if entry := read_range(folder, index):
+                self.indices.add(index)
+                self.counts += entry.counts
+
+
+def _look(
+    folder: CorpusFolder, ranges: _CommittedRanges, silence_of: Callable[[Heartbeat], float]
+) -> Status:
+    plan = folder.plan
+    ranges.update(folder)
+    if finalized := folder.is_finalized:  # asked last: finalizing deletes the ranges
         manifest = read_manifest(folder)
         done, counts, models = plan.num_ranges, manifest.totals, manifest.models
     else:
-        done, counts, models = 0, NOTHING, folder.model_names
-        for index in range(plan.num_ranges):
-            if entry := read_range(folder, index):
-                done, counts = done + 1, counts + entry.counts
-    now = time.time()
+        done, counts, models = len(ranges.indices), ranges.counts, folder.model_names
     workers = () if finalized else _read_heartbeats(folder)
-    rate = sum(w.tokens_per_second for w in workers if now - w.time < ALIVE_SECONDS)
+    silence = {worker.shard: silence_of(worker) for worker in workers}
+    rate = sum(w.tokens_per_second for w in workers if silence[w.shard] < ALIVE_SECONDS)
     per_row = counts.new_tokens / counts.rows if counts.rows else plan.max_new_tokens
     left = (plan.num_sequences - counts.rows) * per_row
     eta = left / rate if left and rate else None
     bad = plan.bad if ":" in plan.bad else None
-    return Status(done, plan.num_ranges, counts, workers, now, eta, finalized, models, bad)
+    return Status(done, plan.num_ranges, counts, workers, silence, eta, finalized, models, bad)
 
 
 def _read_heartbeats(folder: CorpusFolder) -> tuple[Heartbeat, ...]:
@@ -94,7 +153,19 @@ def _read_heartbeats(folder: CorpusFolder) -> tuple[Heartbeat, ...]:
     for path in sorted(folder.heartbeats.glob("shard-*.json")):
         try:
             content = json.loads(path.read_bytes())
-        except FileNotFoundError:  # the worker ended just now
+            heartbeats.append(Heartbeat(**{name: content[name] for name in names}))
+        except (OSError, ValueError, KeyError, TypeError):
+            # The worker ended just now, or on a network it replaced the file while it was read.
             continue
-        heartbeats.append(Heartbeat(**{name: content[name] for name in names}))
     return tuple(heartbeats)
+
+
+def progress_line(found: Status) -> str:
+    """Return the progress in one line."""
+    alive = [worker for worker in found.workers if found.is_alive(worker)]
+    left = "?" if found.eta_seconds is None else duration(found.eta_seconds)
+    return (
+        f"ranges {found.ranges_done}/{found.ranges_total}  {len(alive)} workers"
+        f"  {sum(w.new_tokens for w in alive):,} tokens"
+        f"  {sum(w.tokens_per_second for w in alive):,.0f} tokens/s  left {left}"
+    )

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from cdgen.checkpoints.bad_source import parse_bad
 from cdgen.contained import links_below, require_contained
 from cdgen.differences import differences
-from cdgen.errors import PlanMismatch, StorageError, UsageError
+from cdgen.errors import PlanMismatch, UsageError
 from cdgen.experiment.bad_choice import parse_bad_choice
 from cdgen.experiment.costs import MANY_READINGS, Cost, read_tokens, times_read
 from cdgen.experiment.layout import Layout
@@ -18,6 +17,7 @@ from cdgen.experiment.recipe import Arm, Evaluation, RunRecipe
 from cdgen.experiment.stages import Plan, Stage
 from cdgen.experiment.tasks import PERPLEXITY, task_problems, tasks_are_there
 from cdgen.experiment.text import TOKENS_PER_WORD, Text
+from cdgen.storage import require_space
 from cdgen.train.config import ModelShape, Recipe
 from cdgen.train.data.sources import source_sha256
 
@@ -150,12 +150,8 @@ def require_disk(out: Path, stages: Iterable[Stage], costs: Mapping[str, Cost]) 
     """Raise StorageError if the disk is too small for what is left to do."""
     left = [stage for stage in stages if not stage.is_done()]
     needed = sum(max(0, costs[s.name].bytes - _bytes_in(s.place)) for s in left)
-    if needed > (free := shutil.disk_usage(out).free):
-        raise StorageError(
-            f"the disk of {out} is too small for the plan: about {needed / 1e9:.1f} GB needed for"
-            f" the {len(left)} stages that are left, {free / 1e9:.1f} GB free. Make room, raise"
-            " base.training.checkpoint_every, or name an --out on another disk"
-        )
+    advice = ", raise base.training.checkpoint_every, or name an --out on another disk"
+    require_space(out, needed, f"the {len(left)} stages that are left", advice)
 
 
 def _bytes_in(place: Path) -> int:

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
+from cdgen.corpus.space import corpus_bytes
 from cdgen.experiment.layout import Layout
 from cdgen.experiment.recipe import RunRecipe
 from cdgen.experiment.stages import Stage
@@ -22,7 +23,6 @@ _TEXT_BYTES = 4  # of a token in plain text
 # that begin alike. blimp_filtered with a vocabulary of 4,096: 20.0, supplement_filtered: 12.0.
 _ITEM_BYTES = 20
 _PREDICTION_BYTES = 12  # of a token that is scored, in what `cdgen eval` writes
-_CORPUS_BYTES = 8  # of a token in a corpus: its id and its text, little compressed
 _CHECKPOINT_BYTES = 12  # of a parameter: fp32, and AdamW's two moments
 _EXPORT_BYTES = 2  # of a parameter in bf16
 
@@ -61,11 +61,10 @@ def read_tokens(recipe: Recipe) -> int:
     return recipe.total_steps * recipe.training.batch_blocks * recipe.block_size
 
 
-def corpus_tokens(recipe: RunRecipe, text: Text) -> int:
-    """Return the most tokens that a corpus can hold, prompts included."""
+def corpus_size(recipe: RunRecipe, text: Text) -> tuple[int, int]:
+    """Return the rows of a corpus, and the most tokens that one can have, its prompt included."""
     shared = recipe.corpora
-    row = shared.prompt_tokens + shared.max_new_tokens
-    return text.prompts * shared.num_sequences * row
+    return text.prompts * shared.num_sequences, shared.prompt_tokens + shared.max_new_tokens
 
 
 def times_read(recipe: RunRecipe, ratio: float, text: Text) -> float:
@@ -76,7 +75,7 @@ def times_read(recipe: RunRecipe, ratio: float, text: Text) -> float:
     if recipe.mixture.mode == "add":
         steps = math.ceil(steps / (1 - share))
     read = steps * base.training.batch_blocks * base.block_size * share
-    return read / max(1, corpus_tokens(recipe, text))
+    return read / max(1, math.prod(corpus_size(recipe, text)))
 
 
 def cost_of(stage: Stage, recipe: RunRecipe, text: Text, task_tokens: int) -> Cost:
@@ -84,8 +83,8 @@ def cost_of(stage: Stage, recipe: RunRecipe, text: Text, task_tokens: int) -> Co
     if stage.recipe is not None:
         return _training_cost(stage.recipe, text)
     if stage.kind == "corpus":
-        tokens = corpus_tokens(recipe, text)
-        return Cost(tokens, tokens * _CORPUS_BYTES)
+        rows, row_tokens = corpus_size(recipe, text)
+        return Cost(rows * row_tokens, corpus_bytes(rows, row_tokens))
     if stage.kind == "eval":
         base = recipe.base.training
         kept = 1 if recipe.evaluation.checkpoint == "last" else base.steps // base.checkpoint_every

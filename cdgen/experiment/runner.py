@@ -7,7 +7,6 @@ imports of torch and transformers, some seconds a stage (docs/decisions.md).
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import subprocess
@@ -23,12 +22,11 @@ from cdgen.experiment.layout import Layout
 from cdgen.experiment.record import StageRecord, read_stages, write_stages
 from cdgen.experiment.stages import Stage, shown_command
 from cdgen.experiment.view import View
-from cdgen.generation.signals import StopSignals
+from cdgen.generation.signals import StopSignals, end_with_parent
 from cdgen.storage import make_folder
 
 _POLL = 0.2  # seconds
 _PATIENCE = 60.0  # seconds that a stage has to end after a signal
-_DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of Linux's prctl
 
 
 @dataclass
@@ -201,17 +199,13 @@ def threads_of_a_job(jobs: int) -> int:
     return int(given) if given.isdecimal() else max(1, len(os.sched_getaffinity(0)) // jobs)
 
 
-_libc = ctypes.CDLL(None) if sys.platform == "linux" else None
-
-
 def _before_stage() -> None:
     """Let the stage end with `run`, even if that is killed, and let it hear Ctrl-C.
 
     A shell starts background jobs with SIGINT ignored, and children would inherit that.
     """
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    if _libc is not None:
-        _libc.prctl(_DIE_WITH_PARENT, signal.SIGTERM)
+    end_with_parent(signal.SIGTERM)
 
 
 def last_line(log: Path) -> str:

@@ -11,14 +11,13 @@ from cdgen.checkpoints.loading import load_tensors
 from cdgen.checkpoints.pair import Pair
 from cdgen.checkpoints.pretrained import errors_of, load_causal_lm
 from cdgen.corpus.plan import Plan
-from cdgen.device import is_out_of_memory
 from cdgen.engine.continuation import TextModel
 from cdgen.engine.memory import SLOT_MULTIPLE
 from cdgen.engine.sequences import Limits
 from cdgen.engine.settings import EngineSettings
 from cdgen.engine.slot_engine import SlotEngine
 from cdgen.engine.wave_engine import WaveEngine
-from cdgen.errors import ModelError, one_line
+from cdgen.errors import ModelError, is_out_of_memory, one_line
 from cdgen.generation.fit_slots import require_memory, shapes_of
 from cdgen.kernels.sampling_params import SamplingParams
 from cdgen.models.config import DecoderConfig
@@ -47,7 +46,7 @@ def fitting_engine(
     while True:
         try:
             return plan, _engine(plan, pair)
-        except RuntimeError as error:
+        except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
             half = plan.slots // 2 // SLOT_MULTIPLE * SLOT_MULTIPLE
@@ -55,7 +54,7 @@ def fitting_engine(
                 raise ModelError(
                     f"{plan.slots} slots do not fit into the device's memory"
                     f" ({one_line(error, 200)}): give fewer --slots or --max-new-tokens, or end"
-                    " the other processes that use it"
+                    " other programs that use it"
                 ) from error
         print(f"{plan.slots} slots do not fit into the device: trying {half}", file=sys.stderr)
         torch.cuda.empty_cache()

@@ -47,6 +47,8 @@ class GenerateConfig(BaseModel):
     range_size: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
     logprobs: bool = False
     max_quarantined: int = Field(default=0, ge=0)
+    grace: int = Field(default=20, ge=0)  # seconds
+    watchdog: int = Field(default=1800, ge=0)  # seconds
 
     @field_validator("slots", "range_size", "workers", mode="before")
     @classmethod

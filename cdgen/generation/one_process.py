@@ -8,11 +8,13 @@ from cdgen.corpus.folder import CorpusFolder
 from cdgen.corpus.plan import Plan
 from cdgen.corpus.prompts import prepare_prompts
 from cdgen.corpus.shard import Shard
+from cdgen.corpus.space import require_plan_space
 from cdgen.generation.config import GenerateConfig
 from cdgen.generation.inputs import model_names, open_models, prompt_source
 from cdgen.generation.new_plan import make_plan
 from cdgen.generation.shard_writer import ShardWriter
 from cdgen.generation.signals import StopSignals
+from cdgen.generation.watchdog import Watchdog
 
 
 @dataclass(frozen=True)
@@ -39,14 +41,17 @@ def write_shard(config: GenerateConfig, signals: StopSignals, shows_progress: bo
         table = prepare_prompts(prompt_source(config, pair), folder.prompts)
         plan, engine = make_plan(config, pair, table), None
         if not folder.has_plan:
+            require_plan_space(folder, plan)
             # The engine is built before the plan is written: models that do not load then leave
             # nothing behind, and an engine that does not fit may still change the plan.
             may_shrink, ranges_too = config.slots == "auto", config.range_size == "auto"
             plan, engine = fitting_engine(plan, pair, may_shrink, ranges_too)
         folder.open_plan(plan, model_names(pair))
     with folder.hold_shard(shard):
-        writer = ShardWriter(folder, shard, pair, table, signals, shows_progress)
+        watchdog = Watchdog(config.watchdog)
+        writer = ShardWriter(folder, shard, pair, table, signals, watchdog, shows_progress)
         if writer.pending:
+            require_plan_space(folder, plan)  # of a corpus that was begun, what is left
             writer.write(engine or make_engine(plan, pair))
     meter = writer.progress.meter
     return Outcome(plan, meter.sequences, meter.tokens, writer.seconds)

@@ -26,7 +26,7 @@ def generate(config: GenerateConfig, shows_progress: bool = True) -> Outcome:
     """
     require_writer(config.format)
     workers = worker_count(config)
-    with StopSignals() as signals:
+    with StopSignals(config.grace) as signals:
         if workers > 1:
             outcome = _by_workers(config, workers, signals)
         else:

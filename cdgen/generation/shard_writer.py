@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,14 +12,17 @@ from typing import TYPE_CHECKING
 from cdgen.checkpoints.pair import Pair
 from cdgen.corpus.folder import CorpusFolder
 from cdgen.corpus.prompts import PromptTable
-from cdgen.corpus.ranges import check_space, commit_range, pending_ranges
+from cdgen.corpus.ranges import commit_range, pending_ranges
 from cdgen.corpus.rows import Row, TextRenderer
 from cdgen.corpus.shard import Shard
+from cdgen.corpus.space import require_range_space
 from cdgen.corpus.status import beat
 from cdgen.device import device_faults
 from cdgen.engine.sequences import Request, Sequence, StepReport
+from cdgen.generation.pace import RangePace
 from cdgen.generation.signals import StopSignals
-from cdgen.progress import Progress
+from cdgen.generation.watchdog import Watchdog
+from cdgen.progress import Progress, duration
 
 if TYPE_CHECKING:
     from cdgen.engine.slot_engine import SlotEngine
@@ -34,12 +39,14 @@ class ShardWriter:
         pair: Pair,
         table: PromptTable,
         signals: StopSignals,
+        watchdog: Watchdog,
         shows_progress: bool,
     ) -> None:
         self.folder, self.shard, self.pair, self.table = folder, shard, pair, table
-        self.plan, self.signals = folder.plan, signals
+        self.plan, self.signals, self.watchdog = folder.plan, signals, watchdog
         self.pending = pending_ranges(folder, shard)
         self.current = 0  # range in progress
+        self.pace, self.finishes = RangePace(self.plan.max_new_tokens), False
         self.seconds = 0.0  # spent in `write`
         total = sum(len(self.plan.sequence_ids(index)) for index in self.pending)
         self.progress = Progress(total, self._beat, shows_progress)
@@ -50,12 +57,25 @@ class ShardWriter:
         """Generate and commit every pending range. Raises Interrupted, StorageError."""
         engine.on_step = self._step
         started = self.progress.meter.started = time.monotonic()
-        with self.signals.between_steps(), device_faults(), useful_threads(engine), self.progress:
+        with (
+            self.signals.between_steps(),
+            device_faults(),
+            useful_threads(engine),
+            self.watchdog,
+            self.progress,
+        ):
             for index in self.pending:
-                self.current = index
-                check_space(self.folder)
-                commit_range(self.folder, index, self._rows(engine, index))
+                self._write_range(engine, index)
         self.seconds = time.monotonic() - started
+
+    def _write_range(self, engine: SlotEngine | WaveEngine, index: int) -> None:
+        self.current = index
+        self.pace.begin(len(self.plan.sequence_ids(index)))
+        require_range_space(self.folder)
+        commit_range(self.folder, index, self._rows(engine, index))
+        self.pace.finish()
+        self.watchdog.sign()
+        self.signals.check("the one in progress too")
 
     def _rows(self, engine: SlotEngine | WaveEngine, index: int) -> Iterator[Row]:
         requests = (
@@ -63,6 +83,7 @@ class ShardWriter:
         )
         for sequence in engine.generate(requests):
             self.progress.meter.sequences += 1
+            self.pace.sequence(sequence.new_tokens)
             yield self._row(sequence)
 
     def _row(self, sequence: Sequence) -> Row:
@@ -80,8 +101,33 @@ class ShardWriter:
         )
 
     def _step(self, report: StepReport) -> None:
-        self.signals.check()
+        self.watchdog.sign()
+        self.pace.step(report.drawn)
+        if self.signals.seen:
+            self._finish_or_drop()
         self.progress.step(report.drawn, report.plausible)
+
+    def _finish_or_drop(self) -> None:
+        """After a signal, go on if the range in progress can be finished within the grace; else
+        raise Interrupted. That is decided once, and what does not fit after all is dropped when the
+        grace is over."""
+        time_left = self.signals.deadline - time.monotonic()
+        grace = f"--grace {self.signals.grace:g}"
+        if self.finishes:
+            if time_left <= 0:
+                self.signals.check(f"the one in progress was not finished within {grace}")
+            return
+        needed = self.pace.seconds_left()
+        if needed >= time_left:
+            takes = "no rate yet" if math.isinf(needed) else f"about {duration(needed)} left"
+            self.signals.check(f"the one in progress is not ({takes}, {grace})")
+        self.finishes = True
+        print(
+            f"cdgen: stopped by a signal; finishing range {self.current} first, in about"
+            f" {duration(needed)} (a second Ctrl-C ends it at once)",
+            file=sys.stderr,
+            flush=True,
+        )
 
     def _beat(self, new_tokens: int, rate: float) -> None:
         beat(self.folder, self.shard, self.current, new_tokens, rate)

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from multiprocessing import resource_tracker
 from multiprocessing.context import SpawnProcess
 
 from cdgen.corpus.folder import CorpusFolder
 from cdgen.corpus.shard import Shard
-from cdgen.corpus.status import status
+from cdgen.corpus.status import Watch, progress_line
 from cdgen.errors import CdgenError, UsageError, report
 from cdgen.generation.config import GenerateConfig
 from cdgen.generation.one_process import write_shard
-from cdgen.generation.signals import StopSignals
-from cdgen.progress import LOG_INTERVAL, duration
+from cdgen.generation.signals import StopSignals, end_with_parent
+from cdgen.progress import LOG_INTERVAL
 from cdgen.shown_text import protect_terminal
 
 _POLL = 0.2  # seconds
@@ -42,25 +47,32 @@ def run_workers(config: GenerateConfig, count: int, signals: StopSignals) -> Non
     """Make the ranges of `config.shard` with `count` processes.
 
     A worker that fails reports its own error; the others continue, and their commits are kept. Once
-    all have ended, raises the error class of the first failure. Raises Interrupted on a signal.
+    all have ended, raises the error class of the first failure. A signal is passed on: each worker
+    finishes its range if that fits into the grace, and then this raises Interrupted. A second
+    Ctrl-C ends the workers too.
     """
     own = Shard.parse(config.shard)
     context = multiprocessing.get_context("spawn")
     processes: list[SpawnProcess] = []
+    signals.at_second_sigint = partial(_kill, processes)
     try:
         for number in range(count):
             shard = Shard(own.index + own.count * number, own.count * count)
             alone = config.model_copy(update={"shard": str(shard), "workers": 1})
             process = context.Process(target=_work, args=(alone, number), name=f"worker {number}")
-            process.start()
-            processes.append(process)
+            with signals.between_steps(), _sigint_held():
+                process.start()
+                processes.append(process)
+            signals.check()
             if number == 0 and not _has_begun(config, shard, process, signals):
                 break
         _watch(config, processes, signals)
     finally:
-        for process in processes:
-            process.terminate()  # has no effect on one that has ended
-            process.join()
+        with signals.between_steps():  # another signal must not end the wait
+            for process in processes:
+                process.terminate()  # has no effect on one that has ended
+            for process in processes:
+                process.join()
     failed = [process.exitcode for process in processes if process.exitcode]
     if failed:
         kinds = {kind.exit_code: kind for kind in CdgenError.__subclasses__()}
@@ -68,6 +80,11 @@ def run_workers(config: GenerateConfig, count: int, signals: StopSignals) -> Non
             f"{len(failed)} of {len(processes)} workers stopped (exit code {failed[0]}, see above);"
             " committed ranges are kept"
         )
+
+
+def _kill(processes: list[SpawnProcess]) -> None:
+    for process in processes:
+        process.kill()
 
 
 def _has_begun(
@@ -84,12 +101,26 @@ def _has_begun(
     return process.is_alive() or process.exitcode == 0
 
 
+@contextmanager
+def _sigint_held() -> Iterator[None]:
+    """Keep Ctrl-C from a process that is started inside the block until it can handle it: it would
+    print a traceback while it imports."""
+    resource_tracker.ensure_running()  # otherwise `start` does it, and releases all signals
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _work(config: GenerateConfig, number: int) -> None:
+    end_with_parent(signal.SIGKILL)  # nobody would tell this process to stop
     if (own := visible_device(number, config.device)) is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = own
     protect_terminal()
     try:
-        with StopSignals() as signals:
+        with StopSignals(config.grace) as signals:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
             write_shard(config, signals, shows_progress=False)
     except Exception as error:
         sys.exit(report(error))
@@ -108,22 +139,11 @@ def visible_device(number: int, device: str) -> str | None:
 
 def _watch(config: GenerateConfig, processes: list[SpawnProcess], signals: StopSignals) -> None:
     """Wait until all workers have ended, and print a line of progress now and then."""
-    folder = CorpusFolder(config.out)
+    watch = Watch(config.out)
     due = time.monotonic() + LOG_INTERVAL
     while any(process.is_alive() for process in processes):
         signals.check()
         time.sleep(_POLL)
-        if time.monotonic() >= due and folder.has_plan:
+        if time.monotonic() >= due and watch.folder.has_plan:
             due = time.monotonic() + LOG_INTERVAL
-            print(_line(config), file=sys.stderr, flush=True)
-
-
-def _line(config: GenerateConfig) -> str:
-    found = status(config.out)
-    alive = [worker for worker in found.workers if found.is_alive(worker)]
-    left = "?" if found.eta_seconds is None else duration(found.eta_seconds)
-    return (
-        f"ranges {found.ranges_done}/{found.ranges_total}  {len(alive)} workers"
-        f"  {sum(w.new_tokens for w in alive):,} tokens"
-        f"  {sum(w.tokens_per_second for w in alive):,.0f} tokens/s  left {left}"
-    )
+            print(progress_line(watch.look()), file=sys.stderr, flush=True)

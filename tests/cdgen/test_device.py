@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from cdgen.device import backend_name, is_out_of_memory
+from cdgen.device import backend_name
+from cdgen.errors import is_out_of_memory
 
 
 def _failed_capture(cause: RuntimeError) -> RuntimeError:
@@ -27,10 +28,13 @@ def _failed_capture(cause: RuntimeError) -> RuntimeError:
         (RuntimeError("CUDA error: an illegal memory access was encountered"), False),
         (_failed_capture(torch.OutOfMemoryError("CUDA out of memory")), True),
         (_failed_capture(RuntimeError("CUDA error: misaligned address")), False),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate"), True),
+        (MemoryError("Unable to allocate 1. EiB for an array"), True),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
     ],
 )
 def test_out_of_memory_is_seen_behind_the_error_of_a_capture(
-    error: RuntimeError, expected: bool
+    error: Exception, expected: bool
 ) -> None:
     assert is_out_of_memory(error) is expected
 

@@ -100,6 +100,8 @@ def refused(generate: Command, tmp_path: Path) -> Command:
         ("device", ["tpu"]),
         ("shard", ["1/1", "0", "-1/2", "a/b", "0/0"]),
         ("max_quarantined", ["-1"]),
+        ("grace", ["-1"]),
+        ("watchdog", ["-1"]),
         ("bad", ["dropout:0", "dropout:1", "dropout:x", ""]),
     ],
 )
@@ -373,7 +375,7 @@ def test_a_missing_config_file_is_refused(refused: Command, tmp_path: Path) -> N
 def test_help_lists_the_commands(cdgen: Command) -> None:
     ended = cdgen("--help")
     assert ended.code == 0
-    for command in ("generate", "status", "verify", "finalize", "train"):
+    for command in ("generate", "status", "verify", "finalize", "train", "doctor"):
         assert f" {command} " in ended.out
 
 

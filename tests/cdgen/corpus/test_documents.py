@@ -222,6 +222,22 @@ def test_an_empty_name_is_not_the_current_folder() -> None:
         list(open_source("").texts())
 
 
+def test_a_saved_dataset_that_is_damaged(tmp_path: Path) -> None:
+    datasets.Dataset.from_dict({"text": DOCUMENTS}).save_to_disk(tmp_path / "saved")
+    (tmp_path / "saved/state.json").write_text("{}")
+    with pytest.raises(UsageError, match=r"^mine: `datasets` cannot load it: "):
+        open_source(str(tmp_path / "saved"), label="mine")
+
+
+def test_a_file_that_goes_away(tmp_path: Path) -> None:
+    path = tmp_path / "p.txt"
+    path.write_text("one\n")
+    source = open_source(str(path))
+    path.unlink()
+    with pytest.raises(UsageError, match=rf"cannot read {path}: No such file or directory\."):
+        source.sha256()
+
+
 def test_a_line_that_is_too_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(text_files, "MAX_LINE_BYTES", 1 << 20)
     path = tmp_path / "p.txt"

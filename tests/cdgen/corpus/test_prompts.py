@@ -5,10 +5,12 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import os
 import tracemalloc
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
+from threading import Thread
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -57,6 +59,19 @@ def test_bos_counts_and_may_be_all(tmp_path: Path) -> None:
     assert [table[i] for i in range(len(table))] == [[1]] * 3
     with pytest.raises(UsageError, match="expected 1 or more, got 0"):
         prepare(source_file(tmp_path, TEXT), TOKENIZER, 1, 0, tmp_path)
+
+
+def test_prompts_from_a_pipe(tmp_path: Path) -> None:
+    """What it delivers is copied, because documents are read more than once."""
+    source, pipe = source_file(tmp_path, TEXT), tmp_path / "pipe.txt"
+    os.mkfifo(pipe)
+    writer = Thread(target=lambda: pipe.write_bytes(Path(source).read_bytes()))
+    writer.start()
+    (tmp_path / "of-pipe").mkdir()
+    table = prepare(str(pipe), TOKENIZER, 1, 6, tmp_path / "of-pipe")
+    writer.join()
+    assert table.plan == prepare(source, TOKENIZER, 1, 6, tmp_path).plan
+    assert '"file": "pipe.txt"' in (tmp_path / "of-pipe/origins.jsonl").read_text()
 
 
 def test_a_table_is_not_made_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

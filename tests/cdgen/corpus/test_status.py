@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import socket
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 from small_corpus import WHOLE, begin, fill, make_rows
 
 from cdgen.corpus.finalize import finalize
-from cdgen.corpus.ranges import commit_range
+from cdgen.corpus.ranges import commit_range, read_range
 from cdgen.corpus.rows import NOTHING
 from cdgen.corpus.shard import Shard
-from cdgen.corpus.status import beat, status
+from cdgen.corpus.status import Watch, beat, progress_line, status
 from cdgen.corpus.verify import verify
 from cdgen.errors import UsageError
+from cdgen.storage import canonical_json
 
 
 def test_status_counts_ranges_and_workers(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -54,3 +57,95 @@ def test_status_of_nothing(tmp_path: Path) -> None:
         with pytest.raises(UsageError, match="no cdgen corpus"):
             read(tmp_path)
         assert list(tmp_path.iterdir()) == []
+
+
+# ---- from another machine ------------------------------------------------------------------------
+
+
+class Clocks:
+    """The clocks of this machine, which a test moves."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 5000.0
+        monkeypatch.setattr(time, "monotonic", lambda: self.now)
+        monkeypatch.setattr(time, "time", lambda: 1_000_000.0 + self.now)
+
+
+@pytest.fixture
+def clocks(monkeypatch: pytest.MonkeyPatch) -> Clocks:
+    return Clocks(monkeypatch)
+
+
+def beat_elsewhere(out: Path, clock: float, new_tokens: int) -> None:
+    """Leave the heartbeat of a worker on another machine, whose clock shows `clock`."""
+    folder = begin(out)
+    beat(folder, WHOLE, range_index=0, new_tokens=new_tokens, tokens_per_second=2.0)
+    (worker,) = status(out).workers
+    moved = asdict(worker) | {"host": "node-7", "time": clock}
+    folder.heartbeat_path(WHOLE).write_bytes(canonical_json(moved))
+
+
+@pytest.mark.parametrize("clock", [0.0, 1_005_000.0, 9e9], ids=["behind", "equal", "ahead"])
+def test_a_watch_sees_whether_a_heartbeat_changes_whatever_its_clock(
+    out: Path, clocks: Clocks, clock: float
+) -> None:
+    watch = Watch(out)
+    beat_elsewhere(out, clock, new_tokens=1)
+    seen = []
+    for seconds, beats in ((0, 0), (100, 0), (15, 1), (119, 0), (2, 0), (1000, 0), (5, 1)):
+        clocks.now += seconds
+        if beats:
+            beat_elsewhere(out, clock + seconds, new_tokens=int(clocks.now))
+        found = watch.look()
+        seen.append(found.is_alive(found.workers[0]))
+    assert seen == [True, True, True, True, False, False, True]
+
+
+def test_a_watch_on_the_workers_own_machine_knows_a_dead_one_at_once(
+    out: Path, clocks: Clocks
+) -> None:
+    beat(begin(out), WHOLE, 0, 1, 1.0)
+    assert status(out).workers[0].host == socket.gethostname()
+    clocks.now += 500
+    found = Watch(out).look()
+    assert not found.is_alive(found.workers[0])
+
+
+def test_a_watch_reads_a_range_once(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from cdgen.corpus import status as module
+
+    folder, read = begin(out), []
+
+    def counted(folder: object, index: int) -> object:
+        read.append(index)
+        return read_range(folder, index)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(module, "read_range", counted)
+    watch = Watch(out)
+    assert watch.look().ranges_done == 0
+    for index in (3, 0):
+        commit_range(folder, index, make_rows(folder.plan, index))
+        assert watch.look().counts == status(out).counts
+    assert read == [3, 3, 0, 0, 3]  # the watch, then `status`, which remembers nothing
+    fill(folder)
+    assert (watch.look().ranges_done, watch.look().finalized) == (5, False)
+    finalize(out)
+    assert watch.look() == status(out)
+
+
+def test_half_a_heartbeat_is_passed_over(out: Path) -> None:
+    """Where a network file system shows a file that is being replaced."""
+    folder = begin(out)
+    beat(folder, WHOLE, 0, 1, 1.0)
+    path = folder.heartbeat_path(WHOLE)
+    for content in (b"", path.read_bytes()[:40], b"[1]", b"{}"):
+        path.write_bytes(content)
+        assert status(out).workers == ()
+
+
+def test_the_line_of_a_log(out: Path) -> None:
+    folder = begin(out)
+    assert progress_line(status(out)) == "ranges 0/5  0 workers  0 tokens  0 tokens/s  left ?"
+    beat(folder, WHOLE, 0, 1200, 4.0)
+    expected = "ranges 0/5  1 workers  1,200 tokens  4 tokens/s  left 1:00"
+    assert progress_line(status(out)) == expected

@@ -140,7 +140,9 @@ def test_the_disk_is_too_small(
     config: Callable[..., RunConfig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=1000))
-    with pytest.raises(StorageError, match=r"too small for the plan: about .* 0\.0 GB free"):
+    with pytest.raises(
+        StorageError, match=r"too small: about .* for the \d+ stages .* 0\.0 MB free"
+    ):
         run_experiment(config())
     assert not config().out.exists()
 

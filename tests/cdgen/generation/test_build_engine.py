@@ -44,21 +44,31 @@ def test_dtypes() -> None:
 
 
 def test_a_cpu_has_any_cache_with_any_weights(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cdgen.device._bf16_products", lambda: "AVX512_BF16")
+    monkeypatch.setattr("cdgen.device.cpu_bf16_products", lambda: "AVX512_BF16")
     for dtype in ("float32", "bfloat16"):
         assert choose_dtypes(dtype, "auto", "cpu", True) == (dtype, dtype)
         for kv in ("float32", "bfloat16", "int8"):
             assert choose_dtypes(dtype, kv, "cpu", True) == (dtype, kv)
 
 
+def test_fp8_caches_need_a_gpu_that_has_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    for found, refused in (((8, 6), True), ((8, 9), False), ((9, 0), False)):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda found=found: found)
+        if not refused:
+            assert choose_dtypes("auto", "fp8", "cuda", True)[1] == "float8_e4m3fn"
+            continue
+        with pytest.raises(UsageError, match="--kv-dtype fp8: needs a GPU of compute capability"):
+            choose_dtypes("auto", "fp8", "cuda", True)
+
+
 def test_bf16_needs_a_processor_with_its_products(monkeypatch: pytest.MonkeyPatch) -> None:
     kinds = set()
     for products in ("AVX512_BF16", "AMX"):
-        monkeypatch.setattr("cdgen.device._bf16_products", lambda found=products: found)
+        monkeypatch.setattr("cdgen.device.cpu_bf16_products", lambda found=products: found)
         kinds.add(device_kind("cpu", True, "bfloat16"))
         assert products not in device_kind("cpu", True, "float32")
     assert len(kinds) == 2  # their sums round differently
-    monkeypatch.setattr("cdgen.device._bf16_products", lambda: None)
+    monkeypatch.setattr("cdgen.device.cpu_bf16_products", lambda: None)
     with pytest.raises(UsageError, match="--dtype bfloat16: this processor has no bf16 products"):
         choose_dtypes("bfloat16", "auto", "cpu", True)
     assert choose_dtypes("auto", "bfloat16", "cpu", True) == ("float32", "bfloat16")

@@ -23,6 +23,8 @@ import pytest
 
 from cdgen.corpus.folder import CorpusFolder
 from cdgen.errors import Interrupted
+from cdgen.generation.pace import RangePace
+from cdgen.generation.shard_writer import ShardWriter
 from cdgen.generation.signals import StopSignals
 
 PATIENCE = 60.0  # seconds; every wait below takes a small fraction of it, even on a busy machine
@@ -218,3 +220,133 @@ def test_a_second_ctrl_c_ends_the_process_at_once() -> None:
     )
     ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert (ended.returncode, ended.stdout) == (130, "still here\n")
+
+
+# ---- the grace ---------------------------------------------------------------------------------
+
+Stopped = Callable[..., Any]
+
+
+@pytest.fixture
+def stopped_in_range_1(generate_200: Command, monkeypatch: pytest.MonkeyPatch) -> Stopped:
+    """Generate four ranges and send SIGTERM in the first step of the second, whose rest then takes
+    `left` seconds by the measured rate. Run `then` in every step after that."""
+
+    def run(
+        out: Path, left: float, *more: object, then: Callable[[ShardWriter], None] | None = None
+    ) -> Any:
+        step, sent = ShardWriter._step, False
+
+        def signalled(self: ShardWriter, report: Any) -> None:
+            nonlocal sent
+            if self.current == 1 and not sent:
+                sent = True
+                os.kill(os.getpid(), signal.SIGTERM)
+            elif sent and then:
+                then(self)
+            step(self, report)
+
+        monkeypatch.setattr(ShardWriter, "_step", signalled)
+        monkeypatch.setattr(RangePace, "seconds_left", lambda self: left)
+        ended = generate_200(out, "--range-size", 64, *more)
+        monkeypatch.undo()
+        assert ended.code == 75, ended
+        assert ended.err.endswith("Run the same command again to resume.\n")
+        return ended
+
+    return run
+
+
+def test_a_range_that_fits_into_the_grace_is_finished(
+    stopped_in_range_1: Stopped, generate_200: Command, published: Published, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    said = stopped_in_range_1(out, 15.0, "--grace", 1000).err
+    assert ranges_done(out) == 2
+    assert "stopped by a signal; finishing range 1 first, in about 0:15 (a second Ctrl-C" in said
+    assert "committed ranges are kept, the one in progress too." in said
+    assert generate_200(out, "--range-size", 64).code == 0
+    assert generate_200(tmp_path / "whole", "--range-size", 64).code == 0
+    assert published(out) == published(tmp_path / "whole")
+
+
+@pytest.mark.parametrize(
+    ("left", "grace", "says"),
+    [
+        (15.0, 10, "(about 0:15 left, --grace 10)"),
+        (float("inf"), 1000, "(no rate yet, --grace 1000)"),
+        (0.0, 0, "(about 0:00 left, --grace 0)"),
+    ],
+)
+def test_a_range_that_does_not_fit_is_dropped(
+    stopped_in_range_1: Stopped, tmp_path: Path, left: float, grace: int, says: str
+) -> None:
+    said = stopped_in_range_1(tmp_path / "out", left, "--grace", grace).err
+    assert ranges_done(tmp_path / "out") == 1
+    assert f"committed ranges are kept, the one in progress is not {says}." in said
+    assert "finishing" not in said
+
+
+def test_a_range_that_turns_out_not_to_fit_is_dropped(
+    stopped_in_range_1: Stopped, tmp_path: Path
+) -> None:
+    def overrun(writer: ShardWriter) -> None:
+        writer.signals.deadline = 0.0
+
+    said = stopped_in_range_1(tmp_path / "out", 15.0, "--grace", 1000, then=overrun).err
+    assert ranges_done(tmp_path / "out") == 1
+    assert "finishing range 1 first" in said
+    assert "kept, the one in progress was not finished within --grace 1000." in said
+
+
+def test_the_grace_begins_with_the_first_signal(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    with pytest.raises(Interrupted), StopSignals(20.0) as signals, signals.between_steps():
+        os.kill(os.getpid(), signal.SIGTERM)
+        now = 110.0
+        os.kill(os.getpid(), signal.SIGUSR1)
+        assert signals.deadline == 120.0
+        signals.check()
+
+
+# ---- signals while something else waits ----------------------------------------------------------
+
+
+@pytest.mark.parametrize("writes", [False, True], ids=["no writer", "a slow writer"])
+def test_a_signal_during_a_read_of_prompts_from_a_pipe(
+    start: Callable[[list[str]], BaseProcess], arguments: list[str], tmp_path: Path, writes: bool
+) -> None:
+    pipe, out = tmp_path / "pipe.txt", tmp_path / "out"
+    os.mkfifo(pipe)
+    arguments[arguments.index("--prompts") + 1] = str(pipe)
+    process = start([*arguments, str(out)])
+    # Neither end blocks this test. The process waits for a writer, or for the rest of the text.
+    writer = os.open(pipe, os.O_RDWR) if writes else None
+    if writer is not None:
+        os.write(writer, b"w3 w4\nw5")
+    wait_until((out / ".cdgen/prompts").exists, process)
+    time.sleep(0.05)
+    assert process.is_alive()
+    assert process.pid is not None
+    os.kill(process.pid, signal.SIGTERM)
+    assert finish(process) == 75
+    if writer is not None:
+        os.close(writer)
+    assert not out.exists()
+
+
+def test_a_signal_is_not_taken_for_an_error_of_what_it_interrupts(
+    cdgen: Command, arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`datasets` may raise any ValueError while it asks the Hub, and that means other prompts."""
+    import datasets
+
+    def asks_the_hub(*_: object, **__: object) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(datasets, "load_dataset", asks_the_hub)
+    arguments[arguments.index("--prompts") + 1] = "some/dataset"
+    ended = cdgen(*arguments, tmp_path / "out")
+    assert ended.code == 75
+    assert ended.err.startswith("cdgen: stopped by a signal; ")

@@ -115,6 +115,61 @@ def test_a_signal_to_the_first_stops_all(start: Callable[..., Any], tmp_path: Pa
             os.kill(pid, 0)
 
 
+@pytest.mark.parametrize("grace", [0, 600])
+def test_workers_finish_their_ranges_within_the_grace(
+    start: Callable[..., Any],
+    by_one: dict[str, bytes],
+    tmp_path: Path,
+    published: Published,
+    grace: int,
+) -> None:
+    """The one that was started waits for them and passes the signal on."""
+    out, until = tmp_path / "out", time.monotonic() + PATIENCE
+    process = start(out, "--workers", 2, "--grace", grace)
+    while not _workers(out):
+        assert time.monotonic() < until and process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    code, said = process.wait(), process.stderr.read()
+    assert code == 75, said
+    assert said.splitlines()[-1].startswith("cdgen: stopped by a signal; committed ranges are kept")
+    assert "Traceback" not in said
+    if not grace:
+        assert "finishing range" not in said
+    assert start(out, "--workers", 2).wait() == 0
+    assert published(out) == by_one
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_workers_end_with_the_process_that_started_them(
+    start: Callable[..., Any], tmp_path: Path, number: signal.Signals
+) -> None:
+    """Killed, or by a second Ctrl-C: none goes on alone and keeps others out of its shard."""
+    out, until = tmp_path / "out", time.monotonic() + PATIENCE
+    process = start(out, "--workers", 2, "--num-sequences", 4000, "--grace", 600)
+    while len(_workers(out)) < 2:
+        assert time.monotonic() < until and process.poll() is None
+        time.sleep(0.01)
+    pids = _workers(out)
+    process.send_signal(number)
+    if number == signal.SIGINT:
+        time.sleep(0.05)
+        process.send_signal(number)
+        assert process.wait() in (75, 130)  # 75 if all had ended before the second one came
+    process.wait()
+    while any(map(_is_running, pids)):
+        assert time.monotonic() < until
+        time.sleep(0.01)
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+
+
 def test_a_gpu_for_each(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     assert [visible_device(n, "auto") for n in range(3)] == ["0", "1", "2"]
