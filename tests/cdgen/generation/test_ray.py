@@ -81,12 +81,11 @@ def by_one(start: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) 
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
-    """Start a head without CPUs and two nodes with one each, which are soon missed if they die."""
+    """Start a head without CPUs and two nodes with one each."""
     from ray.cluster_utils import Cluster
 
     store = {"object_store_memory": 80 << 20}
-    health = {"health_check_period_ms": 500, "health_check_failure_threshold": 4}
-    head = {"num_cpus": 0, "include_dashboard": False, "_system_config": health, **store}
+    head = {"num_cpus": 0, "include_dashboard": False, **store}
     found = Cluster(initialize_head=True, head_node_args=head)
     for _ in range(2):
         found.add_node(num_cpus=1, **store)
