@@ -25,9 +25,10 @@ from cdgen.corpus.folder import CorpusFolder
 from cdgen.corpus.prompts import open_table
 from cdgen.corpus.status import status
 from cdgen.errors import Interrupted, PlanMismatch
+from cdgen.experiment.processes import RayProcess
 from cdgen.generation import ray_workers
 from cdgen.generation.config import GenerateConfig
-from cdgen.generation.ray_cluster import Node, Share
+from cdgen.generation.ray_cluster import Node, Share, connected, share_of
 from cdgen.generation.ray_worker import (
     ModelFiles,
     Order,
@@ -129,6 +130,36 @@ def test_a_driver_that_is_stopped_and_one_that_is_killed(
     again = start(out, "--ray", address, "--workers", 1)
     assert again.wait() == 0, again.stderr.read()
     assert published(out) == published(by_one)
+
+
+@pytest.mark.thorough
+@pytest.mark.timeout(900)
+def test_stages_of_an_experiment_on_nodes(cluster: Any, tiny_pair: Any, tmp_path: Path) -> None:
+    prompts, out = tmp_path / "prompts.txt", tmp_path / "out"
+    prompts.write_text("w3\n")
+    models = ("--good", str(tiny_pair.good), "--strategy", "vanilla", "--prompts", str(prompts))
+    sizes = ("--num-sequences", "100000", "--max-new-tokens", "50", "--prompt-tokens", "4")
+    commands = [("--help",), ("status", "nowhere"), ("generate", *models, *sizes, "--out", "out")]
+    logs = [tmp_path / f"{number}.log" for number in range(3)]
+    here = os.getcwd()
+    with connected(cluster.address):
+        os.chdir(tmp_path)  # where a stage runs, too
+        try:
+            stages = [
+                RayProcess(command, log, share_of(1, "auto"))
+                for command, log in zip(commands, logs, strict=True)
+            ]
+        finally:
+            os.chdir(here)
+        assert [stage.wait(PATIENCE) for stage in stages[:2]] == [0, 2]
+        assert "Usage" in logs[0].read_text() and "holds no cdgen corpus" in logs[1].read_text()
+        until = time.monotonic() + PATIENCE
+        while not CorpusFolder(out).has_plan:
+            assert stages[2].poll() is None and time.monotonic() < until
+            time.sleep(0.05)
+        stages[2].send_signal(signal.SIGINT)
+        assert stages[2].wait(PATIENCE) == 75
+    assert "Run the same command again to resume" in logs[2].read_text()
 
 
 @pytest.mark.thorough
