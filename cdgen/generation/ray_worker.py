@@ -19,7 +19,7 @@ import numpy as np
 from cdgen.checkpoints.bad_source import parse_bad
 from cdgen.checkpoints.checkpoint import Checkpoint
 from cdgen.checkpoints.pair import Pair
-from cdgen.corpus.plan import Plan, PromptPlan
+from cdgen.corpus.plan import Plan, PromptPlan, as_recorded
 from cdgen.corpus.ranges import EncodedRange, encode_range
 from cdgen.device import device_faults
 from cdgen.engine.sequences import Request, StepReport
@@ -95,7 +95,7 @@ class RangeWorker:
         if order.plan is None:
             may_shrink, ranges_too = config.slots == "auto", config.range_size == "auto"
             plan, self.engine = fitting_engine(plan, pair, may_shrink, ranges_too)
-        elif plan == order.plan:
+        elif (plan := as_recorded(plan, order.plan)) == order.plan:
             self.engine = make_engine(plan, pair)
         self.plan, self.threads = plan, order.threads
         self.finished = FinishedRows(plan, pair)

@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 from cdgen.checkpoints.pair import Pair
@@ -80,7 +81,6 @@ class Workers:
         Raises PlanMismatch if every node would write other bytes, Interrupted if there was no node
         for some minutes.
         """
-        import ray
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         able = [node for node in nodes() if node.room(self.share)]
@@ -89,13 +89,16 @@ class Workers:
         busy = Counter(worker.node.id for worker in self.alive)
         places = [(n, node) for node in usable for n in range(busy[node.id], node.room(self.share))]
         places.sort(key=lambda place: place[0])
-        actor = ray.remote(concurrency_groups={"look": 1})(RangeWorker)
         for _, node in places[: max(0, most - len(self.alive))]:
-            handle = actor.options(
-                num_cpus=self.share.cpus,
-                num_gpus=self.share.gpus,
-                scheduling_strategy=NodeAffinitySchedulingStrategy(node.id, soft=False),
-            ).remote()
+            handle = (
+                _actor()
+                .options(
+                    num_cpus=self.share.cpus,
+                    num_gpus=self.share.gpus,
+                    scheduling_strategy=NodeAffinitySchedulingStrategy(node.id, soft=False),
+                )
+                .remote()
+            )
             call = handle.load.remote(self._order(), self.files)
             self.alive.append(Worker(node, handle, call))
 
@@ -198,6 +201,13 @@ class Workers:
         self.refused[worker.node.id] = what
         self.say(f"{worker.node.name} is left out, it would write other bytes: {what}")
         self.end(worker)
+
+
+@cache
+def _actor() -> Any:
+    import ray
+
+    return ray.remote(concurrency_groups={"look": 1})(RangeWorker)
 
 
 def is_alive(node: Node) -> bool:

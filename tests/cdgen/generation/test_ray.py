@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -85,13 +86,23 @@ def cluster() -> Iterator[Any]:
     """Start a head without CPUs and two nodes with one each."""
     from ray.cluster_utils import Cluster
 
-    store = {"object_store_memory": 80 << 20}
-    head = {"num_cpus": 0, "include_dashboard": False, **store}
-    found = Cluster(initialize_head=True, head_node_args=head)
+    found, store = Cluster(), {"object_store_memory": 80 << 20}
+    try:
+        for node in ({"num_cpus": 0, "include_dashboard": False}, {"num_cpus": 1}, {"num_cpus": 1}):
+            add_node(found, **node, **store)
+        yield found
+    finally:
+        found.shutdown()
+
+
+def add_node(cluster: Any, **node: Any) -> None:
+    """Add a node, at the second or third try if need be: Ray gives its agents 15 s to start, which
+    a busy machine may exceed."""
     for _ in range(2):
-        found.add_node(num_cpus=1, **store)
-    yield found
-    found.shutdown()
+        with suppress(Exception):  # nothing narrower is raised
+            cluster.add_node(**node)
+            return
+    cluster.add_node(**node)
 
 
 def wait_for(out: Path, ranges: int, process: subprocess.Popen[str]) -> None:
