@@ -26,7 +26,7 @@ SANITIZED := tests/kernels/gpu -k "sizes_change_no_bit and (all-three or greedy)
 OUT ?= bench/results
 
 .PHONY: demo test test-thorough check format package types bench bench-eval bench-bad-kinds \
-	bench-number-formats bench-engines bench-train fuzz wheel \
+	bench-number-formats bench-engines bench-scale bench-train fuzz wheel \
 	test-gpu test-gpu-engine test-gpu-kernels test-gpu-sanitizers \
 	bench-gpu bench-gpu-generate bench-gpu-transformers bench-gpu-ops bench-gpu-sampler bench-gpu-train bench-gpu-eval gpu-packages kernels-table
 
@@ -100,6 +100,10 @@ build/engines/%/.ready: bench/end_to_end/engines/%.txt
 	$(@D)/bin/python -m pip --disable-pip-version-check --quiet install -r $<
 	$(@D)/bin/python -m pip --disable-pip-version-check --quiet uninstall --yes torchvision torchaudio torchcodec
 	touch $@
+
+# What a large corpus costs beside its models; strace, if installed, counts system calls.
+bench-scale: $(READY)
+	$(PYTHON) -m cdgen.bench.end_to_end.bench_scale --out bench/results/scale.json
 
 bench-train: $(READY)
 	$(PYTHON) -m cdgen.bench.end_to_end.bench_train --out bench/results/cpu-train.json

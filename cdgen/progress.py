@@ -73,6 +73,7 @@ class Progress(TerminalDisplay):
     def __init__(self, total: int, beat: Callable[[int, float], None], shows: bool = True) -> None:
         self.total, self.beat, self.shows = total, beat, shows
         self.meter = Meter()
+        self.note = ""  # appended to the line
         self.due = self.next_beat = 0.0
         if shows and (console := terminal_console()) is not None:
             from rich.live import Live
@@ -96,6 +97,13 @@ class Progress(TerminalDisplay):
             self.next_beat = now + BEAT_INTERVAL
             self.beat(self.meter.tokens, self.meter.rate(now))
 
+    def say(self, line: str) -> None:
+        """Print a line above the progress."""
+        if self.screen:
+            self.screen.console.print(line, highlight=False, markup=False)
+        else:
+            print(line, file=sys.stderr, flush=True)
+
     def _show(self, now: float) -> None:
         meter = self.meter
         if not meter.tokens or not self.shows:
@@ -103,7 +111,7 @@ class Progress(TerminalDisplay):
         line = (
             f"{meter.sequences}/{self.total} sequences  {meter.tokens:,} tokens"
             f"  {meter.rate(now):,.0f} tokens/s  plausible {meter.plausible / meter.tokens:.1f}"
-            f"  left {self._left(now)}"
+            f"  left {self._left(now)}{self.note}"
         )
         if self.screen:
             self.screen.update(line)

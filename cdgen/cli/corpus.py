@@ -16,7 +16,8 @@ def option(name: str, text: str) -> Any:
     The parameter itself defaults to None, so that a flag that is not given leaves --config alone.
     """
     field = GenerateConfig.model_fields[name]
-    shown = "" if field.is_required() else f" [default: {field.get_default()}]"
+    default = None if field.is_required() else field.get_default()
+    shown = "" if default is None else f" [default: {default}]"
     return typer.Option(help=text + shown, show_default=False)
 
 
@@ -155,7 +156,23 @@ def generate(
     ] = None,
     workers: Annotated[
         str | None,
-        option("workers", "Processes on this machine, or auto (one per GPU, one on a CPU)."),
+        option(
+            "workers",
+            "Processes on this machine, or auto (one per GPU, one on a CPU); with --ray, workers on"
+            " the cluster, or auto (as many as fit).",
+        ),
+    ] = None,
+    ray: Annotated[
+        str | None,
+        option(
+            "ray",
+            "Make the ranges on a Ray cluster: auto (the one of this machine or RAY_ADDRESS), local"
+            " (start one here) or HOST:PORT.",
+        ),
+    ] = None,
+    ray_cpus: Annotated[
+        int | None,
+        option("ray_cpus", "CPUs of a worker on the Ray cluster, beside its GPU if there is one."),
     ] = None,
     range_size: Annotated[
         str | None,

@@ -29,7 +29,24 @@ def run(
         str | None, typer.Option("--from", metavar="STAGE", help="Begin with this stage.")
     ] = None,
     jobs: Annotated[
-        int, typer.Option(min=1, help="Stages to run side by side; they share the cores.")
+        int | None,
+        typer.Option(
+            min=1,
+            help="Stages to run side by side; they share the cores. [default: 1, with --ray as many"
+            " as fit]",
+            show_default=False,
+        ),
+    ] = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            metavar="auto|local|HOST:PORT",
+            help="Run the stages on the nodes of a Ray cluster, which share the folders DATA and"
+            " OUT.",
+        ),
+    ] = None,
+    ray_cpus: Annotated[
+        int, typer.Option(min=1, help="CPUs of a stage there, beside a GPU if nodes have them.")
     ] = 1,
 ) -> None:
     """Run an experiment: does synthetic text help a corpus?
@@ -39,7 +56,7 @@ def run(
     """
     from cdgen.experiment.run import RunConfig, run_experiment, show_plan
 
-    config = RunConfig(recipe, data, out, only, first, jobs)
+    config = RunConfig(recipe, data, out, only, first, jobs, ray, ray_cpus)
     if dry_run:
         for line in show_plan(config):
             typer.echo(line)

@@ -20,6 +20,7 @@ from pathlib import Path
 from cdgen.contained import require_contained
 from cdgen.corpus.model_names import ModelNames
 from cdgen.corpus.plan import Plan, parse_plan, parse_stored, require_same
+from cdgen.corpus.prompts import RECORD
 from cdgen.corpus.shard import Shard
 from cdgen.errors import PlanMismatch, StorageError, UsageError
 from cdgen.storage import (
@@ -112,12 +113,17 @@ class CorpusFolder:
 
     @contextmanager
     def set_up(self) -> Iterator[None]:
-        """Hold the folder while its prompts and plan are made or compared; other workers wait.
+        """Hold the folder while its prompts and plan are made; other workers wait.
 
-        If the block raises before there is a plan, everything that was written is removed again.
-        Raises PlanMismatch if the folder holds something else, StorageError if it is not writable.
+        Once both are there, nothing is left to write: a thousand workers may then read and compare
+        them at the same time. If the block raises before there is a plan, everything that was
+        written is removed again. Raises PlanMismatch if the folder holds something else,
+        StorageError if it is not writable.
         """
         self._require_ours()
+        if self.plan_file.exists() and (self.prompts / RECORD).exists():
+            yield
+            return
         absent = [path for path in (self.state, self.out, *self.out.parents) if not path.exists()]
         try:
             with lock(self.locks / "set-up.lock"), self._undone_without_plan():

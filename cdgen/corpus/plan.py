@@ -188,10 +188,16 @@ def parse_plan(fields: object, origin: str) -> Plan:
     return parse_stored(Plan, fields, origin, "plan")
 
 
+def as_recorded(new: Plan, old: Plan) -> Plan:
+    """Return `new` without what the cdgen that made `old` did not record."""
+    if old.prefix_token_ids is None:  # the record of the prompts holds them too, and is compared
+        return new.model_copy(update={"prefix_token_ids": None})
+    return new
+
+
 def require_same(old: Plan, new: Plan, out: object) -> None:
     """Raise PlanMismatch with every difference between two plans."""
-    if old.prefix_token_ids is None:  # the record of the prompts holds them too, and is compared
-        new = new.model_copy(update={"prefix_token_ids": None})
+    new = as_recorded(new, old)
     changed = differences(old.fields, new.fields)
     if changed:
         raise PlanMismatch(

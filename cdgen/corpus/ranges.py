@@ -3,7 +3,10 @@ missing."""
 
 from __future__ import annotations
 
+import hashlib
+import io
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 from pydantic import ValidationError
 
@@ -11,11 +14,59 @@ from cdgen.corpus.folder import CorpusFolder
 from cdgen.corpus.manifest import RangeEntry
 from cdgen.corpus.plan import Plan
 from cdgen.corpus.row_files import write_rows
-from cdgen.corpus.rows import Row, columns_of, count_rows
+from cdgen.corpus.rows import Counts, Row, columns_of, count_rows
 from cdgen.corpus.shard import Shard
 from cdgen.errors import StorageError
 from cdgen.finish_reason import FINISH_REASONS
 from cdgen.storage import read_record, write_atomic, write_record
+
+
+@dataclass(frozen=True)
+class EncodedRange:
+    """The rows of a range as the bytes of its file, made on any machine."""
+
+    data: bytes
+    sha256: str
+    counts: Counts
+    plan_sha256: str
+
+
+def encode_range(plan: Plan, index: int, rows: Iterable[Row]) -> EncodedRange:
+    """Return the file of range `index`, made of `rows` in any order.
+
+    Raises ValueError if they are not exactly the rows that the plan puts there.
+    """
+    ordered = sorted(rows, key=lambda row: row.sequence_id)
+    _require_planned(ordered, plan, index)
+    names = columns_of(plan)
+    records = [{name: getattr(row, name) for name in names} for row in ordered]
+    file = io.BytesIO()
+    write_rows(file, plan, records)
+    data = file.getvalue()
+    return EncodedRange(data, hashlib.sha256(data).hexdigest(), count_rows(records), plan.sha256)
+
+
+def commit_encoded(folder: CorpusFolder, index: int, encoded: EncodedRange) -> RangeEntry:
+    """Make `encoded` the committed content of range `index`.
+
+    Raises StorageError if it is damaged or of another plan, or cannot be written. Earlier commits
+    are untouched in either case.
+    """
+    if encoded.plan_sha256 != folder.plan.sha256:
+        raise StorageError(f"range {index} was made for another plan than that of {folder}")
+    path = folder.range_path(index)
+    written = write_atomic(path, encoded.data)
+    if written.sha256 != encoded.sha256:
+        raise StorageError(f"range {index} was damaged on its way to {folder}: run again")
+    entry = RangeEntry(
+        path=str(path.relative_to(folder.out)),
+        bytes=written.bytes,
+        sha256=written.sha256,
+        plan_sha256=encoded.plan_sha256,
+        **encoded.counts.model_dump(),
+    )
+    write_record(folder.range_entry_path(index), entry.model_dump(mode="json"))
+    return entry
 
 
 def commit_range(folder: CorpusFolder, index: int, rows: Iterable[Row]) -> RangeEntry:
@@ -24,22 +75,7 @@ def commit_range(folder: CorpusFolder, index: int, rows: Iterable[Row]) -> Range
     Raises ValueError if they are not exactly the rows that the plan puts there, StorageError if
     they cannot be written. Earlier commits are untouched in either case.
     """
-    plan = folder.plan
-    ordered = sorted(rows, key=lambda row: row.sequence_id)
-    _require_planned(ordered, plan, index)
-    names = columns_of(plan)
-    records = [{name: getattr(row, name) for name in names} for row in ordered]
-    path = folder.range_path(index)
-    written = write_atomic(path, lambda file: write_rows(file, plan, records))
-    entry = RangeEntry(
-        path=str(path.relative_to(folder.out)),
-        bytes=written.bytes,
-        sha256=written.sha256,
-        plan_sha256=plan.sha256,
-        **count_rows(records).model_dump(),
-    )
-    write_record(folder.range_entry_path(index), entry.model_dump(mode="json"))
-    return entry
+    return commit_encoded(folder, index, encode_range(folder.plan, index, rows))
 
 
 def _require_planned(rows: Sequence[Row], plan: Plan, index: int) -> None:

@@ -30,6 +30,7 @@ from cdgen.experiment.runner import Runner, last_line, threads_of_a_job
 from cdgen.experiment.stages import Plan, Stage
 from cdgen.experiment.student_recipes import write_recipe
 from cdgen.experiment.view import View
+from cdgen.generation.ray_cluster import connected, nodes, share_of
 from cdgen.storage import lock
 
 
@@ -42,7 +43,9 @@ class RunConfig:
     out: Path
     only: str | None = None  # a stage, or a kind of stages such as `corpus`
     first: str | None = None  # the stage to begin with
-    jobs: int = 1
+    jobs: int | None = None  # 1, or as many as the Ray cluster has room for
+    ray: str | None = None  # auto, local or HOST:PORT
+    ray_cpus: int = 1  # of a stage there
 
 
 def run_experiment(config: RunConfig) -> int:
@@ -58,7 +61,12 @@ def run_experiment(config: RunConfig) -> int:
         require_disk(config.out, chosen, experiment.costs)
         experiment.record(config)
         view = View(chosen, lambda stage: last_line(layout.log(stage.name)))
-        Runner(chosen, layout, config.jobs, view).run()
+        with connected(config.ray):
+            share, jobs = None, config.jobs or 1
+            if config.ray is not None:
+                share = share_of(config.ray_cpus, "auto")
+                jobs = config.jobs or sum(node.room(share) for node in nodes())
+            Runner(chosen, layout, jobs, view, share).run()
         return sum(not stage.is_done() for stage in experiment.stages)
 
 
@@ -69,8 +77,9 @@ def show_plan(config: RunConfig) -> Iterator[str]:
         experiment = _Prepared.of(config)
         experiment.record(config)
     stages = choose(experiment.stages, config)
-    rates = _rates(experiment.recipe, config.jobs)
-    yield from script(stages, experiment.costs, experiment.recipe, rates, config.jobs)
+    jobs = config.jobs or 1
+    rates = _rates(experiment.recipe, jobs)
+    yield from script(stages, experiment.costs, experiment.recipe, rates, jobs)
 
 
 @contextmanager

@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,10 +18,12 @@ from typing import BinaryIO
 
 from cdgen.errors import CdgenError, Interrupted, StorageError, one_line
 from cdgen.experiment.layout import Layout
+from cdgen.experiment.processes import RayProcess, StageProcess, start_process
 from cdgen.experiment.record import StageRecord, read_stages, write_stages
 from cdgen.experiment.stages import Stage, shown_command
 from cdgen.experiment.view import View
-from cdgen.generation.signals import StopSignals, end_with_parent
+from cdgen.generation.ray_cluster import Share
+from cdgen.generation.signals import StopSignals
 from cdgen.storage import make_folder
 
 _POLL = 0.2  # seconds
@@ -34,7 +35,7 @@ class _Running:
     """A stage at work."""
 
     stage: Stage
-    process: subprocess.Popen[bytes]
+    process: StageProcess
     began: float  # seconds, monotonic
 
 
@@ -46,6 +47,7 @@ class Runner:
     layout: Layout
     jobs: int
     view: View
+    share: Share | None = None  # of a node for each stage, on a Ray cluster
     done: set[str] = field(default_factory=set)
     failed: dict[str, int] = field(default_factory=dict)  # exit codes
     running: list[_Running] = field(default_factory=list)
@@ -101,15 +103,11 @@ class Runner:
                 code = _act(stage.action, file)
                 self._finished(stage, code, time.monotonic() - began)
                 return
-            process = subprocess.Popen(
-                [sys.executable, "-m", "cdgen", *stage.command],
-                stdin=subprocess.DEVNULL,
-                stdout=file,
-                stderr=subprocess.STDOUT,
-                env=os.environ | thread_settings(self.jobs),
-                start_new_session=True,  # Ctrl-C reaches this process alone, which passes it on
-                preexec_fn=_before_stage,
-            )
+        process: StageProcess
+        if self.share is None:
+            process = start_process(stage.command, log, thread_settings(self.jobs))
+        else:
+            process = RayProcess(stage.command, log, self.share)
         self.view.began(stage)
         self.running.append(_Running(stage, process, time.monotonic()))
 
@@ -197,15 +195,6 @@ def thread_settings(jobs: int) -> Mapping[str, str]:
 def threads_of_a_job(jobs: int) -> int:
     given = os.environ.get("OMP_NUM_THREADS", "")
     return int(given) if given.isdecimal() else max(1, len(os.sched_getaffinity(0)) // jobs)
-
-
-def _before_stage() -> None:
-    """Let the stage end with `run`, even if that is killed, and let it hear Ctrl-C.
-
-    A shell starts background jobs with SIGINT ignored, and children would inherit that.
-    """
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    end_with_parent(signal.SIGTERM)
 
 
 def last_line(log: Path) -> str:

@@ -44,6 +44,8 @@ class GenerateConfig(BaseModel):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     shard: str = "0/1"
     workers: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
+    ray: str | None = None
+    ray_cpus: int = Field(default=1, ge=1)
     range_size: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
     logprobs: bool = False
     max_quarantined: int = Field(default=0, ge=0)

@@ -8,8 +8,8 @@ from tempfile import TemporaryDirectory
 from cdgen import __version__
 from cdgen.checkpoints.pair import Pair, tokenizer_sha256
 from cdgen.corpus.folder import CorpusFolder
-from cdgen.corpus.plan import Plan, SamplingPlan
-from cdgen.corpus.prompts import PromptTable, prepare_prompts
+from cdgen.corpus.plan import Plan, PromptPlan, SamplingPlan
+from cdgen.corpus.prompts import prepare_prompts
 from cdgen.corpus.row_files import require_writer
 from cdgen.device import backend_name, choose_device, choose_dtypes, device_kind
 from cdgen.errors import UsageError
@@ -36,19 +36,19 @@ def plan_only(config: GenerateConfig) -> Plan:
     pair = open_models(config)
     with TemporaryDirectory() as scratch:
         table = prepare_prompts(prompt_source(config, pair), Path(scratch))
-        return make_plan(config, pair, table)
+        require_known_tokens(table, pair)
+        return make_plan(config, pair, table.plan)
 
 
-def make_plan(config: GenerateConfig, pair: Pair, table: PromptTable) -> Plan:
+def make_plan(config: GenerateConfig, pair: Pair, prompts: PromptPlan) -> Plan:
     """Return the plan of a run, with every `auto` resolved. Raises UsageError."""
     lean = _has_lean_decoders(config, pair)
-    require_known_tokens(table, pair)
     device = choose_device(config.device)
     dtype, kv_dtype = choose_dtypes(config.dtype, config.kv_dtype, device, lean)
     plan = Plan(
         cdgen_version=__version__,
         format=config.format,
-        prompts=table.plan,
+        prompts=prompts,
         good_sha256=pair.good.sha256,
         prefix_token_ids=prompt_prefix(config, pair),
         tokenizer_sha256=tokenizer_sha256(pair.tokenizer),
@@ -57,7 +57,7 @@ def make_plan(config: GenerateConfig, pair: Pair, table: PromptTable) -> Plan:
         strategy=config.strategy,
         seed=config.seed,
         sequences_per_prompt=config.num_sequences,
-        num_sequences=len(table) * config.num_sequences,
+        num_sequences=prompts.count * config.num_sequences,
         max_new_tokens=config.max_new_tokens,
         on_eos=config.on_eos,
         eos_token_ids=pair.eos_token_ids,

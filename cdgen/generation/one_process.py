@@ -10,7 +10,12 @@ from cdgen.corpus.prompts import prepare_prompts
 from cdgen.corpus.shard import Shard
 from cdgen.corpus.space import require_plan_space
 from cdgen.generation.config import GenerateConfig
-from cdgen.generation.inputs import model_names, open_models, prompt_source
+from cdgen.generation.inputs import (
+    model_names,
+    open_models,
+    prompt_source,
+    require_known_tokens,
+)
 from cdgen.generation.new_plan import make_plan
 from cdgen.generation.shard_writer import ShardWriter
 from cdgen.generation.signals import StopSignals
@@ -39,7 +44,8 @@ def write_shard(config: GenerateConfig, signals: StopSignals, shows_progress: bo
     pair = open_models(config)
     with folder.set_up():
         table = prepare_prompts(prompt_source(config, pair), folder.prompts)
-        plan, engine = make_plan(config, pair, table), None
+        require_known_tokens(table, pair)
+        plan, engine = make_plan(config, pair, table.plan), None
         if not folder.has_plan:
             require_plan_space(folder, plan)
             # The engine is built before the plan is written: models that do not load then leave

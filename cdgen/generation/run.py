@@ -14,6 +14,8 @@ from cdgen.corpus.status import status
 from cdgen.errors import QuarantineError
 from cdgen.generation.config import GenerateConfig
 from cdgen.generation.one_process import Outcome, write_shard
+from cdgen.generation.ray_cluster import connected
+from cdgen.generation.ray_driver import write_by_ray
 from cdgen.generation.signals import StopSignals
 from cdgen.generation.workers import run_workers, worker_count
 
@@ -25,9 +27,11 @@ def generate(config: GenerateConfig, shows_progress: bool = True) -> Outcome:
     the errors of cdgen/errors.py; ranges committed before one are kept.
     """
     require_writer(config.format)
-    workers = worker_count(config)
-    with StopSignals(config.grace) as signals:
-        if workers > 1:
+    workers = 0 if config.ray is not None else worker_count(config)
+    with connected(config.ray), StopSignals(config.grace) as signals:
+        if config.ray is not None:
+            outcome = write_by_ray(config, signals, shows_progress)
+        elif workers > 1:
             outcome = _by_workers(config, workers, signals)
         else:
             outcome = write_shard(config, signals, shows_progress)

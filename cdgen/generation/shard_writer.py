@@ -13,12 +13,13 @@ from cdgen.checkpoints.pair import Pair
 from cdgen.corpus.folder import CorpusFolder
 from cdgen.corpus.prompts import PromptTable
 from cdgen.corpus.ranges import commit_range, pending_ranges
-from cdgen.corpus.rows import Row, TextRenderer
+from cdgen.corpus.rows import Row
 from cdgen.corpus.shard import Shard
 from cdgen.corpus.space import require_range_space
 from cdgen.corpus.status import beat
 from cdgen.device import device_faults
-from cdgen.engine.sequences import Request, Sequence, StepReport
+from cdgen.engine.sequences import Request, StepReport
+from cdgen.generation.finished_rows import FinishedRows
 from cdgen.generation.pace import RangePace
 from cdgen.generation.signals import StopSignals
 from cdgen.generation.watchdog import Watchdog
@@ -42,7 +43,7 @@ class ShardWriter:
         watchdog: Watchdog,
         shows_progress: bool,
     ) -> None:
-        self.folder, self.shard, self.pair, self.table = folder, shard, pair, table
+        self.folder, self.shard, self.table = folder, shard, table
         self.plan, self.signals, self.watchdog = folder.plan, signals, watchdog
         self.pending = pending_ranges(folder, shard)
         self.current = 0  # range in progress
@@ -50,8 +51,7 @@ class ShardWriter:
         self.seconds = 0.0  # spent in `write`
         total = sum(len(self.plan.sequence_ids(index)) for index in self.pending)
         self.progress = Progress(total, self._beat, shows_progress)
-        bos = [] if pair.bos_token_id is None else [pair.bos_token_id]
-        self.renderer = TextRenderer(pair.tokenizer, {*pair.eos_token_ids, *bos})
+        self.finished = FinishedRows(self.plan, pair)
 
     def write(self, engine: SlotEngine | WaveEngine) -> None:
         """Generate and commit every pending range. Raises Interrupted, StorageError."""
@@ -84,21 +84,7 @@ class ShardWriter:
         for sequence in engine.generate(requests):
             self.progress.meter.sequences += 1
             self.pace.sequence(sequence.new_tokens)
-            yield self._row(sequence)
-
-    def _row(self, sequence: Sequence) -> Row:
-        assert sequence.finish_reason is not None
-        return Row(
-            sequence_id=sequence.sequence_id,
-            prompt_id=self.plan.prompt_id(sequence.sequence_id),
-            text=self.renderer.text(sequence.tokens, sequence.finish_reason == "length"),
-            tokens=sequence.tokens,
-            prompt_tokens=sequence.prompt_tokens,
-            new_tokens=sequence.new_tokens,
-            finish_reason=sequence.finish_reason,
-            mean_plausible=sequence.plausible / max(1, sequence.new_tokens),
-            good_logprob=sequence.good_logprob,
-        )
+            yield self.finished.row(sequence)
 
     def _step(self, report: StepReport) -> None:
         self.watchdog.sign()

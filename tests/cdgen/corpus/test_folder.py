@@ -12,6 +12,7 @@ from cdgen.corpus.folder import CorpusFolder
 from cdgen.corpus.plan import PromptPlan
 from cdgen.corpus.shard import Shard
 from cdgen.errors import PlanMismatch, StorageError, UsageError
+from cdgen.storage import lock
 
 PROMPTS = PromptPlan(source_sha256="a" * 64, tokens_sha256="b" * 64, count=5, prompt_tokens=20)
 
@@ -94,3 +95,13 @@ def test_one_process_per_shard(out: Path) -> None:
     # Stale lock files of other shards hold nobody back.
     with CorpusFolder(out).hold_shard(Shard(0, 1)):
         pass
+
+
+@pytest.mark.timeout(30)
+def test_workers_that_join_do_not_wait_for_each_other(out: Path) -> None:
+    begin(out)
+    (out / ".cdgen/prompts/prompts.json").write_text("{}")
+    with lock(CorpusFolder(out).locks / "set-up.lock"):
+        begin(out)
+        with pytest.raises(PlanMismatch):
+            begin(out, seed=7)

@@ -1,0 +1,376 @@
+"""`cdgen generate --ray`: the bytes of one process, whatever happens to nodes and to the driver.
+
+The thorough tests run a real cluster of two nodes on this machine, with one CPU each.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from cdgen.checkpoints.bad_source import parse_bad
+from cdgen.checkpoints.pair import open_pair
+from cdgen.corpus.folder import CorpusFolder
+from cdgen.corpus.prompts import open_table
+from cdgen.corpus.status import status
+from cdgen.errors import Interrupted, PlanMismatch
+from cdgen.experiment.processes import RayProcess
+from cdgen.generation import ray_workers
+from cdgen.generation.config import GenerateConfig
+from cdgen.generation.ray_cluster import Node, Share, connected, share_of
+from cdgen.generation.ray_worker import (
+    ModelFiles,
+    Order,
+    RangeWorker,
+    model_files,
+    with_absolute_models,
+)
+from cdgen.generation.ray_workers import Worker, WorkerLost, Workers
+from cdgen.generation.run import generate
+
+Published = Callable[[Path], dict[str, bytes]]
+PATIENCE = 240.0  # seconds
+RANGES = 25
+
+ray = pytest.importorskip("ray")
+
+
+@pytest.fixture(scope="module")
+def start(
+    tiny_pair: Any, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., subprocess.Popen[str]]:
+    """Start `cdgen generate` for 5 x 80 sequences in 25 ranges as a process of its own."""
+    prompts = tmp_path_factory.mktemp("prompts") / "prompts.txt"
+    prompts.write_text("w3\nw10 w11\nw17 w18 w19\nw24 w25 w26 w27\nw31 w32 w33 w34 w35\n")
+
+    def run(out: Path, *more: object) -> subprocess.Popen[str]:
+        flags = ["--good", tiny_pair.good, "--bad", tiny_pair.bad, "--prompts", prompts]
+        sizes = ["--num-sequences", 80, "--max-new-tokens", 50, "--range-size", 16]
+        command = [sys.executable, "-m", "cdgen", "generate", *flags, *sizes, "--prompt-tokens", 4]
+        return subprocess.Popen(
+            [*map(str, command), "--out", str(out), *map(str, more)],
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def by_one(start: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Write the corpus with one process, and keep its ranges."""
+    out = tmp_path_factory.mktemp("ray") / "one"
+    process = start(out, "--workers", 1)
+    assert process.wait() == 0, process.stderr.read()
+    return out
+
+
+# ---- a real cluster ----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
+    """Start a head without CPUs and two nodes with one each."""
+    from ray.cluster_utils import Cluster
+
+    found, store = Cluster(), {"object_store_memory": 80 << 20}
+    try:
+        for node in ({"num_cpus": 0, "include_dashboard": False}, {"num_cpus": 1}, {"num_cpus": 1}):
+            add_node(found, **node, **store)
+        yield found
+    finally:
+        found.shutdown()
+
+
+def add_node(cluster: Any, **node: Any) -> None:
+    """Add a node, at the second or third try if need be: Ray gives its agents 15 s to start, which
+    a busy machine may exceed."""
+    for _ in range(2):
+        with suppress(Exception):  # nothing narrower is raised
+            cluster.add_node(**node)
+            return
+    cluster.add_node(**node)
+
+
+def wait_for(out: Path, ranges: int, process: subprocess.Popen[str]) -> None:
+    """Wait until so many ranges are committed."""
+    until = time.monotonic() + PATIENCE
+    while not CorpusFolder(out).has_plan or status(out).ranges_done < ranges:
+        assert process.poll() is None, process.stderr and process.stderr.read()
+        assert time.monotonic() < until
+        time.sleep(0.02)
+
+
+@pytest.mark.thorough
+@pytest.mark.timeout(900)
+def test_a_driver_that_is_stopped_and_one_that_is_killed(
+    cluster: Any, start: Callable[..., Any], by_one: Path, tmp_path: Path, published: Published
+) -> None:
+    out, address = tmp_path / "out", cluster.address
+    stopped = start(out, "--ray", address)
+    wait_for(out, 2, stopped)
+    (worker,) = status(out).workers  # the driver beats for all
+    assert worker.pid == stopped.pid
+    stopped.send_signal(signal.SIGTERM)
+    assert stopped.wait() == 75
+    said = stopped.stderr.read()
+    assert "Run the same command again" in said and "Traceback" not in said
+
+    done = status(out).ranges_done
+    assert 2 <= done < RANGES - 3
+    killed = start(out, "--ray", address)
+    wait_for(out, done + 2, killed)
+    killed.kill()
+    killed.wait()
+
+    done = status(out).ranges_done
+    assert done < RANGES
+    again = start(out, "--ray", address, "--workers", 1)
+    assert again.wait() == 0, again.stderr.read()
+    assert published(out) == published(by_one)
+
+
+@pytest.mark.thorough
+@pytest.mark.timeout(900)
+def test_stages_of_an_experiment_on_nodes(cluster: Any, tiny_pair: Any, tmp_path: Path) -> None:
+    prompts, out = tmp_path / "prompts.txt", tmp_path / "out"
+    prompts.write_text("w3\n")
+    models = ("--good", str(tiny_pair.good), "--strategy", "vanilla", "--prompts", str(prompts))
+    sizes = ("--num-sequences", "100000", "--max-new-tokens", "50", "--prompt-tokens", "4")
+    commands = [("--help",), ("status", "nowhere"), ("generate", *models, *sizes, "--out", "out")]
+    logs = [tmp_path / f"{number}.log" for number in range(3)]
+    here = os.getcwd()
+    with connected(cluster.address):
+        os.chdir(tmp_path)  # where a stage runs, too
+        try:
+            stages = [
+                RayProcess(command, log, share_of(1, "auto"))
+                for command, log in zip(commands, logs, strict=True)
+            ]
+        finally:
+            os.chdir(here)
+        assert [stage.wait(PATIENCE) for stage in stages[:2]] == [0, 2]
+        assert "Usage" in logs[0].read_text() and "holds no cdgen corpus" in logs[1].read_text()
+        until = time.monotonic() + PATIENCE
+        while not CorpusFolder(out).has_plan:
+            assert stages[2].poll() is None and time.monotonic() < until
+            time.sleep(0.05)
+        stages[2].send_signal(signal.SIGINT)
+        assert stages[2].wait(PATIENCE) == 75
+    assert "Run the same command again to resume" in logs[2].read_text()
+
+
+@pytest.mark.thorough
+@pytest.mark.timeout(900)
+def test_a_node_that_is_lost(
+    cluster: Any, start: Callable[..., Any], by_one: Path, tmp_path: Path, published: Published
+) -> None:
+    out = tmp_path / "out"
+    process = start(out, "--ray", cluster.address)
+    wait_for(out, 4, process)
+    cluster.remove_node(cluster.list_all_nodes()[1], allow_graceful=False)
+    code, said = process.wait(), process.stderr.read()
+    assert code == 0, said
+    assert "was lost: " in said
+    assert published(out) == published(by_one)
+
+
+# ---- without a cluster -------------------------------------------------------------------------
+
+
+def test_ray_is_not_installed(cdgen: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cdgen.generation.ray_cluster.find_spec", lambda name: None)
+    flags = ("--good", "g", "--strategy", "vanilla", "--prompts", "p", "--out", tmp_path / "out")
+    ended = cdgen("generate", *flags, "--ray", "local")
+    assert ended.code == 2
+    assert ended.err == "cdgen: ray is not installed: pip install 'cdgen[ray]'\n"
+
+
+@pytest.mark.parametrize("address", ["somewhere", "ray://host:1", "host:", ":1", "host:x", ""])
+def test_what_is_no_address(cdgen: Any, tmp_path: Path, address: str) -> None:
+    flags = ("--good", "g", "--strategy", "vanilla", "--prompts", "p", "--out", tmp_path / "out")
+    ended = cdgen("generate", *flags, "--ray", address)
+    assert ended.code == 2
+    assert ended.err == f"cdgen: --ray: expected auto, local or HOST:PORT, got {address}\n"
+
+
+def test_nobody_listens(cdgen: Any, tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+        flags = ("--good", "g", "--strategy", "vanilla", "--prompts", "p", "--out", tmp_path)
+        ended = cdgen("generate", *flags, "--ray", address)
+    assert ended.code == 2
+    assert ended.err.startswith(f"cdgen: --ray {address}: no cluster there")
+    assert ended.err.count("\n") == 1
+
+
+@pytest.fixture(scope="module")
+def half(tiny_pair: Any, tmp_path_factory: pytest.TempPathFactory) -> GenerateConfig:
+    """Write every second range of a corpus with one process; return its settings."""
+    folder = tmp_path_factory.mktemp("half")
+    (folder / "prompts.txt").write_text("w3\nw10 w11\nw17 w18 w19\n")
+    config = GenerateConfig(
+        good=tiny_pair.good,
+        bad=str(tiny_pair.bad),
+        prompts=str(folder / "prompts.txt"),
+        out=folder / "out",
+        max_new_tokens=12,
+        num_sequences=24,
+        prompt_tokens=4,
+        slots=16,
+        range_size=16,
+        shard="0/2",
+    )
+    generate(config, shows_progress=False)
+    return config
+
+
+@pytest.fixture
+def order(half: GenerateConfig) -> Order:
+    """Return what a worker is to load for that corpus."""
+    plan = CorpusFolder(half.out).plan
+    return Order(half, plan.prompts, plan.good_sha256, plan.bad, plan, 1)
+
+
+def range_file(order: Order, worker: RangeWorker, index: int) -> tuple[bytes, bytes]:
+    """Return the bytes that a worker makes of a range, and those that one process has committed."""
+    folder = CorpusFolder(order.config.out)
+    table, ids = open_table(folder.prompts), folder.plan.sequence_ids(index)
+    first, last = folder.plan.prompt_id(ids.start), folder.plan.prompt_id(ids.stop - 1)
+    before = worker.drawn().tokens
+    encoded, drawn = worker.write(index, [table[p] for p in range(first, last + 1)])
+    assert drawn.tokens - before == encoded.counts.new_tokens
+    return encoded.data, folder.range_path(index).read_bytes()
+
+
+def test_a_worker_makes_the_files_of_one_process(order: Order) -> None:
+    worker = RangeWorker()
+    assert worker.load(order, None) == order.plan
+    for index in (2, 4):  # one that begins within a prompt's sequences, and the short last one
+        made, committed = range_file(order, worker, index)
+        assert made == committed
+
+
+def test_models_that_are_not_on_the_node_come_through_the_store(
+    order: Order, tiny_pair: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pair = open_pair(tiny_pair.good, parse_bad(str(tiny_pair.bad)))
+    monkeypatch.setattr(ray, "get", lambda stored: stored)
+    files = ModelFiles(
+        *({p.name: p.read_bytes() for p in model_files(m)} for m in (pair.good, pair.bad))
+    )
+    elsewhere = {"good": tmp_path / "nowhere", "bad": str(tiny_pair.good)}
+    order = replace(order, config=order.config.model_copy(update=elsewhere))
+    worker = RangeWorker()
+    assert worker.load(order, None) is None
+    assert worker.load(order, files) == order.plan
+    made, committed = range_file(order, worker, 0)
+    assert made == committed
+
+
+def test_other_models_at_the_same_path_are_not_used(order: Order) -> None:
+    assert RangeWorker().load(replace(order, good_sha256="0" * 64), None) is None
+
+
+def test_a_worker_without_the_engine_of_another_plan(order: Order) -> None:
+    assert order.plan is not None
+    other = order.plan.model_copy(update={"device": "cpu OTHER"})
+    made = RangeWorker().load(replace(order, plan=other), None)
+    assert made is not None and made.device != "cpu OTHER"
+
+
+def test_paths_of_models_are_absolute(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    folders = GenerateConfig(good=Path("g"), bad="b", prompts="p", out=Path("o"))
+    found = with_absolute_models(folders)
+    assert (found.good, found.bad) == (tmp_path / "g", str(tmp_path / "b"))
+    of_good = folders.model_copy(update={"bad": "layers:2"})
+    assert with_absolute_models(of_good).bad == "layers:2"
+
+
+def test_room_on_a_node() -> None:
+    node = Node("1", "host", cpus=7, gpus=2)
+    assert [node.room(Share(cpus, 0)) for cpus in (1, 2, 8)] == [7, 3, 0]
+    assert [node.room(Share(cpus, 1)) for cpus in (1, 4)] == [2, 1]
+    assert Node("2", "head", cpus=0, gpus=0).room(Share(1, 0)) == 0
+
+
+class Pool(Workers):
+    """Workers that are no actors."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.said: list[str] = []
+
+    def end(self, worker: Worker) -> None:
+        self.alive.remove(worker)
+
+
+@pytest.fixture
+def pool(order: Order, monkeypatch: pytest.MonkeyPatch) -> Pool:
+    nodes = [Node("1", "one", 1, 0), Node("2", "two", 1, 0)]
+    monkeypatch.setattr(ray_workers, "nodes", lambda: nodes)
+    pair = open_pair(order.config.good, parse_bad(order.config.bad))
+    pool = Pool(order.config, Share(1, 0), pair, order.prompts, order.plan)
+    pool.say = pool.said.append
+    pool.alive = [Worker(node, None, None) for node in nodes]
+    return pool
+
+
+def test_a_node_that_would_write_other_bytes_is_left_out(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert pool.plan is not None
+    other = pool.plan.model_copy(update={"device": "cpu OTHER"})
+    monkeypatch.setattr(pool, "result", lambda worker: other)
+    first, second = pool.alive
+    assert pool.loaded(first) is None
+    assert [worker.node.name for worker in pool.alive] == ["two"]
+    assert pool.said[0].startswith("one is left out, it would write other bytes: device: ")
+    assert pool.loaded(second) is None
+    with pytest.raises(PlanMismatch, match="no node of the cluster writes the bytes"):
+        pool.hire(1)
+
+
+def test_another_corpus_is_refused_at_once(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert pool.plan is not None
+    other = pool.plan.model_copy(update={"device": "cpu OTHER", "seed": 7})
+    monkeypatch.setattr(pool, "result", lambda worker: other)
+    with pytest.raises(PlanMismatch, match="seed: "):
+        pool.loaded(pool.alive[0])
+    assert not pool.refused
+
+
+def test_workers_that_keep_dying_end_the_run(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    def lost(worker: Worker) -> SimpleNamespace:
+        raise WorkerLost("no module named cdgen")
+
+    monkeypatch.setattr(pool, "result", lost)
+    dead = Worker(Node("3", "gone", 1, 0), None, None)  # that its worker died is no wonder
+    assert [pool.loaded(dead) for _ in range(5)] == [None] * 5
+    assert [pool.loaded(pool.alive[0]) for _ in range(2)] == [None] * 2
+    with pytest.raises(Interrupted, match=r"3 workers in a row.*no module named cdgen"):
+        pool.loaded(pool.alive[0])
+
+
+def test_a_cluster_without_nodes_is_waited_for(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray_workers, "nodes", list)
+    pool.alive.clear()
+    pool.hire(1)
+    pool.deadline = time.monotonic() - 1
+    with pytest.raises(Interrupted, match="no node of the cluster has had room"):
+        pool.hire(1)
