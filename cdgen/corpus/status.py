@@ -15,7 +15,7 @@ from cdgen.corpus.model_names import ModelNames
 from cdgen.corpus.ranges import read_range
 from cdgen.corpus.rows import NOTHING, Counts
 from cdgen.corpus.shard import Shard
-from cdgen.storage import canonical_json, make_folder, write_atomic
+from cdgen.storage import make_folder, write_record
 
 # Workers beat every few seconds, but a step on a slow machine or a paused node may take longer.
 ALIVE_SECONDS = 120.0
@@ -60,7 +60,7 @@ def beat(
     host, pid, now = socket.gethostname(), os.getpid(), time.time()
     heartbeat = Heartbeat(str(shard), now, host, pid, range_index, new_tokens, tokens_per_second)
     make_folder(path.parent)
-    write_atomic(path, canonical_json(asdict(heartbeat)))
+    write_record(path, asdict(heartbeat))
 
 
 def status(out: Path) -> Status:
