@@ -18,7 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from cdgen.checkpoints.checkpoint import read_json, reading
 from cdgen.errors import ModelError
-from cdgen.storage import canonical_json, sync_files, sync_folder, write_atomic
+from cdgen.storage import canonical_json, remove_file, sync_files, sync_folder, write_atomic
 
 MARKER = "complete.json"
 _ADVICE = (
@@ -29,7 +29,12 @@ _TRAINERS = re.compile(r"checkpoint-(\d+)")
 
 
 def mark_complete(folder: Path, facts: Mapping[str, Any]) -> None:
-    """Make the files of `folder` durable, then its marker, then its name."""
+    """Make the files of `folder` durable, then its marker, then its name.
+
+    Hidden files are what a killed run had not renamed yet, here or in safetensors: they go.
+    """
+    for path in folder.glob(".*"):
+        remove_file(path)
     sizes = sync_files(folder)
     sizes.pop(MARKER, None)
     write_atomic(folder / MARKER, canonical_json({**facts, "bytes": sizes}))

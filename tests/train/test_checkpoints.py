@@ -70,6 +70,14 @@ def test_a_checkpoint_is_durable_before_it_counts(synced: list[str], tmp_path: P
     assert synced == ["weights", folder.name, f".{MARKER}.tmp", folder.name, tmp_path.name]
 
 
+def test_what_a_killed_run_left_in_a_checkpoint_is_no_part_of_it(tmp_path: Path) -> None:
+    for name in ("weights", f".{MARKER}.tmp", ".tmp4XyZ"):
+        (tmp_path / name).touch()
+    mark_complete(tmp_path, {})
+    assert require_whole(tmp_path)["bytes"] == {"weights": 0}
+    assert sorted(path.name for path in tmp_path.iterdir()) == [MARKER, "weights"]
+
+
 def test_losses_are_durable_before_their_checkpoint(synced: list[str], tmp_path: Path) -> None:
     """A pair is chosen by those of checkpoints before a power failure, too."""
     for step in (9, 18):
