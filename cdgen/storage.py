@@ -139,6 +139,25 @@ def sync_folder(folder: Path) -> None:
     crash_point("after-folder-fsync")
 
 
+def sync_files(folder: Path) -> dict[str, int]:
+    """Make the files directly in `folder` durable, with their names; return their sizes.
+
+    For files that a library wrote: `write_atomic` syncs its own.
+    """
+    sizes = {}
+    for path in folder.iterdir():
+        if path.is_symlink():
+            continue
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+            sizes[path.name] = os.fstat(descriptor).st_size
+        finally:
+            os.close(descriptor)
+    sync_folder(folder)
+    return sizes
+
+
 def remove_file(path: Path) -> None:
     """Delete `path` if it exists. Raises StorageError."""
     crash_point("before-remove")
@@ -154,6 +173,15 @@ def remove_folder(path: Path) -> None:
     try:
         path.rmdir()
         sync_folder(path.parent)
+    except OSError as error:
+        raise StorageError(f"cannot delete the folder {path}: {error.strerror}.") from error
+
+
+def remove_tree(path: Path) -> None:
+    """Delete the folder `path` and all in it, if it exists. Raises StorageError."""
+    try:
+        if path.exists():
+            shutil.rmtree(path)
     except OSError as error:
         raise StorageError(f"cannot delete the folder {path}: {error.strerror}.") from error
 

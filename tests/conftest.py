@@ -86,28 +86,10 @@ def one_thread(set_threads: Callable[[int], None]) -> None:
 
 @pytest.fixture(scope="session")
 def save_random() -> Callable[..., Path]:
-    """Save a transformers model with every parameter drawn at random, biases and norms included.
+    """Save a transformers model of a config with every parameter drawn at random."""
+    from tiny_pair import save_random
 
-    With their initial zeros and ones, a bias or a norm that is never applied would not show.
-    """
-
-    def save(config: Any, folder: Path, seed: int = 0, head_scale: float = 1.0) -> Path:
-        from transformers import AutoModelForCausalLM
-
-        model = AutoModelForCausalLM.from_config(config)
-        generator = torch.Generator().manual_seed(seed)
-        with torch.no_grad():
-            for name, parameter in model.named_parameters():
-                noise = torch.randn(parameter.shape, generator=generator)
-                if parameter.dim() == 1:
-                    parameter.copy_(0.2 * noise + (0.0 if name.endswith("bias") else 1.0))
-                else:
-                    parameter.copy_(noise * parameter.shape[-1] ** -0.5)
-            model.get_output_embeddings().weight.mul_(head_scale)
-        model.save_pretrained(folder)
-        return folder
-
-    return save
+    return save_random
 
 
 @pytest.fixture

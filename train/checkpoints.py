@@ -6,7 +6,6 @@ other file. A folder without one was being written when the run was killed; a re
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 from bisect import bisect_left
@@ -20,7 +19,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from cdgen.checkpoints.checkpoint import read_json, reading
 from cdgen.contained import is_plain_name
 from cdgen.errors import ModelError
-from cdgen.storage import canonical_json, sync_folder, write_atomic
+from cdgen.storage import canonical_json, remove_file, sync_files, sync_folder, write_atomic
 
 MARKER = "complete.json"
 _ADVICE = (
@@ -31,17 +30,16 @@ _TRAINERS = re.compile(r"checkpoint-(\d+)")
 
 
 def mark_complete(folder: Path, facts: Mapping[str, Any]) -> None:
-    """Make the files of `folder` durable, then write its marker."""
-    sizes = {}
-    for path in folder.iterdir():
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-            sizes[path.name] = os.fstat(descriptor).st_size
-        finally:
-            os.close(descriptor)
+    """Make the files of `folder` durable, then its marker, then its name.
+
+    Hidden files are what a killed run had not renamed yet, here or in safetensors: they go.
+    """
+    for path in folder.glob(".*"):
+        remove_file(path)
+    sizes = sync_files(folder)
     sizes.pop(MARKER, None)
     write_atomic(folder / MARKER, canonical_json({**facts, "bytes": sizes}))
+    sync_folder(folder.parent)
 
 
 def is_complete(folder: Path) -> bool:

@@ -9,6 +9,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from cdgen.checkpoints.pretrained import load_causal_lm
+from cdgen.storage import sync_files, sync_folder, write_atomic
 from cdgen.train.checkpoints import mark_complete, require_whole
 from cdgen.train.config import Recipe
 from cdgen.train.data.training_data import TrainingData
@@ -34,13 +35,15 @@ def export_pair(recipe: Recipe, data: TrainingData, out: Path) -> None:
         losses = validation_losses(model, data.validation)
         exported[role] = ExportedModel(step, model.num_parameters(), losses)
     card = model_card(recipe, exported["good"], exported["bad"])
-    (out / "pair" / "README.md").write_text(card, encoding="utf-8")
+    write_atomic(out / "pair" / "README.md", card.encode())
 
 
 def export_student(recipe: Recipe, data: TrainingData, out: Path) -> None:
     """Write out/model from the last checkpoint."""
     checkpoint = out / "checkpoints" / f"checkpoint-{recipe.total_steps}"
     _export(checkpoint, data.pretrained_tokenizer(recipe.block_size), out / "model")
+    sync_files(out / "model")
+    sync_folder(out)
 
 
 def _export(checkpoint: Path, tokenizer: PreTrainedTokenizerBase, folder: Path) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel, TrainingArguments
 from transformers.utils.logging import disable_progress_bar
 
 from cdgen.errors import UsageError
-from cdgen.storage import write_atomic
+from cdgen.storage import make_folder, write_atomic
 from cdgen.train.callbacks import Milestones, Progress, Validate
 from cdgen.train.checkpoints import MARKER, last_complete, milestone_steps, require_whole, step_of
 from cdgen.train.config import Recipe, load_recipe
@@ -119,7 +119,7 @@ class MixtureDataset(Dataset[dict[str, torch.Tensor]]):
 def run_training(recipe: Recipe, data: TrainingData, model: PreTrainedModel, out: Path) -> None:
     """Train to the last step, from the last complete checkpoint if there is one."""
     checkpoints = out / "checkpoints"
-    checkpoints.mkdir(exist_ok=True)
+    make_folder(checkpoints)
     resume, skipped = last_complete(checkpoints)
     if resume and step_of(resume) == recipe.total_steps:
         return

@@ -4,19 +4,27 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cdgen.storage import write_atomic
+from cdgen.storage import sync_folder, write_atomic
 
 METRICS = "metrics.jsonl"
 
 
 def append_metrics(metrics: Path, entry: Mapping[str, Any]) -> None:
+    """Add a line, durably: a checkpoint that survives a power failure needs the losses of those
+    before it."""
+    is_new = not metrics.exists()
     with metrics.open("a") as file:
         file.write(json.dumps(entry) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    if is_new:
+        sync_folder(metrics.parent)
 
 
 def drop_metrics_after(metrics: Path, step: int) -> None:

@@ -29,6 +29,7 @@ from cdgen.storage import (
     read_record,
     remove_file,
     remove_temporaries,
+    remove_tree,
     temporary_of,
     write_record,
 )
@@ -128,8 +129,8 @@ class CorpusFolder:
         try:
             with lock(self.locks / "set-up.lock"), self._undone_without_plan():
                 remove_temporaries(self.state)
-                if not self.plan_file.exists() and self.prompts.exists():
-                    shutil.rmtree(self.prompts)  # left by a set-up that was killed
+                if not self.plan_file.exists():
+                    remove_tree(self.prompts)  # left by a set-up that was killed
                 make_folder(self.prompts)
                 remove_temporaries(self.prompts)
                 yield
@@ -145,7 +146,7 @@ class CorpusFolder:
             yield
         except BaseException:
             if not self.plan_file.exists():
-                shutil.rmtree(self.state)
+                shutil.rmtree(self.state, ignore_errors=True)  # report the error that led here
             raise
 
     def _require_ours(self) -> None:
@@ -203,7 +204,8 @@ class CorpusFolder:
             try:
                 yield
             finally:
-                heartbeat.unlink(missing_ok=True)
+                with suppress(OSError):  # what is left of it harms nobody: it only looks silent
+                    heartbeat.unlink()
 
 
 def _range_index(file_name: str) -> int:

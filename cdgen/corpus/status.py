@@ -21,7 +21,7 @@ from cdgen.corpus.ranges import read_range
 from cdgen.corpus.rows import NOTHING, Counts
 from cdgen.corpus.shard import Shard
 from cdgen.progress import duration
-from cdgen.storage import canonical_json, make_folder, write_atomic
+from cdgen.storage import make_folder, write_record
 
 # Workers beat every few seconds, but a step on a slow machine or a paused node may take longer, and
 # a client of NFS may see the old file for 60 seconds.
@@ -67,7 +67,7 @@ def beat(
     host, pid, now = socket.gethostname(), os.getpid(), time.time()
     heartbeat = Heartbeat(str(shard), now, host, pid, range_index, new_tokens, tokens_per_second)
     make_folder(path.parent)
-    write_atomic(path, canonical_json(asdict(heartbeat)))
+    write_record(path, asdict(heartbeat))
 
 
 def status(out: Path) -> Status:

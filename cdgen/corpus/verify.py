@@ -29,10 +29,21 @@ def verify(out: Path) -> list[str]:
         manifest = read_manifest(folder) if folder.is_finalized else None
     except (StorageError, PlanMismatch) as error:
         return [str(error)]
-    problems = _verify_prompts(folder)
+    problems = [*_verify_records(folder), *_verify_prompts(folder)]
     if manifest:
         return [*problems, *_verify_dataset(folder, manifest)]
     return [*problems, *_verify_ranges(folder)]
+
+
+def _verify_records(folder: CorpusFolder) -> Iterator[str]:
+    """Check what stands beside the plan: the names of the models, and heartbeats."""
+    for path in (folder.names_file, *sorted(folder.heartbeats.glob("*.json"))):
+        try:
+            if path.exists():
+                read_record(path)
+        except StorageError as error:
+            if path.exists():  # else a worker has ended just now
+                yield str(error)
 
 
 def _verify_prompts(folder: CorpusFolder) -> list[str]:

@@ -118,6 +118,8 @@ class Runner:
             self._finished(one.stage, one.process.returncode, time.monotonic() - one.began)
 
     def _finished(self, stage: Stage, code: int, seconds: float) -> None:
+        if code == 0:
+            stage.date_result()
         if code == 0 and not stage.is_done():
             code = CdgenError.exit_code  # it says that it succeeded, but its result is not there
         if code == 0:

@@ -7,6 +7,7 @@ looks for the file that each command writes last.
 from __future__ import annotations
 
 import json
+import os
 import shlex
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -41,10 +42,18 @@ class Stage:
     recipe: Recipe | None = None  # of `cdgen train`, to be written before
     recipe_file: Path | None = None  # where
     action: Callable[[], None] | None = None  # done by `run` itself
+    made_from: Callable[[], list[Path]] = list  # files that its own, `place`, must be as new as
 
     @property
     def kind(self) -> str:
         return self.name.partition("-")[0]
+
+    def date_result(self) -> None:
+        """Date the result no earlier than what it was made from, once the stage has succeeded: a
+        wrong clock may have dated that in the future."""
+        newest = _newest(self.made_from())
+        if self.place.is_file() and self.place.stat().st_mtime_ns < newest:
+            os.utime(self.place, ns=(newest, newest))
 
 
 @dataclass(frozen=True)
@@ -203,19 +212,22 @@ class Plan:
         runs = (f"{name}={','.join(map(str, found))}" for name, found in methods.items())
         select = self.recipe.evaluation.checkpoint
         rule = () if select == "last" else ("--select", select)
-        out = self.layout.compare
+        out, file = self.layout.compare, self.layout.compare / "compare.json"
         command = ("compare", *runs, "--baseline", BASELINE, *rule, "--out", str(out))
         needs = tuple(f"eval-{student.name}" for student in students_of(self.recipe))
         scores = [self.layout.scores(student) for student in students_of(self.recipe)]
         counts = {name: len(found) for name, found in methods.items()}
-        return Stage("compare", command, needs, out, partial(_compared, out, counts, scores))
+        made_from = partial(_result_files, scores)
+        done = partial(_compared, file, counts, made_from)
+        return Stage("compare", command, needs, file, done, made_from=made_from)
 
     def _report(self) -> Stage:
         page, compared = self.layout.out / "report.html", self.layout.compare / "compare.json"
         measures = [self.layout.measure(arm) for arm in self.recipe.arms]
         needs = ("compare", *(f"measure-{arm}" for arm in self.recipe.arms))
-        done = partial(_newer, page, [compared, *measures])
-        return Stage("report", ("report", str(self.layout.out)), needs, page, done)
+        made_from = [compared, *measures]
+        done, command = partial(_newer, page, made_from), ("report", str(self.layout.out))
+        return Stage("report", command, needs, page, done, made_from=lambda: made_from)
 
 
 def shown_command(stage: Stage) -> str:
@@ -259,17 +271,23 @@ def _have_tasks(results: Sequence[Path], tasks: Sequence[str]) -> bool:
     return all(folder_of_task(task) in scores for scores in found for task in tasks)
 
 
-def _compared(out: Path, counts: dict[str, int], scores: list[Path]) -> bool:
+def _result_files(scores: Sequence[Path]) -> list[Path]:
+    return [path for folder in scores for path in result_files(folder)]
+
+
+def _compared(file: Path, counts: dict[str, int], made_from: Callable[[], list[Path]]) -> bool:
     """Return whether compare.json is of these methods and as new as every score."""
-    file = out / "compare.json"
-    files = [path for folder in scores for path in result_files(folder)]
-    return _json(file).get("methods") == counts and _newer(file, files)
+    return _json(file).get("methods") == counts and _newer(file, made_from())
 
 
 def _newer(file: Path, others: list[Path]) -> bool:
     """Return whether `file` is there and as new as the others, which need not exist."""
-    times = [other.stat().st_mtime_ns for other in others if other.is_file()]
-    return file.is_file() and file.stat().st_mtime_ns >= max(times, default=0)
+    return file.is_file() and file.stat().st_mtime_ns >= _newest(others)
+
+
+def _newest(files: list[Path]) -> int:
+    """Return the latest time of the files that are there, in ns."""
+    return max((file.stat().st_mtime_ns for file in files if file.is_file()), default=0)
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from cdgen.contained import is_inner_path
 from cdgen.errors import UsageError, one_line
 from cdgen.experiment.layout import Layout
 from cdgen.experiment.recipe import Evaluation
-from cdgen.storage import make_folder
+from cdgen.storage import make_folder, sync_files, sync_folder
 
 PERPLEXITY = "perplexity"
 
@@ -118,12 +118,15 @@ def _members(archive: tarfile.TarFile, within: PurePosixPath) -> list[tarfile.Ta
 
 
 def _unpack(place: Path, name: str, target: Path) -> None:
-    """Unpack one folder of an archive; `target` appears when it is complete."""
+    """Unpack one folder of an archive; `target` appears when it is complete, and durable."""
     within, passing = _folders_in(place)[name], target.with_name(f".{name}.tmp")
     shutil.rmtree(passing, ignore_errors=True)
     with _archive(place) as archive:
         archive.extractall(passing, _members(archive, within), filter="data")
+    for folder in {path.parent for path in passing.rglob("*")}:
+        sync_files(folder)
     (passing / within).rename(target)
+    sync_folder(target.parent)
     shutil.rmtree(passing)
 
 
@@ -133,4 +136,6 @@ def _link_held_out_text(layout: Layout, target: Path) -> None:
     shutil.rmtree(passing, ignore_errors=True)
     passing.mkdir()
     os.symlink(Path(os.path.relpath(text, target)), passing / text.name)
+    sync_folder(passing)
     passing.rename(target)
+    sync_folder(target.parent)

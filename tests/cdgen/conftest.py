@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+from tiny_pair import WORDS, PairFolders, save_tiny_pair, save_tokenizer
 
 # The ops that choose a backend.
 OPS = (
@@ -22,57 +21,11 @@ OPS = (
     "sample_contrastive",
     "swiglu",
 )
-WORDS = ["<s>", "</s>", *(f"w{number}" for number in range(2, 48))]
-
-
-@dataclass(frozen=True)
-class PairFolders:
-    """GOOD and BAD as checkpoint folders that share a tokenizer."""
-
-    good: Path
-    bad: Path
-
-
-def save_tokenizer(folder: Path, words: list[str]) -> None:
-    """Save a tokenizer of whole words in `folder`: id n is the n-th of `words`. It puts BOS
-    first."""
-    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, "w2"))
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    tokenizer.decoder = decoders.Fuse()
-    tokenizer.add_special_tokens(["<s>", "</s>"])
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="<s> $A", special_tokens=[("<s>", words.index("<s>"))]
-    )
-    tokenizer.save(str(folder / "tokenizer.json"))
 
 
 @pytest.fixture(scope="session")
-def tiny_pair(
-    tmp_path_factory: pytest.TempPathFactory, save_random: Callable[..., Path]
-) -> PairFolders:
-    """Save two Llamas of 48 words and context 64.
-
-    Their output heads are scaled so that about 8 tokens are plausible, as in trained models, and
-    EOS is drawn now and then.
-    """
-    from transformers import LlamaConfig
-
-    folder = tmp_path_factory.mktemp("tiny-pair")
-    for name, layers in (("good", 2), ("bad", 1)):
-        config = LlamaConfig(
-            vocab_size=len(WORDS),
-            hidden_size=32,
-            intermediate_size=48,
-            num_hidden_layers=layers,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            max_position_embeddings=64,
-            bos_token_id=0,
-            eos_token_id=1,
-        )
-        save_random(config, folder / name, seed=layers, head_scale=2.0)
-        save_tokenizer(folder / name, WORDS)
-    return PairFolders(folder / "good", folder / "bad")
+def tiny_pair(tmp_path_factory: pytest.TempPathFactory) -> PairFolders:
+    return save_tiny_pair(tmp_path_factory.mktemp("tiny-pair"))
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -18,10 +19,17 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from cdgen.errors import ModelError, StorageError, UsageError
 from cdgen.train import loop
-from cdgen.train.checkpoints import MARKER, last_complete, milestone_steps, require_whole
+from cdgen.train.checkpoints import (
+    MARKER,
+    last_complete,
+    mark_complete,
+    milestone_steps,
+    require_whole,
+)
 from cdgen.train.config import Recipe
 from cdgen.train.data.training_data import build_training_data
 from cdgen.train.loop import train_recipe
+from cdgen.train.metrics import METRICS, append_metrics
 from cdgen.train.trainer import RunTrainer
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -40,6 +48,41 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def run(finished: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(finished / "run", tmp_path / "run"))
+
+
+@pytest.fixture
+def synced(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return the names of files and folders in the order in which they are made durable."""
+    names: list[str] = []
+
+    def note(descriptor: int) -> None:
+        names.append(Path(os.readlink(f"/proc/self/fd/{descriptor}")).name)
+
+    monkeypatch.setattr(os, "fsync", note)
+    return names
+
+
+def test_a_checkpoint_is_durable_before_it_counts(synced: list[str], tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoint-9"
+    folder.mkdir()
+    (folder / "weights").touch()
+    mark_complete(folder, {})
+    assert synced == ["weights", folder.name, f".{MARKER}.tmp", folder.name, tmp_path.name]
+
+
+def test_what_a_killed_run_left_in_a_checkpoint_is_no_part_of_it(tmp_path: Path) -> None:
+    for name in ("weights", f".{MARKER}.tmp", ".tmp4XyZ"):
+        (tmp_path / name).touch()
+    mark_complete(tmp_path, {})
+    assert require_whole(tmp_path)["bytes"] == {"weights": 0}
+    assert sorted(path.name for path in tmp_path.iterdir()) == [MARKER, "weights"]
+
+
+def test_losses_are_durable_before_their_checkpoint(synced: list[str], tmp_path: Path) -> None:
+    """A pair is chosen by those of checkpoints before a power failure, too."""
+    for step in (9, 18):
+        append_metrics(tmp_path / METRICS, {"step": step})
+    assert synced == [METRICS, tmp_path.name, METRICS]
 
 
 def test_every_checkpoint_is_complete_and_loads_in_plain_transformers(finished: Path) -> None:

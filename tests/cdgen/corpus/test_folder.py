@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 from typing import Any
 
@@ -105,3 +107,25 @@ def test_workers_that_join_do_not_wait_for_each_other(out: Path) -> None:
         begin(out)
         with pytest.raises(PlanMismatch):
             begin(out, seed=7)
+
+
+def test_what_cannot_be_deleted(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error that led to a deletion is reported, one of the deletion itself by name; the
+    heartbeat of a worker that ends may stay."""
+
+    def refuse(path: object, *_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system", str(path))
+
+    begin(out)
+    heartbeat = CorpusFolder(out).heartbeat_path(Shard(0, 1))
+    with CorpusFolder(out).hold_shard(Shard(0, 1)):
+        heartbeat.parent.mkdir()
+        heartbeat.touch()
+        monkeypatch.setattr(os, "unlink", refuse)
+    assert heartbeat.exists()
+    monkeypatch.setattr(os, "rmdir", refuse)
+    other = out.parent / "other"
+    with pytest.raises(UsageError, match="no prompts"), CorpusFolder(other).set_up():
+        raise UsageError("no prompts")
+    with pytest.raises(StorageError, match=r"cannot delete the folder .*: Read-only"):
+        begin(other)

@@ -6,12 +6,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from small_corpus import begin, fill, make_plan, make_row, make_rows
+from small_corpus import WHOLE, begin, fill, make_plan, make_row, make_rows
 
 from cdgen.corpus.finalize import finalize
 from cdgen.corpus.folder import CorpusFolder
 from cdgen.corpus.manifest import RangeEntry
+from cdgen.corpus.model_names import ModelName, ModelNames
 from cdgen.corpus.ranges import commit_range
+from cdgen.corpus.status import beat
 from cdgen.corpus.verify import verify
 from cdgen.errors import StorageError
 from cdgen.storage import read_record, write_record
@@ -26,13 +28,14 @@ def committed_files(out: Path) -> Iterator[Path]:
 def test_verify_names_the_file_of_every_flipped_byte(
     out: Path, format: str, finished: bool, small_groups: None
 ) -> None:
-    folder = begin(out, format=format)
+    folder = begin(out, ModelNames(good=ModelName(name="good")), format=format)
     fill(folder)
+    beat(folder, WHOLE, 4, new_tokens=1, tokens_per_second=1.0)
     if finished:
         finalize(out)
     assert verify(out) == []
     files = list(committed_files(out))
-    assert len(files) == (4 + 3 + 3 if finished else 2 * 5 + 4)
+    assert len(files) == 6 + (3 + 3 if finished else 2 * 5)
     for path in files:
         data = path.read_bytes()
         for position in {0, len(data) // 3, len(data) // 2, len(data) - 1}:

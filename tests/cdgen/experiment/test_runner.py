@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -78,6 +79,19 @@ def test_success_without_a_result_is_a_failure(
     with pytest.raises(CdgenError, match=r"1 of 2 stages failed \(a\)"):
         run([stage("a", lies=True), stage("b", "a")], tmp_path)
     assert order == ["a"]
+
+
+def test_a_clock_that_was_ahead_does_not_keep_a_stage_from_being_done(tmp_path: Path) -> None:
+    scores, result = tmp_path / "scores", tmp_path / "result"
+    scores.touch()
+    os.utime(scores, (4e9, 4e9))
+
+    def is_done() -> bool:
+        return result.exists() and result.stat().st_mtime_ns >= scores.stat().st_mtime_ns
+
+    stage = Stage("a", ("run",), (), result, is_done, None, None, result.touch, lambda: [scores])
+    run([stage], tmp_path / "out")
+    assert read_stages(tmp_path / "out")["a"].state == "done"
 
 
 def test_attempts_and_seconds_add_up(stage: Callable[..., Stage], tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tarfile
 from pathlib import Path
 
@@ -50,7 +51,7 @@ def test_folders_are_linked_and_held_out_text_is_a_task(data: Path, layout: Layo
 
 @pytest.mark.parametrize("with_folders", [True, False])
 def test_an_archive_is_unpacked_as_far_as_it_is_named(
-    data: Path, layout: Layout, with_folders: bool
+    data: Path, layout: Layout, with_folders: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Some archives list their folders, others only their files."""
     names = ["", *(f"{n}/order.jsonl" for n in ("blimp_a", "blimp_b"))][not with_folders :]
@@ -59,7 +60,16 @@ def test_an_archive_is_unpacked_as_far_as_it_is_named(
             archive.add(data / "tasks" / name, f"release/{name}", recursive=with_folders)
     wanted = evaluation("blimp_b", data="tasks.tar.xz")
     assert bytes_of_task("blimp_b", wanted, data, layout) >= len("blimp_b\n")
+    synced = []
+
+    def note(descriptor: int) -> None:
+        synced.append(Path(os.readlink(f"/proc/self/fd/{descriptor}")).name)
+
+    monkeypatch.setattr(os, "fsync", note)
     prepare_tasks(wanted, data, layout)
+    # The stage counts as done once the folder is there: its files must outlive a power failure.
+    assert synced.index("order.jsonl") < synced.index("blimp_b") < synced.index("release")
+    assert synced[-1] == "tasks"
     files = [str(path.relative_to(layout.tasks)) for path in layout.tasks.rglob("*")]
     assert sorted(files) == ["blimp_b", "blimp_b/order.jsonl"]
     assert (layout.tasks / "blimp_b/order.jsonl").read_text() == "blimp_b\n"
