@@ -120,8 +120,9 @@ class RayDriver:
                 self._give(worker)
             try:
                 self._run()
-            except Interrupted:
-                self._commit_what_is_done()
+            except BaseException as stop:
+                if self.signals.seen or isinstance(stop, Interrupted):
+                    self._commit_what_is_done()
                 raise
         self.seconds = time.monotonic() - started
 
