@@ -449,8 +449,20 @@ def test_a_node_that_would_write_other_bytes_is_left_out(
     assert [worker.node.name for worker in pool.alive] == ["two"]
     assert pool.said[0].startswith("one is left out, it would write other bytes: device: ")
     assert pool.loaded(second) is None
-    with pytest.raises(PlanMismatch, match="no node of the cluster writes the bytes"):
+    with pytest.raises(PlanMismatch, match="no node of the cluster can make this corpus: of one, it would write"):
         pool.hire(1)
+
+
+def test_a_node_that_lacks_a_package_is_left_out(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lacking(worker: Worker) -> None:
+        raise ModuleNotFoundError("No module named 'pyarrow'")
+
+    monkeypatch.setattr(pool, "result", lacking)
+    assert pool.loaded(pool.alive[0]) is None
+    assert pool.said == ["one is left out, it lacks a package: No module named 'pyarrow'"]
+    assert [worker.node.name for worker in pool.alive] == ["two"]
 
 
 def test_another_corpus_is_refused_at_once(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
