@@ -20,7 +20,6 @@ from pathlib import Path
 from cdgen.contained import require_contained
 from cdgen.corpus.model_names import ModelNames
 from cdgen.corpus.plan import Plan, parse_plan, parse_stored, require_same
-from cdgen.corpus.prompts import RECORD
 from cdgen.corpus.shard import Shard
 from cdgen.errors import PlanMismatch, StorageError, UsageError
 from cdgen.storage import (
@@ -34,6 +33,7 @@ from cdgen.storage import (
     write_record,
 )
 
+PROMPT_RECORD = "prompts.json"  # written last of the prompt table
 STATE = ".cdgen"  # the folder in OUT for everything that is not the corpus itself
 
 
@@ -122,7 +122,7 @@ class CorpusFolder:
         StorageError if it is not writable.
         """
         self._require_ours()
-        if self.plan_file.exists() and (self.prompts / RECORD).exists():
+        if self.plan_file.exists() and (self.prompts / PROMPT_RECORD).exists():
             yield
             return
         absent = [path for path in (self.state, self.out, *self.out.parents) if not path.exists()]

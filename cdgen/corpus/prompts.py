@@ -14,6 +14,7 @@ import numpy as np
 
 from cdgen.corpus.documents import DocumentSource, open_source
 from cdgen.corpus.first_tokens import first_tokens
+from cdgen.corpus.folder import PROMPT_RECORD
 from cdgen.corpus.plan import PromptPlan, parse_stored
 from cdgen.corpus.special_marks import SpecialMarks
 from cdgen.errors import PlanMismatch, StorageError, UsageError
@@ -22,7 +23,7 @@ from cdgen.storage import read_record, sha256_of, write_atomic, write_record
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-RECORD, _TOKENS = "prompts.json", "tokens.bin"
+_TOKENS = "tokens.bin"
 ORIGINS = "origins.jsonl"  # per prompt: file and row (or line), and the row's `id` if it has one
 _PADDING = -1
 
@@ -86,7 +87,7 @@ def prepare_prompts(source: PromptSource, folder: Path) -> PromptTable:
         raise UsageError(f"--prompt-tokens: expected 1 or more, got {source.prompt_tokens}")
     documents = source.open()
     origin = source.record(documents.sha256())
-    if not (folder / RECORD).exists():
+    if not (folder / PROMPT_RECORD).exists():
         _write_table(source, documents, origin, folder)
     _require_origin(folder, origin)
     return open_table(folder)
@@ -94,14 +95,14 @@ def prepare_prompts(source: PromptSource, folder: Path) -> PromptTable:
 
 def open_table(folder: Path) -> PromptTable:
     """Open the table that `prepare_prompts` made. Raises StorageError if it is damaged."""
-    record = read_record(folder / RECORD)
+    record = read_record(folder / PROMPT_RECORD)
     fields = {name: record.get(name) for name in PromptPlan.model_fields}
-    plan = parse_stored(PromptPlan, fields, folder / RECORD, "record of prompts")
+    plan = parse_stored(PromptPlan, fields, folder / PROMPT_RECORD, "record of prompts")
     files = {_TOKENS: plan.tokens_sha256, ORIGINS: record.get("origins_sha256")}
     for name, sha256 in files.items():
         path = folder / name
         if sha256 and not (path.is_file() and sha256_of(path) == sha256):
-            raise StorageError(f"{path} is damaged: its sha256 is not the one in {RECORD}.")
+            raise StorageError(f"{path} is damaged: its sha256 is not the one in {PROMPT_RECORD}.")
     expected = np.dtype("<i4").itemsize * plan.count * plan.prompt_tokens
     if (size := (folder / _TOKENS).stat().st_size) != expected:
         raise StorageError(f"{folder / _TOKENS} is damaged: {size} bytes, expected {expected}.")
@@ -134,7 +135,7 @@ def _write_table(
 
     tokens_sha256 = write_atomic(folder / _TOKENS, write_tokens).sha256
     made = {"tokens_sha256": tokens_sha256, "origins_sha256": origins_sha256, "count": count}
-    write_record(folder / RECORD, {**origin, **made})
+    write_record(folder / PROMPT_RECORD, {**origin, **made})
     documents.say(f"{count:,} prompts", *marks.notes(), *source.notes)
 
 
@@ -160,7 +161,7 @@ def _own(others: Mapping[str, Any]) -> dict[str, Any]:
 
 def _require_origin(folder: Path, origin: dict[str, Any]) -> None:
     """Raise PlanMismatch, with every difference, if the table was made from something else."""
-    record = _with_later_fields(read_record(folder / RECORD))
+    record = _with_later_fields(read_record(folder / PROMPT_RECORD))
     changed = [name for name, value in origin.items() if record.get(name) != value]
     if not changed:
         return

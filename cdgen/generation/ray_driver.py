@@ -34,7 +34,7 @@ from cdgen.generation.one_process import Outcome
 from cdgen.generation.ray_cluster import share_of
 from cdgen.generation.ray_worker import Drawn, with_absolute_models
 from cdgen.generation.ray_workers import TRIES, Worker, WorkerLost, Workers, is_alive
-from cdgen.generation.signals import Stopped, StopSignals
+from cdgen.generation.signals import StopSignals
 from cdgen.progress import Progress
 
 _LOOK_INTERVAL = 2.0  # seconds between looks at the nodes and at what the workers have drawn
@@ -122,8 +122,9 @@ class RayDriver:
                 self._give(worker)
             try:
                 self._run()
-            except (Interrupted, Stopped):
-                self._commit_what_is_done()
+            except BaseException as stop:
+                if self.signals.seen or isinstance(stop, Interrupted):
+                    self._commit_what_is_done()
                 raise
         self.seconds = time.monotonic() - started
 

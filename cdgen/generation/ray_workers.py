@@ -113,7 +113,7 @@ class Workers:
             self.deadline = time.monotonic() + _PATIENCE
         elif able:
             raise PlanMismatch(
-                "no node of the cluster writes the bytes of this corpus:"
+                f"no node of the cluster can make this corpus: of {able[0].name},"
                 f" {self.refused[able[0].id]}. Use nodes of one kind, or choose another --out."
             )
         elif time.monotonic() > self.deadline:
@@ -174,6 +174,9 @@ class Workers:
         except WorkerLost as lost:
             self._count_failed_start(worker, str(lost))
             return None
+        except ImportError as error:  # the plan names the versions of packages, too
+            self._leave_out(worker, f"it lacks a package: {one_line(error)}")
+            return None
         if made is None:  # the models are not on that node
             self.files = self.files or stored_files(self.pair)
             worker.call = worker.actor.load.remote(self._order(), self.files)
@@ -197,9 +200,12 @@ class Workers:
         machine differs."""
         machine = {name: getattr(plan, name) for name in _OF_THE_MACHINE}
         require_same(plan, made.model_copy(update=machine), self.config.out)
-        what = "; ".join(differences(plan.fields, made.fields))
-        self.refused[worker.node.id] = what
-        self.say(f"{worker.node.name} is left out, it would write other bytes: {what}")
+        changed = "; ".join(differences(plan.fields, made.fields))
+        self._leave_out(worker, f"it would write other bytes: {changed}")
+
+    def _leave_out(self, worker: Worker, why: str) -> None:
+        self.refused[worker.node.id] = why
+        self.say(f"{worker.node.name} is left out, {why}")
         self.end(worker)
 
 

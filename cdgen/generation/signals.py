@@ -18,7 +18,7 @@ _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of Linux's prctl
 _libc = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
-class Stopped(BaseException):
+class _Stop(BaseException):
     """A signal, on its way to the end of `with StopSignals()`. Like KeyboardInterrupt it is no
     Exception: code that turns errors into others must not take it for one."""
 
@@ -46,7 +46,7 @@ class StopSignals:
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         for number, handler in self.before.items():
             signal.signal(number, handler)
-        if isinstance(error, Stopped):
+        if isinstance(error, _Stop):
             raise Interrupted(str(error)) from error
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
@@ -72,7 +72,7 @@ class StopSignals:
         """End the block if a signal has arrived; `rest` says what becomes of the range in
         progress."""
         if self.seen:
-            raise Stopped(
+            raise _Stop(
                 f"stopped by a signal; committed ranges are kept, {rest}."
                 " Run the same command again to resume."
             )

@@ -11,9 +11,16 @@ import pyarrow.parquet as pq
 import pytest
 from small_corpus import WHOLE, begin, fill, make_rows
 
-from cdgen.corpus.ranges import commit_range, pending_ranges, read_range
+from cdgen.corpus.ranges import (
+    commit_encoded,
+    commit_range,
+    encode_range,
+    pending_ranges,
+    read_range,
+)
 from cdgen.corpus.shard import Shard
 from cdgen.corpus.verify import verify
+from cdgen.errors import StorageError
 
 
 def test_a_committed_range_has_the_contracts_columns_and_counts(out: Path) -> None:
@@ -70,6 +77,19 @@ def test_rows_that_the_plan_does_not_put_there_are_refused(out: Path, change: An
     with pytest.raises(ValueError, match=r"range 0|sequence 0|sequence 7"):
         commit_range(folder, 0, change(make_rows(folder.plan, 0)))
     assert list(folder.range_path(0).parent.iterdir()) == []
+
+
+def test_what_another_machine_made_is_checked_before_it_counts(out: Path) -> None:
+    folder = begin(out)
+    encoded = encode_range(folder.plan, 2, make_rows(folder.plan, 2))
+    flipped = bytes([encoded.data[0] ^ 1]) + encoded.data[1:]
+    with pytest.raises(StorageError, match="range 2 was damaged on its way"):
+        commit_encoded(folder, 2, replace(encoded, data=flipped))
+    with pytest.raises(StorageError, match="range 2 was made for another plan"):
+        commit_encoded(folder, 2, replace(encoded, plan_sha256="0" * 64))
+    assert 2 in pending_ranges(folder, WHOLE)
+    entry = commit_encoded(folder, 2, encoded)
+    assert entry == read_range(folder, 2) and 2 not in pending_ranges(folder, WHOLE)
 
 
 def test_pending_ranges_shrink_by_commits_and_by_shard(out: Path) -> None:

@@ -6,6 +6,7 @@ The thorough tests run a real cluster of two nodes on this machine, with one CPU
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -24,12 +25,14 @@ from cdgen.checkpoints.bad_source import parse_bad
 from cdgen.checkpoints.pair import open_pair
 from cdgen.corpus.folder import CorpusFolder
 from cdgen.corpus.prompts import open_table
+from cdgen.corpus.shard import Shard
 from cdgen.corpus.status import status
 from cdgen.errors import Interrupted, PlanMismatch
 from cdgen.experiment.processes import RayProcess
 from cdgen.generation import ray_workers
 from cdgen.generation.config import GenerateConfig
 from cdgen.generation.ray_cluster import Node, Share, connected, share_of
+from cdgen.generation.ray_driver import RayDriver
 from cdgen.generation.ray_worker import (
     ModelFiles,
     Order,
@@ -39,6 +42,7 @@ from cdgen.generation.ray_worker import (
 )
 from cdgen.generation.ray_workers import Worker, WorkerLost, Workers
 from cdgen.generation.run import generate
+from cdgen.generation.signals import StopSignals
 
 Published = Callable[[Path], dict[str, bytes]]
 PATIENCE = 240.0  # seconds
@@ -282,6 +286,12 @@ def test_models_that_are_not_on_the_node_come_through_the_store(
     assert made == committed
 
 
+def test_a_corpus_of_an_older_cdgen(order: Order) -> None:
+    assert order.plan is not None
+    older = order.plan.model_copy(update={"prefix_token_ids": None})
+    assert RangeWorker().load(replace(order, plan=older), None) == older
+
+
 def test_other_models_at_the_same_path_are_not_used(order: Order) -> None:
     assert RangeWorker().load(replace(order, good_sha256="0" * 64), None) is None
 
@@ -331,6 +341,103 @@ def pool(order: Order, monkeypatch: pytest.MonkeyPatch) -> Pool:
     return pool
 
 
+class Inline:
+    """An actor whose calls are made when their result is asked for, in this process."""
+
+    def __init__(self, order: Order) -> None:
+        self.worker = RangeWorker()
+        self.worker.load(order, None)
+        self.write = self
+
+    def remote(self, index: int, prompts: list[list[int]]) -> tuple[int, list[list[int]]]:
+        return index, prompts
+
+
+@pytest.fixture
+def driven(
+    pool: Pool, order: Order, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., RayDriver]:
+    """Return a driver of a new corpus, whose two workers are lost at the given ranges, so often."""
+
+    def make(losses: dict[int, int]) -> RayDriver:
+        folder = CorpusFolder(tmp_path / "new")
+        with folder.set_up():
+            shutil.copytree(
+                CorpusFolder(order.config.out).prompts, folder.prompts, dirs_exist_ok=True
+            )
+            folder.open_plan(order.plan)
+        actor = Inline(order)
+
+        def hire(most: int) -> None:
+            while len(pool.alive) < min(most, 2):
+                pool.alive.append(Worker(Node("1", "one", 2, 0), actor, None))
+                driver._give(pool.alive[-1])
+
+        def result(worker: Worker) -> Any:
+            index, prompts = worker.call
+            worker.call = None
+            if losses.get(index, 0) > 0:
+                losses[index] -= 1
+                pool.end(worker)
+                raise WorkerLost("killed")
+            return actor.worker.write(index, prompts)
+
+        monkeypatch.setattr(pool, "hire", hire)
+        monkeypatch.setattr(pool, "result", result)
+        monkeypatch.setattr(pool, "ended", lambda: [w for w in pool.alive if w.call is not None])
+        monkeypatch.setattr(RayDriver, "_look", lambda driver: None)
+        for worker in pool.alive:
+            worker.actor = actor
+        table = open_table(folder.prompts)
+        driver = RayDriver(folder, Shard(0, 1), table, pool, StopSignals(), False)
+        return driver
+
+    return make
+
+
+def committed(out: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in (out / ".cdgen/ranges").iterdir()}
+
+
+def test_a_lost_range_is_made_by_another_worker(
+    driven: Callable[..., RayDriver], half: GenerateConfig
+) -> None:
+    driver = driven({0: 2, 3: 1})
+    driver.write()
+    assert not driver.workers.alive and not driver.queue
+    made, kept = committed(driver.folder.out), committed(half.out)
+    assert len(made) == 2 * 5 and len(kept) == 2 * 3
+    assert {name: made[name] for name in kept} == kept
+    assert driver.progress.meter.sequences == 72
+
+
+def test_a_range_that_kills_three_workers_ends_the_run(
+    driven: Callable[..., RayDriver],
+) -> None:
+    driver = driven({4: 3})
+    with pytest.raises(Interrupted, match="range 4 has cost 3 workers"):
+        driver.write()
+    assert status(driver.folder.out).ranges_done == 4
+
+
+def test_a_signal_keeps_what_has_come_back(
+    driven: Callable[..., RayDriver], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driver = driven({})
+    give = driver._give
+
+    def stop_after_the_second(worker: Worker) -> None:
+        give(worker)
+        if worker.index == 1:
+            driver.signals.seen.append(signal.SIGTERM)
+
+    monkeypatch.setattr(driver, "_give", stop_after_the_second)
+    with pytest.raises(BaseException, match="stopped by a signal"):
+        driver.write()
+    assert status(driver.folder.out).ranges_done == 2
+    assert [worker.index for worker in driver.workers.alive] == [0, 1]
+
+
 def test_a_node_that_would_write_other_bytes_is_left_out(
     pool: Pool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -342,8 +449,20 @@ def test_a_node_that_would_write_other_bytes_is_left_out(
     assert [worker.node.name for worker in pool.alive] == ["two"]
     assert pool.said[0].startswith("one is left out, it would write other bytes: device: ")
     assert pool.loaded(second) is None
-    with pytest.raises(PlanMismatch, match="no node of the cluster writes the bytes"):
+    with pytest.raises(PlanMismatch, match="can make this corpus: of one, it would write"):
         pool.hire(1)
+
+
+def test_a_node_that_lacks_a_package_is_left_out(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lacking(worker: Worker) -> None:
+        raise ModuleNotFoundError("No module named 'pyarrow'")
+
+    monkeypatch.setattr(pool, "result", lacking)
+    assert pool.loaded(pool.alive[0]) is None
+    assert pool.said == ["one is left out, it lacks a package: No module named 'pyarrow'"]
+    assert [worker.node.name for worker in pool.alive] == ["two"]
 
 
 def test_another_corpus_is_refused_at_once(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
