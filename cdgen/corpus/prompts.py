@@ -79,8 +79,9 @@ class PromptSource:
 def prepare_prompts(source: PromptSource, folder: Path) -> PromptTable:
     """Return the table in `folder`; make it from `source` if it does not exist.
 
-    An existing table is compared with `source` and not made again. Raises UsageError for unusable
-    documents, PlanMismatch if the table has another origin, StorageError.
+    An existing table is compared with `source`, and made again only if a file of it is damaged.
+    Raises UsageError for unusable documents, PlanMismatch if the table has another origin,
+    StorageError.
     """
     if source.prompt_tokens < 1:
         raise UsageError(f"--prompt-tokens: expected 1 or more, got {source.prompt_tokens}")
@@ -89,7 +90,11 @@ def prepare_prompts(source: PromptSource, folder: Path) -> PromptTable:
     if not (folder / _RECORD).exists():
         _write_table(source, documents, origin, folder)
     _require_origin(folder, origin)
-    return open_table(folder)
+    try:
+        return open_table(folder)
+    except StorageError:
+        _write_table(source, documents, origin, folder)
+        return open_table(folder)
 
 
 def open_table(folder: Path) -> PromptTable:
@@ -100,7 +105,10 @@ def open_table(folder: Path) -> PromptTable:
     for name, sha256 in files.items():
         path = folder / name
         if sha256 and not (path.is_file() and sha256_of(path) == sha256):
-            raise StorageError(f"{path} is damaged: its sha256 is not the one in {_RECORD}.")
+            raise StorageError(
+                f"{path} is damaged: its sha256 is not the one in {_RECORD}. The same generate"
+                " command makes it again."
+            )
     return PromptTable(folder / _TOKENS, plan)
 
 
