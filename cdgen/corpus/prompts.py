@@ -4,6 +4,7 @@ each document came from."""
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import tee
@@ -92,7 +93,8 @@ def prepare_prompts(source: PromptSource, folder: Path) -> PromptTable:
     _require_origin(folder, origin)
     try:
         return open_table(folder)
-    except StorageError:
+    except StorageError as error:
+        print(error, file=sys.stderr)
         _write_table(source, documents, origin, folder)
         return open_table(folder)
 
