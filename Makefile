@@ -25,8 +25,8 @@ SANITIZED := tests/kernels/gpu -k "sizes_change_no_bit and (all-three or greedy)
 	gelu and order_and_batch or rotary_of_stacked or swiglu_of"
 OUT ?= bench/results
 
-.PHONY: demo test test-thorough check format package types bench bench-eval bench-bad-kinds \
-	bench-number-formats bench-engines bench-scale bench-train fuzz wheel \
+.PHONY: demo test test-thorough torture check format package types bench bench-eval \
+	bench-bad-kinds bench-number-formats bench-engines bench-scale bench-train fuzz wheel \
 	test-gpu test-gpu-engine test-gpu-kernels test-gpu-sanitizers \
 	bench-gpu bench-gpu-generate bench-gpu-transformers bench-gpu-ops bench-gpu-sampler bench-gpu-train bench-gpu-eval gpu-packages kernels-table
 
@@ -41,6 +41,14 @@ test: $(READY)
 # Every case, all data and all GPU generations; about 12 minutes on two cores.
 test-thorough: $(READY)
 	$(PYTEST) --thorough tests/train/test_smoke.py tests/kernels/gpu tests/bench tests
+
+# The full campaign of faults: kills, failing calls, power loss, flipped bytes. MOST=N tries at most N
+# cases of each list of them. Its figures go into docs/reliability.md.
+SEED ?= 1
+ROUNDS ?= 200
+torture: $(READY)
+	$(PYTHON) tests/torture/campaign.py --seed $(SEED) --rounds $(ROUNDS) $(if $(MOST),--most $(MOST)) \
+		--out docs/reliability.json
 
 check: $(READY) types
 	$(VENV)/bin/ruff check $(SOURCES)

@@ -18,7 +18,7 @@ from cdgen.corpus.manifest import (
     read_manifest,
 )
 from cdgen.corpus.plan import library_versions
-from cdgen.corpus.prompts import ORIGINS
+from cdgen.corpus.prompts import ORIGINS, open_table
 from cdgen.corpus.ranges import read_range
 from cdgen.corpus.row_files import merge_files
 from cdgen.corpus.rows import NOTHING
@@ -59,6 +59,7 @@ def _write_dataset(folder: CorpusFolder) -> None:
     if plan.format == "parquet":
         _require_pyarrow(folder, plan.libraries["pyarrow"])
     _require_complete(folder)
+    open_table(folder.prompts)  # raises if the origins of the prompts are damaged or gone
     make_folder(folder.data)
     remove_temporaries(folder.data)
     remove_temporaries(folder.out)

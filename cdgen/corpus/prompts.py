@@ -4,6 +4,7 @@ each document came from."""
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import tee
@@ -80,8 +81,9 @@ class PromptSource:
 def prepare_prompts(source: PromptSource, folder: Path) -> PromptTable:
     """Return the table in `folder`; make it from `source` if it does not exist.
 
-    An existing table is compared with `source` and not made again. Raises UsageError for unusable
-    documents, PlanMismatch if the table has another origin, StorageError.
+    An existing table is compared with `source`, and made again only if a file of it is damaged.
+    Raises UsageError for unusable documents, PlanMismatch if the table has another origin,
+    StorageError.
     """
     if source.prompt_tokens < 1:
         raise UsageError(f"--prompt-tokens: expected 1 or more, got {source.prompt_tokens}")
@@ -90,7 +92,12 @@ def prepare_prompts(source: PromptSource, folder: Path) -> PromptTable:
     if not (folder / PROMPT_RECORD).exists():
         _write_table(source, documents, origin, folder)
     _require_origin(folder, origin)
-    return open_table(folder)
+    try:
+        return open_table(folder)
+    except StorageError as error:
+        print(error, file=sys.stderr)
+        _write_table(source, documents, origin, folder)
+        return open_table(folder)
 
 
 def open_table(folder: Path) -> PromptTable:
@@ -102,7 +109,10 @@ def open_table(folder: Path) -> PromptTable:
     for name, sha256 in files.items():
         path = folder / name
         if sha256 and not (path.is_file() and sha256_of(path) == sha256):
-            raise StorageError(f"{path} is damaged: its sha256 is not the one in {PROMPT_RECORD}.")
+            raise StorageError(
+                f"{path} is damaged: its sha256 is not the one in {PROMPT_RECORD}. The same generate"
+                " command makes it again."
+            )
     expected = np.dtype("<i4").itemsize * plan.count * plan.prompt_tokens
     if (size := (folder / _TOKENS).stat().st_size) != expected:
         raise StorageError(f"{folder / _TOKENS} is damaged: {size} bytes, expected {expected}.")

@@ -22,7 +22,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from cdgen import storage
 from cdgen.corpus.finalize import finalize
 from cdgen.corpus.folder import CorpusFolder
 from cdgen.corpus.plan import Plan, PromptPlan
@@ -209,6 +208,7 @@ from hypothesis.stateful import (  # noqa: E402
     rule,
     run_state_machine_as_test,
 )
+from system_calls import Nth, fail, watching  # noqa: E402
 
 
 class Workers:
@@ -399,69 +399,37 @@ def test_a_file_size_limit_of_the_kernel(
 # ---- failing system calls ----------------------------------------------------------------------
 
 
-class Failing:
-    """A function of the file layer whose n-th call fails as the operating system would."""
-
-    def __init__(self, call: Callable[..., Any], nth: int, code: int) -> None:
-        self.call, self.nth, self.code, self.calls = call, nth, code, 0
-
-    def __call__(self, *arguments: Any, **options: Any) -> Any:
-        self.calls += 1
-        if self.calls == self.nth:
-            raise OSError(self.code, os.strerror(self.code))
-        return self.call(*arguments, **options)
-
-
-LAYER = {
-    "open": ("cdgen.storage._HashingFile", errno.EACCES),
-    "write": ("io.FileIO.write", errno.ENOSPC),
-    "fsync": ("os.fsync", errno.EIO),
-    "rename": ("os.replace", errno.EDQUOT),
+ERRORS = {
+    "create": errno.EACCES,
+    "write": errno.ENOSPC,
+    "fsync": errno.EIO,
+    "rename": errno.EDQUOT,
 }
 
 
-@pytest.mark.parametrize("call", LAYER)
+@pytest.mark.parametrize("kind", ERRORS)
 def test_every_failing_call_is_reported_and_harmless(
-    expected: Hashes,
-    workers: Workers,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    call: str,
+    expected: Hashes, workers: Workers, tmp_path: Path, kind: str
 ) -> None:
-    nth = 0
+    nth, code = 0, ERRORS[kind]
     while True:
         nth += 1
-        out = tmp_path / str(nth)
-        with monkeypatch.context() as patch:
-            failing = fail(patch, call, nth)
-            try:
+        out, failing = tmp_path / str(nth), Nth(kind, nth, fail(code))
+        try:
+            with watching(out, failing):
                 generate(out, workers.source, format=workers.format)
-            except StorageError as error:
-                assert os.strerror(failing.code) in str(error)
-            else:
-                break
-        assert failing.calls >= nth
+        except StorageError as error:
+            assert os.strerror(code) in str(error)
+        else:
+            break
+        assert failing.left <= 0
         assert not list(tmp_path.rglob(".*.tmp"))
         committed = status(out).ranges_done if out.exists() else 0
         entries = list((out / ".cdgen" / "ranges").glob("*.json"))
         assert len(entries) in (committed, 0)  # none are left once the corpus is finalized
         generate(out, workers.source, format=workers.format)
-        assert hashes(out) == expected, f"{call}:{nth}"
+        assert hashes(out) == expected, f"{kind}:{nth}"
     assert nth > 2 * RANGES
-
-
-def fail(patch: pytest.MonkeyPatch, call: str, nth: int) -> Failing:
-    target, code = LAYER[call]
-    if call == "write":
-        write = storage._HashingFile.write
-        failing = Failing(write, nth, code)
-        patch.setattr(storage._HashingFile, "write", lambda file, data: failing(file, data))
-        return failing
-    owner = {"open": storage, "fsync": os, "rename": os}[call]
-    name = target.rpartition(".")[2]
-    failing = Failing(getattr(owner, name), nth, code)
-    patch.setattr(owner, name, failing)
-    return failing
 
 
 # ---- memory ------------------------------------------------------------------------------------

@@ -199,6 +199,20 @@ def test_the_origins_of_the_prompts_are_published(out: Path, format: str) -> Non
     assert "`prompts.jsonl` says for every `prompt_id`" in (out / "README.md").read_text()
 
 
+@pytest.mark.parametrize("name", ["origins.jsonl", "tokens.bin"])
+def test_prompts_that_are_gone_are_made_again_by_generate(out: Path, name: str) -> None:
+    """Without this, a corpus would be finished without the origins of its prompts."""
+    folder = begin(out)
+    fill(folder)
+    before = (folder.prompts / name).read_bytes()
+    (folder.prompts / name).unlink()
+    with pytest.raises(StorageError, match=rf"{name} is damaged.* generate command makes it again"):
+        finalize(out)
+    begin(out)
+    assert (folder.prompts / name).read_bytes() == before
+    assert finalize(out).prompts is not None
+
+
 def test_a_corpus_that_an_older_cdgen_began_has_none(out: Path) -> None:
     """Its manifest and card are those that the older one would have written."""
     folder = begin(out)

@@ -198,13 +198,22 @@ def test_another_column_is_another_table(tmp_path: Path) -> None:
         prepare_prompts(replace(origin, text_column="body"), tmp_path)
 
 
-def test_a_damaged_table_is_named(tmp_path: Path) -> None:
+def test_a_damaged_table_is_named_and_made_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     source = source_file(tmp_path, TEXT)
     prepare(source, TOKENIZER, 1, 6, tmp_path)
     path = tmp_path / "tokens.bin"
-    path.write_bytes(path.read_bytes()[:-1] + b"\x7f")
+    before = path.read_bytes()
+    path.write_bytes(before[:-1] + b"\x7f")
     with pytest.raises(StorageError, match=r"tokens\.bin is damaged"):
-        prepare(source, TOKENIZER, 1, 6, tmp_path)
+        open_table(tmp_path)
+    prepare(source, TOKENIZER, 1, 6, tmp_path)
+    assert "tokens.bin is damaged" in capsys.readouterr().err
+    assert path.read_bytes() == before
+    with pytest.raises(PlanMismatch, match="prompt_tokens: was 6, now 5"):
+        path.unlink()
+        prepare(source, TOKENIZER, 1, 5, tmp_path)
 
 
 def test_memory_does_not_grow_with_the_prompts(tmp_path: Path) -> None:
