@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from cdgen.checkpoints.checkpoint import Checkpoint
 
 _HUB_NAME = re.compile(r"\w[\w.-]*/[\w.-]+")  # ORG/NAME; a path on someone's disk is not shown
+_COMMIT = re.compile(r"[\w.-]{1,100}")
 _CACHED = "models--"  # the hub's cache calls the folder of ORG/NAME models--ORG--NAME
 _DOWNLOADED = ".cache/huggingface/download/config.json.metadata"  # left by hf download --local-dir
 
@@ -32,4 +33,5 @@ def origin_of(model: Checkpoint) -> Origin:
         return Origin(name, folder.name, config_name)
     metadata = folder / _DOWNLOADED
     lines = metadata.read_text(errors="replace").splitlines() if metadata.is_file() else []
-    return Origin(folder.name or str(folder), lines[0] if lines else None, config_name)
+    commit = lines[0] if lines and _COMMIT.fullmatch(lines[0]) else None
+    return Origin(folder.name or str(folder), commit, config_name)

@@ -31,7 +31,11 @@ def named_dataset(name: str) -> Dataset:
     """Load the split `train` of a dataset of the Hub. Raises UsageError."""
     require_package("datasets", f", or give a file: {name} is none here")
     import datasets
+    from huggingface_hub.utils import disable_progress_bars
 
+    # A bar goes back to the beginning of its line, and no text may do that (shown_text.py).
+    disable_progress_bars()
+    datasets.utils.disable_progress_bars()
     try:
         return datasets.load_dataset(name, split="train")
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
@@ -47,6 +51,7 @@ def saved_dataset(folder: Path, label: str) -> tuple[str, Dataset, list[str]]:
     require_package("datasets", f" to read {folder}")
     import datasets
 
+    datasets.utils.disable_progress_bars()  # for the same reason
     try:
         found = datasets.load_from_disk(str(folder))
     except (OSError, ValueError, KeyError, datasets.exceptions.DatasetsError) as error:

@@ -28,7 +28,7 @@ sys.path += [str(ROOT / "tests" / folder) for folder in ("fuzz", "cdgen")]
 LOG, PAGE = ROOT / "docs/fuzz.json", ROOT / "docs/fuzz.md"
 WORK = ROOT / "build/fuzz"
 _BEGIN, _END = "<!-- table: make fuzz writes it -->", "<!-- end of table -->"
-_LIMITS = ("-max_len=2048", "-timeout=60", "-rss_limit_mb=6144", "-print_final_stats=1")
+_LIMITS = ("-max_len=2048", "-timeout=120", "-rss_limit_mb=6144", "-print_final_stats=1")
 
 
 def fuzz(target: str, folder: Path, seconds: int) -> None:

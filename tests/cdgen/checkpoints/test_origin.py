@@ -37,8 +37,9 @@ def test_a_download_into_a_folder_gives_the_revision(tmp_path: Path) -> None:
     metadata.parent.mkdir(parents=True)
     metadata.write_text("0a1b2c\n607a30d783dfa663caf39e06633721c8d4cfcd7e\n1732000000.0\n")
     assert origin(folder) == Origin("downloaded", "0a1b2c", None)
-    metadata.write_text("")
-    assert origin(folder) == Origin("downloaded", None, None)
+    for nothing in ("", "<b> \x1b[31m\n", f"{'x' * 101}\n"):
+        metadata.write_text(nothing)
+        assert origin(folder) == Origin("downloaded", None, None)
 
 
 @pytest.mark.parametrize(
