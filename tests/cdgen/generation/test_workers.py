@@ -115,13 +115,9 @@ def test_a_signal_to_the_first_stops_all(start: Callable[..., Any], tmp_path: Pa
             os.kill(pid, 0)
 
 
-@pytest.mark.parametrize("grace", [0, 600])
+@pytest.mark.parametrize("grace", [600, pytest.param(0, marks=pytest.mark.thorough)])
 def test_workers_finish_their_ranges_within_the_grace(
-    start: Callable[..., Any],
-    by_one: dict[str, bytes],
-    tmp_path: Path,
-    published: Published,
-    grace: int,
+    start: Callable[..., Any], tmp_path: Path, grace: int
 ) -> None:
     """The one that was started waits for them and passes the signal on."""
     out, until = tmp_path / "out", time.monotonic() + PATIENCE
@@ -136,11 +132,12 @@ def test_workers_finish_their_ranges_within_the_grace(
     assert "Traceback" not in said
     if not grace:
         assert "finishing range" not in said
-    assert start(out, "--workers", 2).wait() == 0
-    assert published(out) == by_one
+    assert _workers(out) == []
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize(
+    "number", [signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.thorough)]
+)
 def test_workers_end_with_the_process_that_started_them(
     start: Callable[..., Any], tmp_path: Path, number: signal.Signals
 ) -> None:
