@@ -74,6 +74,16 @@ def _present(row: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
     return {name: row[name] for name in names if row.get(name) is not None}
 
 
+def _text_of(row: Mapping[str, Any], column: str, place: str) -> str:
+    """Return the text of a row whose table has the column; where it is nested, what is around it
+    may still be null."""
+    try:
+        text = field_of(row, column)
+    except KeyError:
+        raise UsageError(f'{place}: expected "{column}", but a field around it is null.') from None
+    return _checked_text(text, column, place)
+
+
 def _checked_text(text: object, column: str, place: str) -> str:
     if not isinstance(text, str):
         raise UsageError(f'{place}: expected "{column}" to be a string, got {type(text).__name__}.')
@@ -99,7 +109,7 @@ def _parquet_rows(path: Path, column: str, others: Sequence[str]) -> Iterator[Te
                 for values in zip(*batch.columns, strict=True):
                     row = {n: v.as_py() for n, v in zip(batch.schema.names, values, strict=True)}
                     number += 1
-                    text = _checked_text(field_of(row, column), column, f"{path}, row {number}")
+                    text = _text_of(row, column, f"{path}, row {number}")
                     yield TextRow(text, number, _present(row, others))
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise UsageError(f"cannot read {path} after row {number}: {error}.") from error
@@ -129,7 +139,7 @@ def dataset_rows(
         for values in zip(*batch.values(), strict=True):
             row = dict(zip(batch, values, strict=True))
             number += 1
-            text = _checked_text(field_of(row, column), column, f"{name}, row {number}")
+            text = _text_of(row, column, f"{name}, row {number}")
             yield TextRow(text, number, _present(row, others))
 
 

@@ -7,9 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from datasets import Dataset
 from small_corpus import begin, fill
 
+from cdgen.corpus.documents import open_source
 from cdgen.corpus.finalize import finalize
 from cdgen.corpus.folder import CorpusFolder
 from cdgen.corpus.model_names import ModelName, ModelNames
@@ -17,7 +21,7 @@ from cdgen.corpus.prompts import open_table
 from cdgen.corpus.reader import rows_so_far
 from cdgen.corpus.status import status
 from cdgen.corpus.verify import verify
-from cdgen.errors import PlanMismatch, StorageError
+from cdgen.errors import PlanMismatch, StorageError, UsageError
 from cdgen.storage import read_record, write_record
 
 Edit = Callable[[dict[str, Any]], object]
@@ -109,6 +113,18 @@ def test_a_manifest_of_more_files_than_are_listed(begun: CorpusFolder) -> None:
     edited(begun.manifest_file, lambda fields: fields["plan"].update(huge))
     problems = verify(begun.out)
     assert any("expected 1310720 files, lists 3" in problem for problem in problems)
+
+
+def test_a_nested_text_within_null(tmp_path: Path) -> None:
+    """In Parquet and in datasets, whose rows all have the column."""
+    path = tmp_path / "rows.parquet"
+    rows: list[dict[str, Any]] = [{"meta": {"text": "a"}}, {"meta": None}]
+    pq.write_table(pa.Table.from_pylist(rows), path)
+    Dataset.from_list(rows).save_to_disk(str(tmp_path / "saved"))
+    for place in (path, tmp_path / "saved"):
+        with pytest.raises(UsageError) as caught:
+            list(open_source(str(place), "meta.text").documents())
+        assert 'row 2: expected "meta.text", but a field around it is null' in line(caught.value)
 
 
 def test_records_are_read_as_json_whatever_they_hold(begun: CorpusFolder) -> None:
