@@ -103,10 +103,10 @@ def write_log(lines: list[dict[str, Any]]) -> None:
     LOG.write_text(json.dumps({**about, "targets": lines}, indent=2) + "\n")
     rows = [
         f"| {line['target']} | {line['executions']:,} | {line['branches']:,}"
-        f" | {line['minutes']:.1f} | {line['cpu_minutes']:.1f} | {len(line['findings'])} |"
+        f" | {line['minutes']:.1f} | {60 * line['cpu_minutes']:.0f} | {len(line['findings'])} |"
         for line in lines
     ]
-    head = "| file | cases tried | branches reached | minutes | of CPU | findings |"
+    head = "| file | cases tried | branches reached | minutes | CPU seconds | findings |"
     note = f"{about['date']}, atheris {about['atheris']}, {about['machine']}."
     table = "\n".join([_BEGIN, head, "|---|--:|--:|--:|--:|--:|", *rows, "", note, _END])
     page = PAGE.read_text()

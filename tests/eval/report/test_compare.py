@@ -67,7 +67,7 @@ def evaluated(tmp_path: Path) -> Callable[..., Path]:
         validation: float | None = None,
         step: int | None = None,
     ) -> Path:
-        named = NamedCheckpoint(name, tmp_path, step, validation)
+        named = NamedCheckpoint(Path(name).name, tmp_path, step, validation)
         folder = ResultFolder.open(tmp_path / name, named, name, MODES[mode])
         rows = blimp_rows(accuracy, seed)
         value = float(np.mean([row["choice"] == 0 for row in rows]))
