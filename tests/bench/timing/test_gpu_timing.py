@@ -283,8 +283,8 @@ def test_environment_of_a_machine_that_lacks_the_installation(
             raise PackageNotFoundError(package)
         return "1.2"
 
-    monkeypatch.setattr(environment, "native", NotBuilt())
-    monkeypatch.setattr(environment, "version", version)
+    monkeypatch.setattr("cdgen.kernels.dispatch.native", NotBuilt())
+    monkeypatch.setattr("cdgen.machine.version", version)
     monkeypatch.setenv("PATH", "")  # no git
     found = environment.environment()
     assert found["kernels"] == "(not built)" and found["commit"] == "(no repository)"
