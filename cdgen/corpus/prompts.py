@@ -110,8 +110,8 @@ def open_table(folder: Path) -> PromptTable:
         path = folder / name
         if sha256 and not (path.is_file() and sha256_of(path) == sha256):
             raise StorageError(
-                f"{path} is damaged: its sha256 is not the one in {PROMPT_RECORD}. The same generate"
-                " command makes it again."
+                f"{path} is damaged: its sha256 is not the one in {PROMPT_RECORD}. The same"
+                " generate command makes it again."
             )
     expected = np.dtype("<i4").itemsize * plan.count * plan.prompt_tokens
     if (size := (folder / _TOKENS).stat().st_size) != expected:
