@@ -95,7 +95,11 @@ def test_what_cannot_run_here_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.thorough
-def test_triton_kernels_pass_too() -> None:
-    """On a GPU, or else in Triton's interpreter, where the tests run."""
+def test_triton_kernels_pass_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU, or else in Triton's interpreter, with fewer rows."""
+    if not torch.cuda.is_available():
+        monkeypatch.setattr(module, "R", 6)
+        # The interpreter runs programs one after the other; of 512, most would find nothing to do.
+        monkeypatch.setattr("cdgen.kernels.gpu.sample_contrastive.HEAD_PROGRAMS", 1)
     found = results("triton")
     assert {op for op, result in found.items() if result != "ok"} == {*module._CPU_ONLY}

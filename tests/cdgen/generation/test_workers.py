@@ -19,7 +19,7 @@ from cdgen.generation.config import GenerateConfig
 from cdgen.generation.workers import visible_device, worker_count
 
 Published = Callable[[Path], dict[str, bytes]]
-PATIENCE = 120.0  # seconds
+PATIENCE = 240.0  # seconds
 
 
 @pytest.fixture(scope="module")
