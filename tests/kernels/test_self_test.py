@@ -96,9 +96,10 @@ def test_what_cannot_run_here_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.thorough
 def test_triton_kernels_pass_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a GPU, or else in Triton's interpreter, with fewer rows."""
+    """On a GPU, or else in Triton's interpreter, with fewer rows and tokens."""
     if not torch.cuda.is_available():
         monkeypatch.setattr(module, "R", 6)
+        monkeypatch.setattr(module, "V", 111)
         # The interpreter runs programs one after the other; of 512, most would find nothing to do.
         monkeypatch.setattr("cdgen.kernels.gpu.sample_contrastive.HEAD_PROGRAMS", 1)
     found = results("triton")
