@@ -158,7 +158,7 @@ def generate(
         str | None,
         option(
             "workers",
-            "Processes on this machine, or auto (one per GPU, one on a CPU); with --ray, workers on"
+            "Processes on this machine, or auto (one per GPU, one on a CPU); on Ray, workers on"
             " the cluster, or auto (as many as fit).",
         ),
     ] = None,

@@ -6,7 +6,15 @@ from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from cdgen.device import device_type
 from cdgen.differences import differences
@@ -50,7 +58,12 @@ class SamplingPlan(FrozenModel):
     top_k: int
     top_p: float
     min_p: float
-    masked_score: float | None = None  # None, as in every corpus that does not set it
+    masked_score: float | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_unset(self, fields: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave `masked_score` out if it is None, so that older plans keep their hash."""
+        return {name: value for name, value in fields(self).items() if value is not None}
 
 
 class Plan(FrozenModel):
@@ -117,12 +130,8 @@ class Plan(FrozenModel):
     @property
     def fields(self) -> dict[str, Any]:
         """The plan in JSON types."""
-        fields = self.model_dump(mode="json")
-        if self.prefix_token_ids is None:
-            del fields["prefix_token_ids"]
-        if self.sampling.masked_score is None:
-            del fields["sampling"]["masked_score"]
-        return fields
+        unrecorded = {"prefix_token_ids"} if self.prefix_token_ids is None else None
+        return self.model_dump(mode="json", exclude=unrecorded)
 
     @property
     def bad_is_checkpoint(self) -> bool:

@@ -128,7 +128,7 @@ def test_finalize_asks_for_space_before_it_writes(
     fill(begin(out))
     usage = shutil.disk_usage(out)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=5_000))
-    with pytest.raises(StorageError, match=r"too full: .* needed for the next file, 0\.0 MB free"):
+    with pytest.raises(StorageError, match=r"needed for the merged files, 0\.0 MB free"):
         finalize(out)
     assert not (out / "data").exists()
 

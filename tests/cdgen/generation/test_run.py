@@ -161,7 +161,7 @@ CASES: dict[str, tuple[dict[str, object], SamplingParams, dict[str, Any]]] = {
         SamplingParams(),
         {"dropout": 0.5, "seed": 9},
     ),
-    "masked score": ({"masked_score": -2}, SamplingParams(masked_score=-2.0), {}),
+    "masked score": ({"masked_score": 3}, SamplingParams(masked_score=3.0), {}),
     "no stop": ({"on_eos": "continue"}, SamplingParams(), {"stop_on_eos": False}),
 }
 

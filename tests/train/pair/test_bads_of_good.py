@@ -189,7 +189,7 @@ def test_a_bad_of_good_is_chosen_by_name(run: Path, tmp_path: Path, cdgen: Any) 
     [
         ("checkpoints", "--bad checkpoints: expected layers:N, window:N or dropout:P"),
         ("none", "--bad none: expected layers:N, window:N or dropout:P"),
-        ("layers:1", "--bad layers:1: expected 1 to 0 of GOOD's 1 layers"),
+        ("layers:1", "--bad layers:1: GOOD has one layer, so none can be left out"),
         ("window:15", "--bad window:15: BAD would be GOOD"),
         ("window:x", "expected window:N with N of 1 or more"),
     ],
