@@ -78,7 +78,7 @@ def workers_for(
 ) -> Workers:
     """Return the workers of a corpus, none of them started. Raises UsageError if none can be."""
     plan = folder.plan if folder.has_plan else None
-    device = config.device
+    device: str = config.device
     if plan is not None and device == "auto":
         device = device_type(plan.device)
     share = share_of(config.ray_cpus, device)
