@@ -176,9 +176,8 @@ class ForkedStage:
 
 def fork_stages() -> None:
     """Let `cdgen run` fork its stages, which would otherwise import everything anew."""
-    from cdgen.experiment import runner
+    from cdgen.experiment import processes, runner
 
-    names = ("DEVNULL", "STDOUT", "TimeoutExpired")
-    same = {name: getattr(subprocess, name) for name in names}
-    runner.subprocess = SimpleNamespace(Popen=ForkedStage, **same)  # type: ignore[assignment]
+    same = {name: getattr(subprocess, name) for name in ("DEVNULL", "STDOUT")}
+    processes.subprocess = SimpleNamespace(Popen=ForkedStage, **same)  # type: ignore[assignment]
     runner._POLL = 0.02
