@@ -123,6 +123,7 @@ class CorpusFolder:
         """
         self._require_ours()
         if self.plan_file.exists() and (self.prompts / PROMPT_RECORD).exists():
+            remove_temporaries(self.state)  # nobody writes there any more
             yield
             return
         absent = [path for path in (self.state, self.out, *self.out.parents) if not path.exists()]
