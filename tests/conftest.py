@@ -34,16 +34,40 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Mark tests that read the data folder `data`; skip `gpu` tests on a machine without CUDA, and
-    leave `thorough` ones out unless --thorough is given."""
+    leave `thorough` ones out unless --thorough is given.
+
+    Where AVX-512 is tested, AVX2 is thorough: kernels/test_instruction_sets.py holds every kernel
+    to the same bits on both.
+    """
     if not config.getoption("--thorough"):
-        left_out = [item for item in items if item.get_closest_marker("thorough")]
+        narrower = {"avx2"} if _widest_instruction_set() == "avx512" else set()
+        left_out = [
+            item
+            for item in items
+            if item.get_closest_marker("thorough") or _instruction_set_of(item) in narrower
+        ]
         config.hook.pytest_deselected(items=left_out)
-        items[:] = [item for item in items if not item.get_closest_marker("thorough")]
+        dropped = {*left_out}
+        items[:] = [item for item in items if item not in dropped]
     for item in items:
         if "data_folder" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.data)
         if item.get_closest_marker("gpu") and not torch.cuda.is_available():
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
+def _widest_instruction_set() -> str | None:
+    from cdgen.kernels.dispatch import native
+
+    try:
+        return str(native.instruction_set())
+    except ImportError:  # a machine with a GPU does without native kernels
+        return None
+
+
+def _instruction_set_of(item: pytest.Item) -> str | None:
+    call = getattr(item, "callspec", None)
+    return call.params.get("instruction_set") if call else None
 
 
 @pytest.fixture(scope="session")
