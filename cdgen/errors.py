@@ -73,9 +73,9 @@ def tokenizer_errors(what: str) -> Iterator[None]:
         raise ModelError(f"{what} ({one_line(error, 300)}): save the tokenizer again") from error
 
 
-def one_line(error: BaseException, limit: int | None = None) -> str:
-    """Return the message of `error` on a single line, cut to `limit` characters."""
-    return " ".join(str(error).split())[:limit]
+def one_line(message: object, limit: int | None = None) -> str:
+    """Return an error's message, or a text, on a single line, cut to `limit` characters."""
+    return " ".join(str(message).split())[:limit]
 
 
 # Triton and the CUDA libraries raise a plain RuntimeError, and so does PyTorch's allocator on a

@@ -18,7 +18,7 @@ from pydantic import (
 
 from cdgen.device import device_type
 from cdgen.differences import differences
-from cdgen.errors import PlanMismatch, StorageError
+from cdgen.errors import PlanMismatch, StorageError, one_line
 from cdgen.settings import first_problem
 from cdgen.storage import record_checksum
 
@@ -177,7 +177,7 @@ def parse_stored(kind: type[Stored], fields: object, origin: object, what: str) 
     try:
         return kind.model_validate(fields)
     except ValidationError as error:
-        problem = f"{' '.join(first_problem(error, what).split()):.300}"
+        problem = one_line(first_problem(error, what), 300)
         raise StorageError(f"{origin} is not a {what} of this cdgen: {problem}.") from error
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sys
 from dataclasses import asdict
+from pathlib import Path
 
 from cdgen.checkpoints.bad_source import BadSource, parse_bad
 from cdgen.checkpoints.checkpoint import Checkpoint, read_json
 from cdgen.checkpoints.origin import origin_of
 from cdgen.checkpoints.pair import Pair, open_pair, tokenizer_sha256
 from cdgen.corpus.model_names import ModelName, ModelNames
-from cdgen.corpus.prompts import PromptSource, PromptTable
+from cdgen.corpus.prompts import PromptSource, PromptTable, prepare_prompts
 from cdgen.errors import UsageError
 from cdgen.generation.config import GenerateConfig
 
@@ -36,6 +37,16 @@ def model_names(pair: Pair) -> ModelNames:
 
 def _name(model: Checkpoint) -> ModelName:
     return ModelName(**asdict(origin_of(model)))
+
+
+def open_prompts(config: GenerateConfig, pair: Pair, folder: Path) -> PromptTable:
+    """Return the prompt table in `folder`, and make it if it is not there.
+
+    Raises the errors of `prepare_prompts`, and UsageError if a model has no row for a token of it.
+    """
+    table = prepare_prompts(prompt_source(config, pair), folder)
+    _require_known_tokens(table, pair)
+    return table
 
 
 def prompt_source(config: GenerateConfig, pair: Pair) -> PromptSource:
@@ -76,7 +87,7 @@ def add_bos_note(pair: Pair) -> tuple[str, ...]:
     return (f"add_bos_token is {str(asked).lower()}, but tokenizer.json {does} first: see --bos",)
 
 
-def require_known_tokens(table: PromptTable, pair: Pair) -> None:
+def _require_known_tokens(table: PromptTable, pair: Pair) -> None:
     """Raise UsageError if a prompt holds a token for which one of the models has no row."""
     highest = max(pair.tokenizer.get_vocab(with_added_tokens=True).values())
     if highest < pair.vocab_size:

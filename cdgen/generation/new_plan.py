@@ -9,17 +9,11 @@ from cdgen import __version__
 from cdgen.checkpoints.pair import Pair, tokenizer_sha256
 from cdgen.corpus.folder import CorpusFolder
 from cdgen.corpus.plan import Plan, PromptPlan, SamplingPlan
-from cdgen.corpus.prompts import prepare_prompts
 from cdgen.corpus.row_files import require_writer
 from cdgen.device import backend_name, choose_device, choose_dtypes, device_kind
 from cdgen.errors import UsageError
 from cdgen.generation.config import GenerateConfig
-from cdgen.generation.inputs import (
-    open_models,
-    prompt_prefix,
-    prompt_source,
-    require_known_tokens,
-)
+from cdgen.generation.inputs import open_models, open_prompts, prompt_prefix
 
 # Sequences per slot in a default range: about a minute of work. Slots stand empty at its end.
 RANGE_SLOTS = {"cpu": 8, "cuda": 32}
@@ -35,9 +29,7 @@ def plan_only(config: GenerateConfig) -> Plan:
     require_writer(config.format)
     pair = open_models(config)
     with TemporaryDirectory() as scratch:
-        table = prepare_prompts(prompt_source(config, pair), Path(scratch))
-        require_known_tokens(table, pair)
-        return make_plan(config, pair, table.plan)
+        return make_plan(config, pair, open_prompts(config, pair, Path(scratch)).plan)
 
 
 def make_plan(config: GenerateConfig, pair: Pair, prompts: PromptPlan) -> Plan:

@@ -6,16 +6,10 @@ from dataclasses import dataclass
 
 from cdgen.corpus.folder import CorpusFolder
 from cdgen.corpus.plan import Plan
-from cdgen.corpus.prompts import prepare_prompts
 from cdgen.corpus.shard import Shard
 from cdgen.corpus.space import require_plan_space
 from cdgen.generation.config import GenerateConfig
-from cdgen.generation.inputs import (
-    model_names,
-    open_models,
-    prompt_source,
-    require_known_tokens,
-)
+from cdgen.generation.inputs import model_names, open_models, open_prompts
 from cdgen.generation.new_plan import make_plan
 from cdgen.generation.shard_writer import ShardWriter
 from cdgen.generation.signals import StopSignals
@@ -43,8 +37,7 @@ def write_shard(config: GenerateConfig, signals: StopSignals, shows_progress: bo
     folder, shard = CorpusFolder(config.out), Shard.parse(config.shard)
     pair = open_models(config)
     with folder.set_up():
-        table = prepare_prompts(prompt_source(config, pair), folder.prompts)
-        require_known_tokens(table, pair)
+        table = open_prompts(config, pair, folder.prompts)
         plan, engine = make_plan(config, pair, table.plan), None
         if not folder.has_plan:
             require_plan_space(folder, plan)

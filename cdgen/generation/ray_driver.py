@@ -16,7 +16,7 @@ from typing import Any
 from cdgen.checkpoints.pair import Pair
 from cdgen.corpus.folder import CorpusFolder
 from cdgen.corpus.plan import PromptPlan
-from cdgen.corpus.prompts import PromptTable, prepare_prompts
+from cdgen.corpus.prompts import PromptTable
 from cdgen.corpus.ranges import EncodedRange, commit_encoded, pending_ranges
 from cdgen.corpus.shard import Shard
 from cdgen.corpus.space import require_plan_space, require_range_space
@@ -24,12 +24,7 @@ from cdgen.corpus.status import beat
 from cdgen.device import device_type
 from cdgen.errors import Interrupted
 from cdgen.generation.config import GenerateConfig
-from cdgen.generation.inputs import (
-    model_names,
-    open_models,
-    prompt_source,
-    require_known_tokens,
-)
+from cdgen.generation.inputs import model_names, open_models, open_prompts
 from cdgen.generation.one_process import Outcome
 from cdgen.generation.ray_cluster import share_of
 from cdgen.generation.ray_worker import Drawn, with_absolute_models
@@ -49,8 +44,7 @@ def write_by_ray(config: GenerateConfig, signals: StopSignals, shows_progress: b
     folder, shard = CorpusFolder(config.out), Shard.parse(config.shard)
     pair = open_models(config)
     with folder.set_up():
-        table = prepare_prompts(prompt_source(config, pair), folder.prompts)
-        require_known_tokens(table, pair)
+        table = open_prompts(config, pair, folder.prompts)
         workers = workers_for(config, folder, pair, table.plan)
         with ended_on_error(workers):
             plan = workers.first_plan(signals)

@@ -10,7 +10,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -20,6 +19,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from generate_process import starter
 
 from cdgen.checkpoints.bad_source import parse_bad
 from cdgen.checkpoints.pair import open_pair
@@ -56,21 +56,7 @@ def start(
     tiny_pair: Any, tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[..., subprocess.Popen[str]]:
     """Start `cdgen generate` for 5 x 80 sequences in 25 ranges as a process of its own."""
-    prompts = tmp_path_factory.mktemp("prompts") / "prompts.txt"
-    prompts.write_text("w3\nw10 w11\nw17 w18 w19\nw24 w25 w26 w27\nw31 w32 w33 w34 w35\n")
-
-    def run(out: Path, *more: object) -> subprocess.Popen[str]:
-        flags = ["--good", tiny_pair.good, "--bad", tiny_pair.bad, "--prompts", prompts]
-        sizes = ["--num-sequences", 80, "--max-new-tokens", 50, "--range-size", 16]
-        command = [sys.executable, "-m", "cdgen", "generate", *flags, *sizes, "--prompt-tokens", 4]
-        return subprocess.Popen(
-            [*map(str, command), "--out", str(out), *map(str, more)],
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-
-    return run
+    return starter(tiny_pair, tmp_path_factory.mktemp("prompts"), 80)
 
 
 @pytest.fixture(scope="module")

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from generate_process import starter
 
 from cdgen.corpus.status import status
 from cdgen.errors import UsageError
@@ -27,21 +27,7 @@ def start(
     tiny_pair: Any, tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[..., subprocess.Popen[str]]:
     """Start `cdgen generate` for 5 x 40 sequences in 13 ranges as a process of its own."""
-    prompts = tmp_path_factory.mktemp("prompts") / "prompts.txt"
-    prompts.write_text("w3\nw10 w11\nw17 w18 w19\nw24 w25 w26 w27\nw31 w32 w33 w34 w35\n")
-
-    def run(out: Path, *more: object) -> subprocess.Popen[str]:
-        flags = ["--good", tiny_pair.good, "--bad", tiny_pair.bad, "--prompts", prompts]
-        sizes = ["--num-sequences", 40, "--max-new-tokens", 50, "--range-size", 16]
-        command = [sys.executable, "-m", "cdgen", "generate", *flags, *sizes, "--prompt-tokens", 4]
-        return subprocess.Popen(
-            [*map(str, command), "--out", str(out), *map(str, more)],
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-
-    return run
+    return starter(tiny_pair, tmp_path_factory.mktemp("prompts"), 40)
 
 
 @pytest.fixture(scope="module")
