@@ -29,6 +29,7 @@ MAY_IMPORT = {
     "train": {"leaves", "checkpoints", "models", "corpus"},
     "eval": {"kernels", "leaves", "checkpoints", "corpus"},
 }
+MAY_IMPORT |= {"page": {"leaves"}}
 MAY_IMPORT |= {"experiment": {*MAY_IMPORT}}
 EVERYTHING = {*MAY_IMPORT, "cli"}
 MAY_IMPORT |= {"cli": EVERYTHING, "bench": EVERYTHING}
