@@ -29,6 +29,8 @@ MAY_IMPORT = {
     "train": {"leaves", "checkpoints", "models", "corpus"},
     "eval": {"kernels", "leaves", "checkpoints", "corpus"},
 }
+MAY_IMPORT |= {"page": {"leaves"}}
+MAY_IMPORT |= {"inspection": {*MAY_IMPORT} - {"train", "eval"}}
 MAY_IMPORT |= {"experiment": {*MAY_IMPORT}}
 EVERYTHING = {*MAY_IMPORT, "cli"}
 MAY_IMPORT |= {"cli": EVERYTHING, "bench": EVERYTHING}
