@@ -46,7 +46,7 @@ class Position:
     rank: int  # of the token under GOOD; 1 is the most probable, and ties share the better rank
     entropy: float  # of GOOD's distribution
     drawn: DrawnTokens
-    divergence: Divergence | None  # of the strategies; None where they draw by no probabilities
+    divergence: Divergence | None = None  # None where they draw by no probabilities
 
     @property
     def difference(self) -> float | None:

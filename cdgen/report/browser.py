@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
-from typing import Any
 
 from cdgen.finish_reason import FINISH_REASONS
 from cdgen.page.parts import Section
 from cdgen.page.rendering import as_json, fragment
+from cdgen.report.contrast import TOKENS, Contrast
 from cdgen.report.corpora import SAMPLES, Corpus, have_same_prompts, partner_of
 from cdgen.report.reading import SampleRow
 from cdgen.shown_text import shown
@@ -25,11 +25,16 @@ SCRIPT = (_TEMPLATES / "browser.js").read_text(encoding="utf-8")
 class ShownText:
     """A row as the browser shows it."""
 
-    key: str  # of its tokens among the coloured ones: the corpus's number and the sequence_id
+    number: int  # of its corpus
     corpus: Corpus
     row: SampleRow
     text: str
     is_cut: bool
+
+    @property
+    def key(self) -> str:
+        """The name of its tokens among the coloured ones."""
+        return f"{self.number}-{self.row.sequence_id}"
 
 
 @dataclass(frozen=True)
@@ -67,7 +72,7 @@ def _item(row: SampleRow, texts: Sequence[ShownText]) -> Item:
 
 def _shown(number: int, corpus: Corpus, row: SampleRow) -> ShownText:
     text, is_cut = _cut_to_bytes(row.text)
-    return ShownText(f"{number}-{row.sequence_id}", corpus, row, text, is_cut)
+    return ShownText(number, corpus, row, text, is_cut)
 
 
 def _cut_to_bytes(text: str) -> tuple[str, bool]:
@@ -80,12 +85,28 @@ def _cut_to_bytes(text: str) -> tuple[str, bool]:
     return text, False
 
 
+def within_budget(items: Sequence[Item], corpora: int) -> list[list[int]]:
+    """Return the sequences of each corpus, in the order of the page, that GOOD and BAD are to
+    read: as many items as TOKENS allow."""
+    found: list[list[int]] = [[] for _ in range(corpora)]
+    left = TOKENS
+    for item in items:
+        left -= sum(text.row.prompt_tokens + text.row.new_tokens for text in item.texts)
+        if left < 0:
+            break
+        for text in item.texts:
+            found[text.number].append(text.row.sequence_id)
+    return found
+
+
 def browser_section(
-    corpora: Sequence[Corpus], items: Sequence[Item], tokens: Mapping[str, Any] | None, why: str
+    corpora: Sequence[Corpus], items: Sequence[Item], contrast: Contrast
 ) -> Section:
-    """Return the section of samples. `tokens` are the coloured ones of `contrast.Coloured`; `why`
-    says what they are, or why there are none."""
-    notes = [_which(corpora), why]
+    """Return the section of samples."""
+    notes = [_which(corpora)]
+    if contrast.texts:
+        notes.append(f"Coloured are the first {len(contrast.texts)} texts.")
+    tokens = contrast.as_fields()
     markup = fragment(
         _TEMPLATES / "browser.html.jinja",
         items=items,

@@ -15,7 +15,8 @@ from cdgen.differences import flat
 from cdgen.packages import require_package
 from cdgen.page.parts import Page, Section
 from cdgen.page.rendering import html_of
-from cdgen.report.browser import SCRIPT, STYLE, browser_section, items_of
+from cdgen.report.browser import SCRIPT, STYLE, browser_section, items_of, within_budget
+from cdgen.report.contrast import measure_contrast
 from cdgen.report.corpora import Corpus, read_corpora
 from cdgen.report.sections import (
     diversity_section,
@@ -25,6 +26,7 @@ from cdgen.report.sections import (
     quarantine_section,
     size_section,
 )
+from cdgen.report.strategies import strategy_section
 from cdgen.storage import make_folder, write_atomic
 
 
@@ -77,8 +79,17 @@ def _sections(config: ReportConfig, corpora: Sequence[Corpus]) -> list[Section]:
         ]
     if quarantined := quarantine_section(corpora):
         sections.append(quarantined)
-    sections.append(browser_section(corpora, items_of(corpora), None, ""))
-    return [*sections, plan_section(corpora)]
+    items = items_of(corpora)
+    contrast = measure_contrast(
+        corpora, within_budget(items, len(corpora)), config.good, config.bad
+    )
+    names = [corpus.name for corpus in corpora]
+    return [
+        *sections,
+        strategy_section(names, contrast.sums, contrast.problems),
+        browser_section(corpora, items, contrast),
+        plan_section(corpora),
+    ]
 
 
 def _summary(corpora: Sequence[Corpus]) -> list[str]:
