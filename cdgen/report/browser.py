@@ -8,6 +8,8 @@ from html import escape
 from pathlib import Path
 
 from cdgen.finish_reason import FINISH_REASONS
+from cdgen.inspection.pieces import STRONG, WEAK
+from cdgen.inspection.spans import contrast_style
 from cdgen.page.parts import Section
 from cdgen.page.rendering import as_json, fragment
 from cdgen.report.contrast import TOKENS, Contrast
@@ -17,8 +19,16 @@ from cdgen.shown_text import shown
 
 _TEMPLATES = Path(__file__).parent / "templates"
 TEXT_BYTES = 6_000  # of a text in the page
-STYLE = (_TEMPLATES / "browser.css").read_text(encoding="utf-8")
-SCRIPT = (_TEMPLATES / "browser.js").read_text(encoding="utf-8")
+
+
+def browser_style() -> str:
+    """Return the style sheet of `browser_section`, for `Page.styles`."""
+    return contrast_style() + (_TEMPLATES / "browser.css").read_text(encoding="utf-8")
+
+
+def browser_script() -> str:
+    """Return the script of `browser_section`, for `Page.scripts`."""
+    return (_TEMPLATES / "browser.js").read_text(encoding="utf-8")
 
 
 @dataclass(frozen=True)
@@ -115,6 +125,8 @@ def browser_section(
         longest=max((text.row.new_tokens for item in items for text in item.texts), default=0),
         tokens=as_json(tokens) if tokens else None,
         paired=len(corpora) == 2,
+        weak=WEAK,
+        strong=STRONG,
     )
     return Section("samples", "Samples", notes, markup=markup)
 

@@ -16,13 +16,14 @@ from typing import Any
 from cdgen.corpus.reader import rows_so_far
 from cdgen.errors import CdgenError
 from cdgen.inspection.corpus import InspectedCorpus, open_corpus
+from cdgen.inspection.pieces import Piece, TokenTexts
 from cdgen.inspection.positions import Position
 from cdgen.inspection.reader import SequenceReader
-from cdgen.inspection.token_texts import TokenTexts
 from cdgen.report.corpora import Corpus
 from cdgen.report.strategies import StrategySums
+from cdgen.shown_text import shown
 
-TOKENS = 16_000  # of all corpora, prompts included; each takes some 45 bytes of the page
+TOKENS = 12_000  # of all corpora, prompts included; each takes some 45 bytes of the page
 
 
 @dataclass
@@ -36,10 +37,11 @@ class Contrast:
 
     def as_fields(self) -> dict[str, Any] | None:
         """Return what the script reads; None if there is nothing."""
-        return {"pieces": list(self.pieces), "texts": self.texts} if self.texts else None
+        pieces = [shown(text) for text in self.pieces]
+        return {"pieces": pieces, "texts": self.texts} if self.texts else None
 
-    def piece(self, text: str) -> int:
-        """Return the number of a token's text."""
+    def number_of(self, text: str) -> int:
+        """Return the number by which the columns call a text."""
         return self.pieces.setdefault(text, len(self.pieces))
 
 
@@ -78,7 +80,7 @@ def _measure(
     for row, records in zip(chosen, positions, strict=True):
         sums.add([record for record in records if record.index >= row["prompt_tokens"]])
         key = f"{number}-{row['sequence_id']}"
-        found.texts[key] = _numbers(row, records, texts, found.piece)
+        found.texts[key] = _numbers(row, records, texts, found.number_of)
 
 
 def _token_rows(out: Path, wanted: set[int]) -> Iterator[dict[str, Any]]:
@@ -90,28 +92,39 @@ def _numbers(
     row: dict[str, Any],
     records: Sequence[Position],  # of every token but the first
     texts: TokenTexts,
-    piece: Callable[[str], int],
+    number_of: Callable[[str], int],
 ) -> dict[str, Any]:
-    """Return a column for each number of a token; the first token has none."""
+    """Return a column for each number of a piece. Where a piece has several tokens, probabilities
+    are those of all, and the rest is of the first one."""
+    by_index: dict[int, Position] = {record.index: record for record in records}
+    pieces = texts.pieces(row["tokens"], records)
+    firsts = [by_index.get(piece.first) for piece in pieces]
 
-    def drawn(token: int | None) -> int | None:
-        return None if token is None else piece(texts.alone(token))
+    def each(of: Callable[[Position], Any]) -> list[Any]:
+        return [None if record is None else of(record) for record in firsts]
 
-    columns = {
-        "good": [_rounded(record.good_logprob) for record in records],
-        "difference": [_rounded(record.difference) for record in records],
-        "plausible": [record.plausible for record in records],
-        "rank": [record.rank for record in records],
-        "entropy": [_rounded(record.entropy) for record in records],
-        "vanilla": [drawn(record.drawn.vanilla) for record in records],
-        "masked": [drawn(record.drawn.plausible) for record in records],
-        "cd": [drawn(record.drawn.cd) for record in records],
-    }
+    def drawn(name: str) -> list[Any]:
+        return each(lambda record: number_of(texts.name(getattr(record.drawn, name))))
+
     return {
-        "prompt": row["prompt_tokens"],
-        "token": [piece(text) for text in texts.of_sequence(row["tokens"])],
-        **{name: [None, *values] for name, values in columns.items()},
+        "prompt": sum(piece.first < row["prompt_tokens"] for piece in pieces),
+        "piece": [number_of(piece.text) for piece in pieces],
+        "level": [piece.level for piece in pieces],
+        "difference": [_rounded(piece.difference) for piece in pieces],
+        "good": [_rounded(_logprob(by_index, piece)) for piece in pieces],
+        "plausible": each(lambda record: record.plausible),
+        "rank": each(lambda record: record.rank),
+        "entropy": each(lambda record: _rounded(record.entropy)),
+        "vanilla": drawn("vanilla"),
+        "masked": drawn("plausible"),
+        "cd": drawn("cd"),
     }
+
+
+def _logprob(records: dict[int, Position], piece: Piece) -> float | None:
+    """Return GOOD's log-probability of all tokens of a piece; the first token of all has none."""
+    own = [records[i] for i in range(piece.first, piece.first + piece.count) if i in records]
+    return sum(record.good_logprob for record in own) if own else None
 
 
 def _rounded(value: float | None) -> float | None:

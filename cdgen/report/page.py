@@ -15,7 +15,13 @@ from cdgen.differences import flat
 from cdgen.packages import require_package
 from cdgen.page.parts import Page, Section
 from cdgen.page.rendering import html_of
-from cdgen.report.browser import SCRIPT, STYLE, browser_section, items_of, within_budget
+from cdgen.report.browser import (
+    browser_script,
+    browser_section,
+    browser_style,
+    items_of,
+    within_budget,
+)
 from cdgen.report.contrast import measure_contrast
 from cdgen.report.corpora import Corpus, read_corpora
 from cdgen.report.sections import (
@@ -64,8 +70,8 @@ def make_page(config: ReportConfig) -> Page:
         warnings=_warnings(corpora),
         sections=_sections(config, corpora),
         answer_title="In short",
-        styles=[STYLE],
-        scripts=[SCRIPT],
+        styles=[browser_style()],
+        scripts=[browser_script()],
     )
 
 

@@ -11,9 +11,9 @@ from cdgen.inspection.positions import Position
 from cdgen.page.parts import Section, Table
 
 _PAIRS = {  # as the page calls a pair of strategies: their draws, and their divergence
-    "plausible-only and vanilla": ("plausible", "vanilla", "plausible_vanilla"),
-    "CD and plausible-only": ("cd", "plausible", "cd_plausible"),
-    "CD and vanilla": ("cd", "vanilla", "cd_vanilla"),
+    "plausible-only, vanilla": ("plausible", "vanilla", "plausible_vanilla"),
+    "CD, plausible-only": ("cd", "plausible", "cd_plausible"),
+    "CD, vanilla": ("cd", "vanilla", "cd_vanilla"),
 }
 
 
@@ -51,7 +51,7 @@ def strategy_section(
     problems: dict[str, str],  # why a corpus has no sums
 ) -> Section:
     """Return the section of the strategies, or what keeps it from being measured."""
-    notes = [f"{name}: not measured, because {why}" for name, why in problems.items()]
+    notes = [f"{name}: not measured: {why}" for name, why in problems.items()]
     if not sums:
         return Section("strategies", "Agreement of the strategies", notes)
     notes.insert(
@@ -66,9 +66,9 @@ def strategy_section(
         ["the corpus's own token drawn again", *(_own(sums.get(name)) for name in names)],
     ]
     for pair in _PAIRS:
-        rows.append([f"agreement of {pair}", *(_agreement(sums.get(n), pair) for n in names)])
+        rows.append([f"agreement: {pair}", *(_agreement(sums.get(n), pair) for n in names)])
     for pair in _PAIRS:
-        rows.append([f"KL of {pair}", *(_divergence(sums.get(n), pair) for n in names)])
+        rows.append([f"KL: {pair}", *(_divergence(sums.get(n), pair) for n in names)])
     table = Table("Strategies on the texts of", ["", *names], rows)
     return Section("strategies", "Agreement of the strategies", notes, tables=[table])
 

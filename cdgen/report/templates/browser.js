@@ -75,17 +75,13 @@
   function colour(sample, key) {
     const numbers = coloured.texts[key];
     if (!numbers) return;
-    const tokens = numbers.token.map((token, index) => {
+    const tokens = numbers.piece.map((piece, index) => {
       const element = document.createElement("span");
-      const difference = numbers.difference[index];
+      const level = numbers.level[index];
       element.className = "token";
-      element.textContent = coloured.pieces[token];
+      element.textContent = coloured.pieces[piece];
       if (index < numbers.prompt) element.classList.add("given");
-      else if (difference !== null) {
-        element.style.setProperty("--share", `${Math.min(60, Math.abs(difference) * 12)}%`);
-        element.style.setProperty("--tint", `var(--${difference < 0 ? "less" : "more"})`);
-        if (difference < -0.5) element.classList.add("less");
-      }
+      else if (level) element.classList.add(`${level > 0 ? "good" : "bad"}-${Math.abs(level)}`);
       return element;
     });
     sample.replaceChildren(...tokens);
@@ -93,28 +89,34 @@
   }
 
   function said(numbers, index) {
-    const piece = (token) => (token === null ? "none" : JSON.stringify(coloured.pieces[token]));
-    const lines = [piece(numbers.token[index]) + (index < numbers.prompt ? ", given" : "")];
-    if (numbers.good[index] === null) return lines[0];
-    const fixed = (value) => (value === null ? "not measured" : value.toFixed(2));
+    const text = JSON.stringify(coloured.pieces[numbers.piece[index]]);
+    if (numbers.good[index] === null) return `${text}, the first token`;
+    const fixed = (value) => (value === null ? "not finite" : value.toFixed(2));
+    const good = numbers.good[index];
     const difference = numbers.difference[index];
-    lines.push(`log p GOOD ${fixed(numbers.good[index])}, rank ${numbers.rank[index]}`);
-    lines.push(`log p BAD ${fixed(difference === null ? null : numbers.good[index] - difference)}`);
-    lines.push(`difference ${difference > 0 ? "+" : ""}${fixed(difference)}`);
-    lines.push(`plausible tokens ${numbers.plausible[index]}, entropy ${fixed(numbers.entropy[index])}`);
-    lines.push(`with the same noise: vanilla ${piece(numbers.vanilla[index])},`
-      + ` plausible-only ${piece(numbers.masked[index])}, CD ${piece(numbers.cd[index])}`);
-    return lines.join("\n");
+    const known = good !== null && difference !== null;
+    return [
+      text + (index < numbers.prompt ? ", of the prompt" : ""),
+      `difference ${difference > 0 ? "+" : ""}${fixed(difference)}`,
+      `log p GOOD ${fixed(good)}, rank ${numbers.rank[index]}; BAD ${fixed(known ? good - difference : null)}`,
+      `plausible tokens ${numbers.plausible[index]}, entropy ${fixed(numbers.entropy[index])}`,
+      "With the same noise:",
+      ...[["vanilla", "vanilla"], ["plausible-only", "masked"], ["CD", "cd"]].map(
+        ([name, column]) => `${name} draws ${coloured.pieces[numbers[column][index]]}`,
+      ),
+    ].join("\n");
   }
 
   // One stop of the Tab key for a text; the arrow keys, Home and End move along its tokens.
   function walk(sample, tokens, numbersOf) {
     let here = 0;
     sample.tabIndex = 0;
-    sample.setAttribute("role", "application");
-    sample.setAttribute("aria-roledescription", "text, token by token");
-    sample.setAttribute("aria-label", "Tokens: arrow keys read their numbers");
-    sample.setAttribute("aria-describedby", "readout");
+    sample.setAttribute("role", "group");
+    sample.setAttribute("aria-label", "Text; arrow keys read the numbers of its tokens");
+    const unfolded = () => {
+      const button = sample.parentElement.querySelector(".expand");
+      if (sample.classList.contains("folded")) unfold(button);
+    };
     const tell = (index) => {
       tokens[here].classList.remove("here");
       here = Math.max(0, Math.min(tokens.length - 1, index));
@@ -131,6 +133,7 @@
       if (event.key === "Escape") leave();
       if (!(event.key in steps)) return;
       event.preventDefault();
+      unfolded(); // a token that is folded away could not be seen
       const backwards = getComputedStyle(sample).direction === "rtl" && event.key.match(/Left|Right/);
       tell(here + (backwards ? -1 : 1) * steps[event.key]);
     });
@@ -148,7 +151,8 @@
     const box = token.getBoundingClientRect();
     const room = document.documentElement.clientWidth - readout.offsetWidth - 8;
     readout.style.left = `${scrollX + Math.max(8, Math.min(box.left, room))}px`;
-    readout.style.top = `${scrollY + box.bottom + 8}px`;
+    const below = box.bottom + readout.offsetHeight + 16 < innerHeight;
+    readout.style.top = `${scrollY + (below ? box.bottom + 8 : box.top - readout.offsetHeight - 8)}px`;
   }
 
   // ---- the controls ---------------------------------------------------------------------------
