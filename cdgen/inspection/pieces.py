@@ -48,13 +48,16 @@ class TokenTexts:
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._bytes = TokenBytes(tokenizer)
 
+    def text(self, token: int) -> str:
+        """Return a token's text; bytes that are no whole character are written \\xe2."""
+        return self._bytes.text_of(token).decode(errors="backslashreplace")
+
     def name(self, token: int | None) -> str:
-        """Return a token's text, with visible spaces and line ends; bytes that are no whole
-        character are written \\xe2. "?" for None."""
+        """Return a token's text with visible spaces and line ends, its number if it has no text,
+        or "?" for None."""
         if token is None:
             return "?"
-        text = self._bytes.text_of(token).decode(errors="backslashreplace")
-        return text.translate(_VISIBLE) or f"#{token}"
+        return self.text(token).translate(_VISIBLE) or f"#{token}"
 
     def pieces(self, tokens: Sequence[int], positions: Sequence[Position]) -> list[Piece]:
         """Divide a sequence into pieces. `positions` are the records of all its tokens but the

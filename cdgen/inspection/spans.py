@@ -12,12 +12,12 @@ from pathlib import Path
 from cdgen.inspection.pieces import Piece
 from cdgen.page.rendering import fragment
 
-_TEMPLATES = Path(__file__).parent / "templates"
+TEMPLATES = Path(__file__).parent / "templates"
 
 
 def contrast_style() -> str:
     """Return the style sheet of `contrast_spans`, for `Page.styles`."""
-    return (_TEMPLATES / "contrast.css").read_text()
+    return (TEMPLATES / "contrast.css").read_text()
 
 
 def contrast_spans(pieces: Sequence[Piece]) -> str:
@@ -26,4 +26,4 @@ def contrast_spans(pieces: Sequence[Piece]) -> str:
         (level, "".join(piece.text for piece in run))
         for level, run in groupby(pieces, key=lambda piece: piece.level)
     ]
-    return fragment(_TEMPLATES / "contrast_spans.html.jinja", runs=runs)
+    return fragment(TEMPLATES / "contrast_spans.html.jinja", runs=runs)

@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from cdgen.corpus.plan import Plan
 from cdgen.kernels.sampling_params import SamplingParams
 
+# The names of plans and of `DrawnTokens`, and how they are called in text.
+STRATEGIES = {"vanilla": "vanilla", "plausible": "plausible-only", "cd": "CD"}
 ALPHA, CONTRAST = 0.1, 1.0  # where the strategy of a plan has none
 
 

@@ -50,6 +50,8 @@ def open_text(text: str, flags: Mapping[str, Any]) -> InspectedText:
 def text_config(flags: Mapping[str, Any]) -> GenerateConfig:
     """Return the settings of a corpus of one sequence that is never written. Raises UsageError."""
     given = {name: value for name, value in flags.items() if value is not None}
+    if "good" not in given:
+        raise UsageError("--good is missing: give the checkpoint folder of GOOD, or --pair")
     has_bad = given.get("bad", "none") != "none"
     fixed: dict[str, Any] = {
         "strategy": "cd" if has_bad else "plausible",
