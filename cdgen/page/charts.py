@@ -9,9 +9,9 @@ from html import escape
 from cdgen.page.parts import Figure
 from cdgen.shown_text import shown
 
-_WIDTH, _HEIGHT = 640, 240
-_LEFT, _RIGHT, _TOP, _BOTTOM = 48, 12, 30, 44  # the margins around the bars
-_MOST_LABELS = 9
+_WIDTH, _HEIGHT = 480, 240
+_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 8, 30, 46  # the margins around the bars
+_MOST_LABELS = 8
 
 
 @dataclass(frozen=True)

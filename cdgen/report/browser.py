@@ -115,7 +115,9 @@ def browser_section(
     """Return the section of samples."""
     notes = [_which(corpora)]
     if contrast.texts:
-        notes.append(f"Coloured are the first {len(contrast.texts)} texts.")
+        notes.append(
+            f"GOOD and BAD read the first {len(contrast.texts)} texts: these are coloured."
+        )
     tokens = contrast.as_fields()
     markup = fragment(
         _TEMPLATES / "browser.html.jinja",

@@ -32,8 +32,14 @@ from cdgen.report.sections import (
     quarantine_section,
     size_section,
 )
-from cdgen.report.strategies import strategy_section
+from cdgen.report.strategies import agreement_sentences, strategy_section
 from cdgen.storage import make_folder, write_atomic
+
+_STRATEGIES = {
+    "cd": "contrastive decoding",
+    "plausible": "plausible-only sampling",
+    "vanilla": "vanilla sampling",
+}
 
 
 @dataclass(frozen=True)
@@ -62,40 +68,36 @@ def write_report(config: ReportConfig, path: Path) -> Page:
 def make_page(config: ReportConfig) -> Page:
     """Read the corpora and return their page."""
     corpora = read_corpora(config.corpora, config.training)
-    names = " and ".join(corpus.name for corpus in corpora)
+    items = items_of(corpora)
+    contrast = measure_contrast(
+        corpora, within_budget(items, len(corpora)), config.good, config.bad
+    )
     return Page(
-        title=names,
+        title=" and ".join(corpus.name for corpus in corpora),
         kind="Corpora of cdgen, side by side" if len(corpora) > 1 else "Corpus of cdgen",
-        answer=_summary(corpora),
+        answer=[*_summary(corpora), *agreement_sentences(contrast.sums)],
         warnings=_warnings(corpora),
-        sections=_sections(config, corpora),
+        sections=[
+            *_number_sections(corpora),
+            strategy_section([corpus.name for corpus in corpora], contrast.sums, contrast.problems),
+            browser_section(corpora, items, contrast),
+            plan_section(corpora),
+        ],
         answer_title="In short",
         styles=[browser_style()],
         scripts=[browser_script()],
     )
 
 
-def _sections(config: ReportConfig, corpora: Sequence[Corpus]) -> list[Section]:
+def _number_sections(corpora: Sequence[Corpus]) -> list[Section]:
+    """Return the sections that need no model; with no row, there is only one."""
     sections = [size_section(corpora)]
     if any(corpus.reading.rows for corpus in corpora):
-        sections += [
-            length_section(corpora),
-            plausible_section(corpora),
-            diversity_section(corpora),
-        ]
+        measured = (length_section, plausible_section, diversity_section)
+        sections += [section(corpora) for section in measured]
     if quarantined := quarantine_section(corpora):
         sections.append(quarantined)
-    items = items_of(corpora)
-    contrast = measure_contrast(
-        corpora, within_budget(items, len(corpora)), config.good, config.bad
-    )
-    names = [corpus.name for corpus in corpora]
-    return [
-        *sections,
-        strategy_section(names, contrast.sums, contrast.problems),
-        browser_section(corpora, items, contrast),
-        plan_section(corpora),
-    ]
+    return sections
 
 
 def _summary(corpora: Sequence[Corpus]) -> list[str]:
@@ -116,8 +118,8 @@ def _sentence(corpus: Corpus) -> str:
     sets = reading.mean_plausible if corpus.is_masked else None
     chosen = f", each drawn among {sets:.1f} plausible tokens on average" if sets else ""
     return (
-        f"{corpus.name} ({corpus.plan.strategy}) holds {reading.rows:,} sequences{state} with"
-        f" {reading.new_tokens:,} new tokens{chosen}."
+        f"{corpus.name} holds {reading.rows:,} sequences of {_STRATEGIES[corpus.plan.strategy]}"
+        f"{state}, with {reading.new_tokens:,} new tokens{chosen}."
     )
 
 

@@ -39,7 +39,6 @@ def size_section(corpora: Sequence[Corpus]) -> Section:
         ("sequences", lambda c: f"{c.reading.rows:,} of {c.plan.num_sequences:,}"),
         ("new tokens", lambda c: f"{c.reading.new_tokens:,}"),
         ("words, prompts included", lambda c: f"{c.status.counts.words:,}"),
-        ("quarantined rows", _quarantined_share),
         ("new tokens per second, now", _rate),
     ]
     notes = []
@@ -83,11 +82,6 @@ def _rate(corpus: Corpus) -> str:
     return f"{rate:,.0f}" if rate else "-"
 
 
-def _quarantined_share(corpus: Corpus) -> str:
-    count, rows = corpus.reading.reasons["quarantined"], corpus.reading.rows
-    return f"{count:,} ({100 * count / rows:.2f} %)" if rows else "-"
-
-
 # ---- lengths and plausible sets -----------------------------------------------------------------
 
 
@@ -96,7 +90,9 @@ def length_section(corpora: Sequence[Corpus]) -> Section:
         ("new tokens: mean", lambda c: number(_mean_length(c), ",.1f")),
         ("new tokens: median", lambda c: f"{c.reading.length_at(0.5):,}"),
         ("new tokens: 95th percentile", lambda c: f"{c.reading.length_at(0.95):,}"),
-        *((f"ended by {reason}", _ended_by(reason)) for reason in ("eos", "length", "quarantined")),
+        ("ended by eos", _share_of("eos")),
+        ("ended by length", _share_of("length")),
+        ("quarantined", _share_of("quarantined")),
     ]
     figure = _length_figure(corpora)
     notes = [
@@ -111,7 +107,7 @@ def _mean_length(corpus: Corpus) -> float | None:
     return corpus.reading.new_tokens / corpus.reading.rows if corpus.reading.rows else None
 
 
-def _ended_by(reason: str) -> Cell:
+def _share_of(reason: str) -> Cell:
     def cell(corpus: Corpus) -> str:
         count, rows = corpus.reading.reasons[reason], corpus.reading.rows
         return f"{count:,} ({100 * count / rows:.1f} %)" if rows else "-"

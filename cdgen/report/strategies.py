@@ -10,10 +10,11 @@ from dataclasses import dataclass, field
 from cdgen.inspection.positions import Position
 from cdgen.page.parts import Section, Table
 
+_CONTRAST = "CD, vanilla"
 _PAIRS = {  # as the page calls a pair of strategies: their draws, and their divergence
     "plausible-only, vanilla": ("plausible", "vanilla", "plausible_vanilla"),
     "CD, plausible-only": ("cd", "plausible", "cd_plausible"),
-    "CD, vanilla": ("cd", "vanilla", "cd_vanilla"),
+    _CONTRAST: ("cd", "vanilla", "cd_vanilla"),
 }
 
 
@@ -71,6 +72,16 @@ def strategy_section(
         rows.append([f"KL: {pair}", *(_divergence(sums.get(n), pair) for n in names)])
     table = Table("Strategies on the texts of", ["", *names], rows)
     return Section("strategies", "Agreement of the strategies", notes, tables=[table])
+
+
+def agreement_sentences(sums: dict[str, StrategySums]) -> list[str]:
+    """Say how often the contrast changes the token that would be drawn."""
+    return [
+        f"On the coloured samples of {name}, CD and vanilla sampling draw the same token at"
+        f" {_agreement(own, _CONTRAST)} of the positions."
+        for name, own in sums.items()
+        if own.drawn[_CONTRAST]
+    ]
 
 
 def _own(sums: StrategySums | None) -> str:

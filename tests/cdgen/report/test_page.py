@@ -46,7 +46,7 @@ def shown_texts(page: Page) -> list[str]:
 
 def test_a_finished_corpus(tmp_path: Path) -> None:
     page = page_of(write_texts(tmp_path / "one"))
-    assert "one (cd) holds 40 sequences with 120 new tokens" in page.answer[0]
+    assert "one holds 40 sequences of contrastive decoding, with 120 new tokens" in page.answer[0]
     size = rows_of(page, "size", 1)
     assert size["state"] == ["finished"] and size["sequences"] == ["40 of 40"]
     assert "new tokens per second, now" not in size
@@ -116,7 +116,7 @@ def test_a_corpus_without_a_row(tmp_path: Path) -> None:
 def test_an_unfinished_corpus(tmp_path: Path) -> None:
     page = page_of(write_texts(tmp_path / "one", ranges=2))
     assert page.warnings[0] == "one: 2 of 5 ranges are committed."
-    assert "16 sequences so far" in page.answer[0]
+    assert "16 sequences of contrastive decoding so far" in page.answer[0]
     assert rows_of(page, "size", 1)["state"] == ["unfinished: 2 of 5 ranges; workers at work: 0"]
     assert len(shown_texts(page)) == 16
 
