@@ -60,7 +60,7 @@ class Status:
         return self.silence[worker.shard] < ALIVE_SECONDS
 
     def fields(self) -> dict[str, Any]:
-        """Return the status in JSON types, as docs/json.md describes it."""
+        """Return the status in JSON types, as docs/commands/status.md describes it."""
         workers = [
             {
                 **asdict(worker),
