@@ -80,5 +80,5 @@ class LockstepReader:
             cd=None if bad_hidden is None else draw(self.strategies.cd, bad_hidden),
         )
         indices, own = [index] * len(rows), tokens[rows, 1]
-        log_alpha = self.strategies.cd.log_alpha
-        return position_records(indices, own, good[rows, :vocab_size], bad, draws, log_alpha)
+        cd = self.strategies.cd
+        return position_records(indices, own, good[rows, :vocab_size], bad, draws, cd)

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 import torch
 
-from cdgen.kernels.sampling_params import RowStatus, SampleOutput
+from cdgen.inspection.divergence import Divergence, divergences
+from cdgen.kernels.sampling_params import RowStatus, SampleOutput, SamplingParams
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,7 @@ class Position:
     rank: int  # of the token under GOOD; 1 is the most probable, and ties share the better rank
     entropy: float  # of GOOD's distribution
     drawn: DrawnTokens
+    divergence: Divergence | None = None  # None where they draw by no probabilities
 
     @property
     def difference(self) -> float | None:
@@ -67,7 +69,7 @@ def position_records(
     good: torch.Tensor,  # [N, V] logits, without padding
     bad: torch.Tensor | None,  # [N, V]
     draws: Draws,
-    log_alpha: float,
+    cd: SamplingParams,  # of the contrast
 ) -> list[Position]:  # N
     """Return the records of N tokens, each with the logits of the position before it."""
     log_p = good.double().log_softmax(-1)
@@ -83,10 +85,11 @@ def position_records(
         own[:, 0].tolist(),
         bad_own,
         draws.plausible.plausible.tolist(),
-        _in_plausible_set(good, tokens, log_alpha).tolist(),
+        _in_plausible_set(good, tokens, cd.log_alpha).tolist(),
         (1 + (log_p > own).sum(-1)).tolist(),
         entropy.tolist(),
         _drawn_tokens(draws, len(tokens)),
+        divergences(good, bad, cd),
         strict=True,
     )
     return [Position(*fields) for fields in columns]

@@ -52,8 +52,8 @@ class WholeTextReader:
             plausible=draw(self.strategies.plausible, None),
             cd=None if bad is None else draw(self.strategies.cd, bad),
         )
-        log_alpha = self.strategies.cd.log_alpha
-        return position_records(positions.tolist(), tokens[1:], good, bad, draws, log_alpha)
+        cd = self.strategies.cd
+        return position_records(positions.tolist(), tokens[1:], good, bad, draws, cd)
 
     def _logits(
         self,
