@@ -41,15 +41,20 @@ class InspectedCorpus:
 
     def checked(self, row: dict[str, Any]) -> TokenSequence:
         """Return the tokens of a row. Raises StorageError if they do not fit the plan."""
-        tokens, plan = row["tokens"], self.plan
-        longest = plan.prompts.prompt_tokens + plan.max_new_tokens
-        prompt_fits = 1 <= row["prompt_tokens"] <= len(tokens) <= longest
-        if not prompt_fits or not all(0 <= token < plan.vocab_size for token in tokens):
+        if not self._fits(row["tokens"], row["prompt_tokens"]):
             raise StorageError(
                 f"{self.out}: sequence {row['sequence_id']} is not one of its plan; try cdgen"
                 " verify"
             )
-        return TokenSequence(row["sequence_id"], tokens)
+        return TokenSequence(row["sequence_id"], row["tokens"])
+
+    def _fits(self, tokens: Any, prompt_tokens: Any) -> bool:
+        longest = self.plan.prompts.prompt_tokens + self.plan.max_new_tokens
+        try:
+            is_whole = 1 <= prompt_tokens <= len(tokens) <= longest
+            return is_whole and all(0 <= token < self.plan.vocab_size for token in tokens)
+        except TypeError:  # a file that others wrote may hold anything
+            return False
 
 
 def open_corpus(out: Path, good: Path | None = None, bad: str | None = None) -> InspectedCorpus:

@@ -81,6 +81,27 @@ def test_the_other_strategies_draw_their_rows_too(
     assert any(record.drawn.cd != record.drawn.plausible for record in records)
 
 
+def test_no_mask_needs_all_of_bads_logits(
+    write_corpus: Callable[..., Path], tiny_pair: PairFolders
+) -> None:
+    out = write_corpus("--bad", tiny_pair.bad, "--alpha", 0, "--contrast", 0.5, "--top-k", 9)
+    require_own_tokens(open_corpus(out, tiny_pair.good, str(tiny_pair.bad)), least=50)
+
+
+def test_models_without_a_lean_decoder_agree_up_to_rounding(
+    write_corpus: Callable[..., Path], tiny_gpt2_pair: PairFolders
+) -> None:
+    out = write_corpus("--bad", tiny_gpt2_pair.bad, good=tiny_gpt2_pair.good)
+    corpus = open_corpus(out, tiny_gpt2_pair.good, str(tiny_gpt2_pair.bad))
+    assert corpus.plan.decoder == "transformers"
+    same = [
+        record.drawn.cd == record.token
+        for prompt_tokens, records in inspected(corpus)
+        for record in records[prompt_tokens - 1 :]
+    ]
+    assert len(same) > 50 and sum(same) >= len(same) - 1
+
+
 @pytest.mark.data
 def test_a_trained_pair_draws_its_rows_again(
     cdgen: Callable[..., Any], stories260k: SimpleNamespace, tmp_path: Path
@@ -128,9 +149,10 @@ def test_a_row_must_be_there(
     for row in (-1, 10):
         with pytest.raises(UsageError, match=f"has the sequences 0 to 9, got {row}"):
             corpus.sequence(row)
-    row = {"sequence_id": 3, "prompt_tokens": 2, "tokens": [0, 4, 48]}
-    with pytest.raises(StorageError, match="sequence 3 is not one of its plan"):
-        corpus.checked(row)
+    for tokens in ([0, 4, 48], [0, -1], [0] * 25, [0], [0, None], ["a", "b"], None):
+        row = {"sequence_id": 3, "prompt_tokens": 2, "tokens": tokens}
+        with pytest.raises(StorageError, match="sequence 3 is not one of its plan"):
+            corpus.checked(row)
     next((corpus.out / "data").iterdir()).write_bytes(b"")
     with pytest.raises(StorageError, match="0 bytes, expected"):
         corpus.sequence(3)
