@@ -59,7 +59,8 @@ def _settings() -> list[tuple[str, Cell]]:
         ("temperature", lambda c: f"{c.plan.sampling.temperature:g}"),
         ("prompts", lambda c: f"{c.plan.prompts.count:,} x {c.plan.sequences_per_prompt:,}"),
         ("seed", lambda c: str(c.plan.seed)),
-        ("written with", lambda c: f"cdgen {c.plan.cdgen_version}, {c.plan.device}"),
+        ("device", lambda c: cut(c.plan.device)),
+        ("version of cdgen", lambda c: cut(c.plan.cdgen_version)),
     ]
 
 

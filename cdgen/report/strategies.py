@@ -75,12 +75,14 @@ def strategy_section(
 
 
 def agreement_sentences(sums: dict[str, StrategySums]) -> list[str]:
-    """Say how often the contrast changes the token that would be drawn."""
+    """Say how often the contrast changes the token that would be drawn; nothing without sums."""
+    shares = [f"{_agreement(own, _CONTRAST)} ({name})" for name, own in sums.items() if own.tokens]
+    if not shares:
+        return []
+    places = " and ".join(shares)
     return [
-        f"On the coloured samples of {name}, CD and vanilla sampling draw the same token at"
-        f" {_agreement(own, _CONTRAST)} of the positions."
-        for name, own in sums.items()
-        if own.drawn[_CONTRAST]
+        f"Where samples are coloured, CD and vanilla sampling draw the same token at {places} of the"
+        " positions."
     ]
 
 
