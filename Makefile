@@ -5,7 +5,7 @@ PYTHON := $(VENV)/bin/python
 RUNTIME := $(VENV)/.runtime
 READY := $(VENV)/.ready
 PIP := $(PYTHON) -m pip --disable-pip-version-check --quiet
-SOURCES := cdgen kernels train eval bench tests
+SOURCES := cdgen kernels train eval bench tests docs
 NATIVE := $(wildcard kernels/cpu/*.cpp kernels/cpu/*.h)
 PYTEST := $(PYTHON) -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
@@ -25,7 +25,7 @@ SANITIZED := tests/kernels/gpu -k "sizes_change_no_bit and (all-three or greedy)
 	gelu and order_and_batch or rotary_of_stacked or swiglu_of"
 OUT ?= bench/results
 
-.PHONY: demo test test-thorough torture check format package types bench bench-eval \
+.PHONY: demo test test-thorough torture check format package types docs docs-options bench bench-pictures bench-check bench-eval \
 	bench-bad-kinds bench-number-formats bench-engines bench-scale bench-train fuzz wheel \
 	test-gpu test-gpu-engine test-gpu-kernels test-gpu-sanitizers \
 	bench-gpu bench-gpu-generate bench-gpu-transformers bench-gpu-ops bench-gpu-sampler bench-gpu-train bench-gpu-eval gpu-packages kernels-table
@@ -66,6 +66,14 @@ types: $(READY) package
 	cd build/package && $(CURDIR)/$(VENV)/bin/mypy --config-file $(CURDIR)/pyproject.toml \
 		--cache-dir $(CURDIR)/.mypy_cache -p cdgen
 
+# The documentation as a site that opens from disk: build/docs/index.html. Warnings are errors.
+docs: $(READY)
+	$(VENV)/bin/sphinx-build -q -W --keep-going -b html docs build/docs
+
+# The tables of options in docs/commands. A test compares them with the commands.
+docs-options: $(READY)
+	$(PYTHON) tests/docs/command_options.py
+
 format: $(READY)
 	$(VENV)/bin/ruff check --fix $(SOURCES)
 	$(VENV)/bin/ruff format $(SOURCES)
@@ -78,6 +86,15 @@ bench: $(READY)
 		--out bench/results/cpu-sample-contrastive-avx2.json
 	GOMP_SPINCOUNT=1000 $(PYTHON) -m cdgen.bench.end_to_end.bench_generate --out bench/results/cpu-generate.json
 	$(PYTHON) -m cdgen.bench.end_to_end.bench_startup --out bench/results/cpu-startup.json
+	$(MAKE) bench-pictures
+
+# docs/benchmarks.md and docs/pictures, from the files in bench/results and nothing else.
+bench-pictures: $(READY)
+	$(PYTHON) -m cdgen.bench.pictures.page --write docs
+
+# make bench-check NEW=folder: fails if a ratio in its files is worse than in bench/results.
+bench-check: $(READY)
+	$(PYTHON) -m cdgen.bench.regressions $(NEW)
 
 # make bench-eval MODEL=checkpoint DATA=folder, with blimp_filtered, supplement_filtered and
 # entity_tracking in the folder.

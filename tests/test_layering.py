@@ -24,6 +24,7 @@ MAY_IMPORT = {
     "checkpoints": {"leaves"},
     "models": {"kernels", "leaves"},
     "engine": {"kernels", "leaves", "models"},
+    "hf": {"kernels", "leaves", "engine"},
     "corpus": {"leaves"},
     "generation": {"kernels", "leaves", "checkpoints", "models", "engine", "corpus"},
     "train": {"leaves", "checkpoints", "models", "corpus"},
