@@ -36,6 +36,7 @@ NEEDS = {
     "docs/commands/finalize.md": ("docs/quick-start.md",),
     "docs/commands/inspect.md": ("docs/quick-start.md",),
     "docs/commands/measure.md": ("docs/quick-start.md",),
+    "docs/commands/report.md": ("docs/quick-start.md",),
     "docs/commands/eval.md": ("docs/commands/train.md",),
     "docs/commands/compare.md": ("docs/commands/train.md", "docs/commands/eval.md"),
 }
