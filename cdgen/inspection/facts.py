@@ -18,7 +18,7 @@ def facts_of(found: Inspected) -> dict[str, Any]:
             "subject": found.subject,
             "models": found.models,
             "settings": found.settings,
-            "prompt_tokens": found.prompt_tokens,
+            "prompt_tokens": found.sequence.prompt_tokens,
             "summary": asdict(summary_of(found)),
             "first_token": _token(found, found.sequence.tokens[0]),
             "positions": [_position(found, record) for record in found.positions],

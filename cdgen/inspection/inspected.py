@@ -32,7 +32,6 @@ class Inspected:
 
     subject: str
     sequence: TokenSequence
-    prompt_tokens: int
     plan: Plan
     pair: Pair
     strategies: Strategies
@@ -75,12 +74,12 @@ class Inspected:
         return [name for name in STRATEGIES if name != "cd" or "BAD" in self.models]
 
     def is_prompt(self, index: int) -> bool:
-        return index < self.prompt_tokens
+        return index < self.sequence.prompt_tokens
 
     @property
     def parts(self) -> list[Part]:
         """The prompt and the continuation; or all of a text, whose first token alone is given."""
-        if self.prompt_tokens == 1:
+        if self.sequence.prompt_tokens == 1:
             return [Part("", self.pieces)]
         prompt = [piece for piece in self.pieces if self.is_prompt(piece.first)]
         rest = self.pieces[len(prompt) :]
@@ -95,7 +94,6 @@ def inspect_text(text: str, flags: Mapping[str, Any]) -> Inspected:
     return Inspected(
         "A text",
         opened.sequence,
-        1,  # the first token is given
         opened.plan,
         opened.pair,
         opened.strategies,
@@ -108,13 +106,12 @@ def inspect_row(out: Path, sequence_id: int, good: Path | None, bad: str | None)
     """Inspect a row of the corpus in `out`. Raises the errors of `open_corpus` and of
     `InspectedCorpus.sequence`."""
     corpus = open_corpus(out, good, bad)
-    sequence, prompt_tokens = corpus.sequence(sequence_id)
+    sequence = corpus.sequence(sequence_id)
     reader = SequenceReader.load(corpus.plan, corpus.pair, corpus.strategies)
     (positions,) = reader.positions([sequence])
     return Inspected(
         f"{out}, sequence {sequence_id}",
         sequence,
-        prompt_tokens,
         corpus.plan,
         corpus.pair,
         corpus.strategies,

@@ -41,8 +41,8 @@ def inspected(corpus: InspectedCorpus) -> list[tuple[int, list[Position]]]:
     """Return the length of the prompt and the records of every row."""
     rows = [corpus.sequence(i) for i in range(corpus.plan.num_sequences)]
     reader = SequenceReader.load(corpus.plan, corpus.pair, corpus.strategies)
-    found = reader.positions([row for row, _ in rows])
-    return list(zip([prompt_tokens for _, prompt_tokens in rows], found, strict=True))
+    found = reader.positions(rows)
+    return list(zip([row.prompt_tokens for row in rows], found, strict=True))
 
 
 def require_own_tokens(corpus: InspectedCorpus, least: int) -> None:
@@ -66,6 +66,19 @@ def test_the_contrast_draws_the_rows_own_tokens(
     corpus = open_corpus(out, tiny_pair.good, own_bad if bad == "folder" else None)
     assert corpus.notes == ()
     require_own_tokens(corpus, least=50)
+
+
+@pytest.mark.parametrize("bad", ["layers:1", "window:3", "folder"])
+def test_prompts_in_batches_as_on_a_gpu(
+    write_corpus: Callable[..., Path],
+    tiny_pair: PairFolders,
+    bad: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("cdgen.engine.slot_engine.uses_prefill", lambda *_: True)
+    own_bad = str(tiny_pair.bad) if bad == "folder" else bad
+    out = write_corpus("--bad", own_bad)
+    require_own_tokens(open_corpus(out, tiny_pair.good, own_bad), least=50)
 
 
 @pytest.mark.parametrize("strategy", ["vanilla", "plausible"])
