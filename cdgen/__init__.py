@@ -21,11 +21,14 @@ _PUBLIC = {
     "SampleOutput": "cdgen.kernels.sampling_params",
     "sample_contrastive": "cdgen.kernels.sample_contrastive",
     "sample_contrastive_heads": "cdgen.kernels.sample_contrastive",
+    "load_pair": "cdgen.generation.loaded_pair",
 }
-__all__ = ["__version__", *_PUBLIC]
+__all__ = ["__version__", "hf", *_PUBLIC]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "hf":  # a folder, which needs transformers
+        return import_module("cdgen.hf")
     if name not in _PUBLIC:
         raise AttributeError(f"module 'cdgen' has no attribute {name!r}")
     return getattr(import_module(_PUBLIC[name]), name)

@@ -149,7 +149,7 @@ class _Texts:
 
     def read(self, documents: Iterable[str]) -> Iterator[str]:
         for text in documents:
-            data = text.encode()
+            data = text.encode(errors="surrogatepass")  # JSON may hold half of a pair
             self.characters += len(text)
             self._digests += hashlib.blake2b(data, digest_size=16).digest()
             self._bytes += len(data)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -95,3 +96,7 @@ class SampleOutput:
     status: torch.Tensor  # [B] uint8, a RowStatus
     plausible: torch.Tensor  # [B] int32, size of the plausible set, 0 unless status is OK
     kept: torch.Tensor  # [B] int32, how many plausible tokens truncation keeps
+
+    def of_rows(self, rows: Sequence[int]) -> SampleOutput:
+        """Return the draws of some rows."""
+        return SampleOutput(*(x[rows] for x in vars(self).values()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -22,6 +23,10 @@ import torch
 # Without a GPU, the tests run the Triton kernels in Triton's interpreter.
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
+if os.environ.get("TRITON_INTERPRET") == "1":
+    from faster_interpreter import search_once
+
+    search_once()
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -54,6 +59,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.data)
         if item.get_closest_marker("gpu") and not torch.cuda.is_available():
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _only_new_objects_are_searched() -> None:
+    """Leave what lives before the tests of a file out of garbage collection.
+
+    torch, transformers and the collected tests are millions of objects, and `cdgen eval` collects
+    after each model.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 def _widest_instruction_set() -> str | None:

@@ -155,7 +155,7 @@ def gpu_tests() -> list[str]:
 BESIDE_A_GPU = [
     *modules("kernels/*.py", "kernels/gpu/**/*.py"),
     *modules("cdgen/checkpoints/[!_p]*.py", "cdgen/checkpoints/pair.py"),
-    *modules("cdgen/models/[!_]*.py", "cdgen/engine/[!_]*.py"),
+    *modules("cdgen/models/[!_]*.py", "cdgen/engine/[!_]*.py", "cdgen/hf/[!_]*.py"),
     *modules("bench/ops/*.py", "bench/bounds/*.py", "bench/timing/*.py"),
     *modules("bench/end_to_end/*gpu*.py", "bench/end_to_end/bench_generate.py"),
     *modules("train/callbacks.py", "train/checkpoints.py", "train/model.py", "train/optimizer.py"),

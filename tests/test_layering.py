@@ -24,11 +24,15 @@ MAY_IMPORT = {
     "checkpoints": {"leaves"},
     "models": {"kernels", "leaves"},
     "engine": {"kernels", "leaves", "models"},
+    "hf": {"kernels", "leaves", "engine"},
     "corpus": {"leaves"},
     "generation": {"kernels", "leaves", "checkpoints", "models", "engine", "corpus"},
     "train": {"leaves", "checkpoints", "models", "corpus"},
     "eval": {"kernels", "leaves", "checkpoints", "corpus"},
 }
+MAY_IMPORT |= {"page": {"leaves"}}
+MAY_IMPORT |= {"inspection": {*MAY_IMPORT} - {"train", "eval"}}
+MAY_IMPORT |= {"report": {"leaves", "checkpoints", "corpus", "eval", "page", "inspection"}}
 MAY_IMPORT |= {"experiment": {*MAY_IMPORT}}
 EVERYTHING = {*MAY_IMPORT, "cli"}
 MAY_IMPORT |= {"cli": EVERYTHING, "bench": EVERYTHING}

@@ -17,12 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM, LogitsProcessor
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from cdgen.bench.timing.environment import write_result
 from cdgen.engine.sequences import Limits, Request, Sequence
 from cdgen.engine.settings import EngineSettings
 from cdgen.engine.slot_engine import SlotEngine
+from cdgen.hf.logits_processor import ContrastiveLogitsProcessor
 from cdgen.kernels import reference
 from cdgen.kernels.sampling_params import SamplingParams
 from cdgen.models.decoder import Decoder, Dropout
@@ -68,29 +69,15 @@ def scale_heads(good: Any, bad: Any) -> None:
         raise RuntimeError(f"mean plausible set: expected 5 to 30, got {found:.1f}")
 
 
-class Contrast(LogitsProcessor):
-    """The same distribution as a user of transformers would write it; BAD keeps its own cache."""
-
-    def __init__(self, bad: Any) -> None:
-        self.bad, self.cache = bad, DynamicCache(config=bad.config)
-
-    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
-        unseen = input_ids[:, self.cache.get_seq_length() :]
-        bad = self.bad(unseen, past_key_values=self.cache, use_cache=True, logits_to_keep=1).logits
-        good_logp = scores.log_softmax(-1)
-        bad_logp = bad[:, -1].float().log_softmax(-1)
-        masked = good_logp < good_logp.amax(-1, keepdim=True) + PARAMS.log_alpha
-        return (good_logp - PARAMS.bad_weight * bad_logp).masked_fill(masked, float("-inf"))
-
-
 @torch.inference_mode()
 def run_transformers(good: Any, bad: Any, prompts: torch.Tensor, new: int = NEW) -> float:
     """Return the seconds of `new` tokens for every prompt [B, T], on the models' device."""
+    contrast = ContrastiveLogitsProcessor(bad, PARAMS.bad_weight, PARAMS.alpha)
     start = time.perf_counter()
     out = good.generate(
         prompts,
         attention_mask=torch.ones_like(prompts),
-        logits_processor=[Contrast(bad)],
+        logits_processor=[contrast],
         do_sample=True,
         top_k=0,
         max_new_tokens=new,

@@ -10,7 +10,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.exceptions import TyperException
 
-from cdgen.cli import corpus, doctor, evaluate, experiment, status, train
+from cdgen.cli import corpus, doctor, evaluate, experiment, inspect, pages, status, train
 from cdgen.errors import Interrupted, report
 from cdgen.shown_text import protect_terminal
 
@@ -35,9 +35,10 @@ def root(
 
 
 app.command()(experiment.run)
-app.command()(experiment.report)
+app.command()(pages.report)
 app.command()(corpus.generate)
 app.command()(status.status)
+app.command()(inspect.inspect)
 app.command()(corpus.verify)
 app.command()(corpus.finalize)
 app.command()(train.train)

@@ -1,4 +1,4 @@
-"""`cdgen run` and `cdgen report`: the whole experiment, and its page."""
+"""`cdgen run`: the whole experiment."""
 
 from __future__ import annotations
 
@@ -66,20 +66,3 @@ def run(
         return
     typer.echo((out / "compare/compare.md").read_text(), nl=False)
     typer.echo(f"complete: {out / 'report.html'}")
-
-
-def report(
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder of cdgen run.")],
-) -> None:
-    """Write the page of an experiment.
-
-    It consists of report.html, report.md, results.json and figures. What is not finished yet is
-    left out and named.
-    """
-    from cdgen.experiment.report.page import write_page
-
-    page = write_page(out)
-    typer.echo("\n".join(page.answer))
-    for warning in page.warnings:
-        typer.echo(f"cdgen: {warning}", err=True)
-    typer.echo(f"{out / 'report.html'}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import tee
 from pathlib import Path
@@ -134,9 +134,7 @@ def _write_table(
     def write_both(tokens: BinaryIO, origins: BinaryIO) -> None:
         nonlocal count
         for place, ids in _prompts(source, documents, marks):
-            row = np.full(source.prompt_tokens, _PADDING, dtype="<i4")
-            row[: len(ids)] = ids
-            tokens.write(row.tobytes())
+            tokens.write(padded_ids(ids, source.prompt_tokens))
             line = json.dumps({"prompt_id": count, **place}, default=str)
             origins.write(f"{line}\n".encode())
             count += 1
@@ -147,6 +145,13 @@ def _write_table(
     made = {"tokens_sha256": tokens_sha256, "origins_sha256": origins_sha256, "count": count}
     write_record(folder / PROMPT_RECORD, {**origin, **made})
     documents.say(f"{count:,} prompts", *marks.notes(), *source.notes)
+
+
+def padded_ids(ids: Sequence[int], length: int) -> bytes:
+    """Return the bytes of a prompt in the table: `length` int32, the last of them padding."""
+    row = np.full(length, _PADDING, dtype="<i4")
+    row[: len(ids)] = ids
+    return row.tobytes()
 
 
 def _prompts(

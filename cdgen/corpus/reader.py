@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,31 @@ def rows_so_far(out: Path, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
     if not entries:
         raise UsageError(f"{out}: no range is committed yet; resume it with `cdgen generate`")
     return _rows(folder, entries, columns)
+
+
+def row_of(out: Path, sequence_id: int, columns: Sequence[str]) -> dict[str, Any]:
+    """Return one row, cut to `columns`, and read only the file that holds it.
+
+    Raises UsageError if the plan has no such sequence or its range is not committed yet,
+    StorageError for a damaged file.
+    """
+    folder = CorpusFolder(out)
+    plan = folder.plan
+    if not 0 <= sequence_id < plan.num_sequences:
+        raise UsageError(
+            f"{out} has the sequences 0 to {plan.num_sequences - 1:,}, got {sequence_id:,}"
+        )
+    index = sequence_id // plan.range_size
+    entry: FileEntry | None
+    if folder.is_finalized:
+        number = index // plan.ranges_per_file
+        entry = next(islice(read_manifest(folder).files, number, None), None)
+    elif (entry := read_range(folder, index)) is None:
+        raise UsageError(f"{out}: the range of sequence {sequence_id:,} is not committed yet")
+    for row in _rows(folder, [entry] if entry else [], ["sequence_id", *columns]):
+        if row["sequence_id"] == sequence_id:
+            return row
+    raise StorageError(f"{out}: its files lack sequence {sequence_id:,}; try cdgen verify")
 
 
 def evenly_spaced(count: int, most: int) -> set[int]:

@@ -3,11 +3,14 @@ the model calls it."""
 
 from __future__ import annotations
 
+import inspect
 import math
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Self
 
 import torch
+import torch.nn.functional as F
 
 # Names of what a model hands back and takes again: attention caches, Mamba's state, RWKV's.
 _STATES = ("past_key_values", "cache_params", "state")
@@ -24,6 +27,11 @@ class TextModel:
     model: Any
     carries_state: bool
 
+    @cached_property
+    def takes(self) -> frozenset[str]:
+        """The names of the arguments of a forward pass."""
+        return frozenset(inspect.signature(self.model.forward).parameters)
+
     @classmethod
     def of(cls, model: Any, vocab_size: int, length: int) -> Self:
         """Try the state of `model` on a few texts of `length` tokens, at least two."""
@@ -32,19 +40,38 @@ class TextModel:
 
 @dataclass
 class Continuation:
-    """The logits of one model for the rows of one wave, step by step."""
+    """The logits of one model for some rows, step by step.
+
+    The rows may be padded on the left: `mask` then has a 1 for each token of the prompts and a 0
+    for padding.
+    """
 
     of: TextModel
+    mask: torch.Tensor | None = None  # [B, P] int64
     _state: dict[str, Any] = field(default_factory=dict)
 
     def advance(self, tokens: torch.Tensor) -> torch.Tensor:  # [B, T] int64 -> [B, V]
         """Return the logits after `tokens`: those of the last call and, if there was one, one
         more column."""
         fresh = tokens[:, -1:] if self._state else tokens
-        out = self.of.model(input_ids=fresh, use_cache=self.of.carries_state, **self._state)
+        told = self._padding(tokens.shape[1], fresh.shape[1]) | self._state
+        if "logits_to_keep" in self.of.takes:
+            told["logits_to_keep"] = 1  # those of all tokens of long prompts might not fit
+        out = self.of.model(input_ids=fresh, use_cache=self.of.carries_state, **told)
         if self.of.carries_state:
             self._state = {name: out[name] for name in _STATES if out.get(name) is not None}
         return out.logits[:, -1]
+
+    def _padding(self, length: int, fresh: int) -> dict[str, Any]:
+        """Return what tells the model of the padding in rows of `length` tokens, of which it is to
+        read the last `fresh`."""
+        if self.mask is None:
+            return {}
+        mask = F.pad(self.mask, (0, length - self.mask.shape[1]), value=1)
+        told = {"attention_mask": mask}
+        if "position_ids" in self.of.takes:
+            told["position_ids"] = (mask.cumsum(1) - 1).clamp(min=0)[:, -fresh:]
+        return told
 
 
 @torch.inference_mode()

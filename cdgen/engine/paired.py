@@ -62,31 +62,38 @@ class PairedModels:
         BAD's logits are computed at plausible tokens only, unless alpha = 0 makes all plausible.
         """
         params, seed = self.settings.params, self.settings.seed
-        bad_logits = None
-        if bad_hidden is not None:
-            # In a stack BAD is the last model. A BAD made of GOOD has GOOD's head, model 0.
-            bad, model = (self.bad, 0) if self.bad else (self.good, self.good.models - 1)
-            if params.alpha > 0:
-                return sample_contrastive_heads(
-                    logits,
-                    bad_hidden,
-                    bad.head_weight(model),
-                    params,
-                    seed=seed,
-                    sequence_ids=sequence_ids,
-                    positions=positions,
-                    vocab_size=self.settings.vocab_size,
-                )
-            bad_logits = bad.logits(bad_hidden, model)
+        if bad_hidden is not None and params.alpha > 0:
+            bad, model = self._bad_head
+            return sample_contrastive_heads(
+                logits,
+                bad_hidden,
+                bad.head_weight(model),
+                params,
+                seed=seed,
+                sequence_ids=sequence_ids,
+                positions=positions,
+                vocab_size=self.settings.vocab_size,
+            )
         return sample_contrastive(
             logits,
-            bad_logits,
+            None if bad_hidden is None else self.bad_logits(bad_hidden),
             params,
             seed=seed,
             sequence_ids=sequence_ids,
             positions=positions,
             vocab_size=self.settings.vocab_size,
         )
+
+    def bad_logits(self, bad_hidden: torch.Tensor) -> torch.Tensor:  # [B, D'] -> [B, V or more]
+        """Return BAD's logits of every token, which a draw needs only if alpha = 0."""
+        bad, model = self._bad_head
+        return bad.logits(bad_hidden, model)
+
+    @property
+    def _bad_head(self) -> tuple[Decoder, int]:
+        """The decoder that holds BAD's head, and the number of the model in it. In a stack BAD is
+        the last model. A BAD made of GOOD has GOOD's head, model 0."""
+        return (self.bad, 0) if self.bad else (self.good, self.good.models - 1)
 
 
 def log_probs(

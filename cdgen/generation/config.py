@@ -1,4 +1,7 @@
-"""Settings of `cdgen generate`, from flags, a YAML file and a pair file, checked in one place."""
+"""Settings of `cdgen generate`, from flags, a YAML file and a pair file, checked in one place.
+
+Those that decide the sequences are a record of their own, which `cdgen.load_pair` takes too.
+"""
 
 from __future__ import annotations
 
@@ -13,17 +16,14 @@ from cdgen.engine.memory import SLOT_MULTIPLE
 from cdgen.settings import read_yaml, validated
 
 
-class GenerateConfig(BaseModel):
-    """The settings. Each field is a flag of `cdgen generate` with the same name and default."""
+class SequenceConfig(BaseModel):
+    """The settings that decide the sequences, together with the prompts. Each field is a flag of
+    `cdgen generate` with the same name and default."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     good: Path
     bad: str = "none"
-    prompts: str
-    text_column: str = "text"
-    out: Path
-    format: Literal["parquet", "jsonl"] = "parquet"
     strategy: Literal["cd", "vanilla", "plausible"] = "cd"
     contrast: float = Field(default=1.0, ge=0, allow_inf_nan=False)
     alpha: float = Field(default=0.1, ge=0, le=1)
@@ -42,17 +42,9 @@ class GenerateConfig(BaseModel):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     kv_dtype: Literal["auto", "float32", "bfloat16", "int8", "fp8"] = "auto"
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    shard: str = "0/1"
-    workers: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
-    ray: str | None = None
-    ray_cpus: int = Field(default=1, ge=1)
-    range_size: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
     logprobs: bool = False
-    max_quarantined: int = Field(default=0, ge=0)
-    grace: int = Field(default=20, ge=0)  # seconds
-    watchdog: int = Field(default=1800, ge=0)  # seconds
 
-    @field_validator("slots", "range_size", "workers", mode="before")
+    @field_validator("slots", "range_size", "workers", mode="before", check_fields=False)
     @classmethod
     def _number_or_auto(cls, value: Any) -> Any:
         """Convert a number that the command line passes as text."""
@@ -68,6 +60,24 @@ class GenerateConfig(BaseModel):
                 " (to sample from GOOD alone: --strategy vanilla)"
             )
         return self
+
+
+class GenerateConfig(SequenceConfig):
+    """The settings of a run that writes a corpus: also the prompts, where the corpus is written, by
+    whom, and what happens when something goes wrong."""
+
+    prompts: str
+    text_column: str = "text"
+    out: Path
+    format: Literal["parquet", "jsonl"] = "parquet"
+    shard: str = "0/1"
+    workers: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
+    ray: str | None = None
+    ray_cpus: int = Field(default=1, ge=1)
+    range_size: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
+    max_quarantined: int = Field(default=0, ge=0)
+    grace: int = Field(default=20, ge=0)  # seconds
+    watchdog: int = Field(default=1800, ge=0)  # seconds
 
 
 def generate_config(

@@ -13,20 +13,26 @@ from cdgen.checkpoints.pair import Pair, open_pair, tokenizer_sha256
 from cdgen.corpus.model_names import ModelName, ModelNames
 from cdgen.corpus.prompts import PromptSource, PromptTable, prepare_prompts
 from cdgen.errors import UsageError
-from cdgen.generation.config import GenerateConfig
+from cdgen.generation.config import GenerateConfig, SequenceConfig
 
 
-def open_models(config: GenerateConfig) -> Pair:
+def open_models(config: SequenceConfig) -> Pair:
     """Open GOOD, and BAD if the strategy uses it.
 
     Raises ModelError if they do not fit together, UsageError if a sequence does not fit into their
     context.
     """
     bad = parse_bad(config.bad) if config.strategy == "cd" else BadSource("none")
-    pair = open_pair(config.good, bad)
+    pair = open_with_notes(config.good, bad)
+    require_context(config, pair)
+    return pair
+
+
+def open_with_notes(good: Path, bad: BadSource) -> Pair:
+    """Open a pair and print what a user may not expect of it to stderr. Raises ModelError."""
+    pair = open_pair(good, bad)
     for note in pair.notes:
         print(note, file=sys.stderr)
-    _require_context(config, pair)
     return pair
 
 
@@ -62,7 +68,7 @@ def prompt_source(config: GenerateConfig, pair: Pair) -> PromptSource:
     )
 
 
-def prompt_prefix(config: GenerateConfig, pair: Pair) -> tuple[int, ...]:
+def prompt_prefix(config: SequenceConfig, pair: Pair) -> tuple[int, ...]:
     """Return the tokens before every document: what GOOD's tokenizer puts there, unless --bos says
     otherwise. Raises UsageError if --bos always finds no BOS."""
     own = pair.prefix_token_ids
@@ -90,9 +96,12 @@ def add_bos_note(pair: Pair) -> tuple[str, ...]:
 def _require_known_tokens(table: PromptTable, pair: Pair) -> None:
     """Raise UsageError if a prompt holds a token for which one of the models has no row."""
     highest = max(pair.tokenizer.get_vocab(with_added_tokens=True).values())
-    if highest < pair.vocab_size:
-        return
-    prompt, token = table.largest_id()
+    if highest >= pair.vocab_size:
+        require_known_token(*table.largest_id(), pair)
+
+
+def require_known_token(prompt: int, token: int, pair: Pair) -> None:
+    """Raise UsageError if a model has no row for `token`, which is in prompt number `prompt`."""
     if token >= pair.vocab_size:
         who = "GOOD has" if pair.bad is None else "GOOD and BAD share"
         name = pair.tokenizer.id_to_token(token)
@@ -102,7 +111,8 @@ def _require_known_tokens(table: PromptTable, pair: Pair) -> None:
         )
 
 
-def _require_context(config: GenerateConfig, pair: Pair) -> None:
+def require_context(config: SequenceConfig, pair: Pair) -> None:
+    """Raise UsageError if the longest sequence does not fit into the context of the pair."""
     needed, context = config.prompt_tokens + config.max_new_tokens, pair.context_length
     if context is not None and needed > context:
         raise UsageError(

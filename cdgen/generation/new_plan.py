@@ -8,11 +8,11 @@ from tempfile import TemporaryDirectory
 from cdgen import __version__
 from cdgen.checkpoints.pair import Pair, tokenizer_sha256
 from cdgen.corpus.folder import CorpusFolder
-from cdgen.corpus.plan import Plan, PromptPlan, SamplingPlan
+from cdgen.corpus.plan import Format, Plan, PromptPlan, SamplingPlan
 from cdgen.corpus.row_files import require_writer
 from cdgen.device import backend_name, choose_device, choose_dtypes, device_kind
 from cdgen.errors import UsageError
-from cdgen.generation.config import GenerateConfig
+from cdgen.generation.config import GenerateConfig, SequenceConfig
 from cdgen.generation.inputs import open_models, open_prompts, prompt_prefix
 
 # Sequences per slot in a default range: about a minute of work. Slots stand empty at its end.
@@ -33,13 +33,21 @@ def plan_only(config: GenerateConfig) -> Plan:
 
 
 def make_plan(config: GenerateConfig, pair: Pair, prompts: PromptPlan) -> Plan:
-    """Return the plan of a run, with every `auto` resolved. Raises UsageError."""
+    """Return the plan of a run that writes a corpus, with every `auto` resolved. Raises
+    UsageError."""
+    plan = sequence_plan(config, pair, prompts, config.format)
+    return _with_sizes(plan, config, pair)
+
+
+def sequence_plan(config: SequenceConfig, pair: Pair, prompts: PromptPlan, format: Format) -> Plan:
+    """Return the plan of a run, but for its slots and its range size, which are 1. Raises
+    UsageError."""
     lean = _has_lean_decoders(config, pair)
     device = choose_device(config.device)
     dtype, kv_dtype = choose_dtypes(config.dtype, config.kv_dtype, device, lean)
-    plan = Plan(
+    return Plan(
         cdgen_version=__version__,
-        format=config.format,
+        format=format,
         prompts=prompts,
         good_sha256=pair.good.sha256,
         prefix_token_ids=prompt_prefix(config, pair),
@@ -55,7 +63,7 @@ def make_plan(config: GenerateConfig, pair: Pair, prompts: PromptPlan) -> Plan:
         eos_token_ids=pair.eos_token_ids,
         vocab_size=pair.vocab_size,
         logprobs=config.logprobs,
-        slots=1,  # replaced below, with the range size
+        slots=1,
         range_size=1,
         dtype=dtype,
         kv_dtype=kv_dtype,
@@ -63,10 +71,9 @@ def make_plan(config: GenerateConfig, pair: Pair, prompts: PromptPlan) -> Plan:
         decoder="lean" if lean else "transformers",
         backend=backend_name(device),
     )
-    return _with_sizes(plan, config, pair)
 
 
-def _has_lean_decoders(config: GenerateConfig, pair: Pair) -> bool:
+def _has_lean_decoders(config: SequenceConfig, pair: Pair) -> bool:
     """Return whether the lean decoders cover GOOD and BAD.
 
     Raises UsageError if they do not while BAD is made of GOOD, which only they can compute, or if
@@ -86,7 +93,7 @@ def _has_lean_decoders(config: GenerateConfig, pair: Pair) -> bool:
     return shapes is not None
 
 
-def _sampling(config: GenerateConfig) -> SamplingPlan:
+def _sampling(config: SequenceConfig) -> SamplingPlan:
     """Return the sampling parameters of a strategy.
 
     vanilla is ancestral sampling from GOOD; plausible keeps the mask and drops the contrast.

@@ -22,12 +22,13 @@ from cdgen.checkpoints.pair import Pair
 from cdgen.corpus.plan import Plan, PromptPlan, as_recorded
 from cdgen.corpus.ranges import EncodedRange, encode_range
 from cdgen.device import device_faults
-from cdgen.engine.sequences import Request, StepReport
+from cdgen.engine.sequences import StepReport
 from cdgen.errors import ModelError
 from cdgen.generation.config import GenerateConfig
 from cdgen.generation.finished_rows import FinishedRows
 from cdgen.generation.inputs import open_models
 from cdgen.generation.new_plan import make_plan
+from cdgen.generation.threads import useful_threads
 
 
 @dataclass(frozen=True)
@@ -105,16 +106,13 @@ class RangeWorker:
         """Make range `index`, whose `prompts` begin with that of its first sequence."""
         import torch
 
-        from cdgen.generation.shard_writer import useful_threads
-
         torch.set_num_threads(self.threads)  # of this thread, which may not be the one that loaded
         plan = self.plan
         ids = plan.sequence_ids(index)
         first = plan.prompt_id(ids.start)
-        requests = (Request(i, prompts[plan.prompt_id(i) - first]) for i in ids)
         self.engine.on_step = self._step
         with device_faults(), useful_threads(self.engine):
-            rows = [self.finished.row(sequence) for sequence in self.engine.generate(requests)]
+            rows = [*self.finished.rows(self.engine, ids, lambda id_: prompts[id_ - first])]
         return encode_range(plan, index, rows), self._drawn
 
     def _step(self, report: StepReport) -> None:

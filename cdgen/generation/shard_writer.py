@@ -6,7 +6,6 @@ import math
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from cdgen.checkpoints.pair import Pair
@@ -18,10 +17,11 @@ from cdgen.corpus.shard import Shard
 from cdgen.corpus.space import require_range_space
 from cdgen.corpus.status import beat
 from cdgen.device import device_faults
-from cdgen.engine.sequences import Request, StepReport
+from cdgen.engine.sequences import StepReport
 from cdgen.generation.finished_rows import FinishedRows
 from cdgen.generation.pace import RangePace
 from cdgen.generation.signals import StopSignals
+from cdgen.generation.threads import useful_threads
 from cdgen.generation.watchdog import Watchdog
 from cdgen.progress import Progress, duration
 
@@ -78,13 +78,11 @@ class ShardWriter:
         self.signals.check("the one in progress too")
 
     def _rows(self, engine: SlotEngine | WaveEngine, index: int) -> Iterator[Row]:
-        requests = (
-            Request(i, self.table[self.plan.prompt_id(i)]) for i in self.plan.sequence_ids(index)
-        )
-        for sequence in engine.generate(requests):
+        ids = self.plan.sequence_ids(index)
+        for row in self.finished.rows(engine, ids, self.table.__getitem__):
             self.progress.meter.sequences += 1
-            self.pace.sequence(sequence.new_tokens)
-            yield self.finished.row(sequence)
+            self.pace.sequence(row.new_tokens)
+            yield row
 
     def _step(self, report: StepReport) -> None:
         self.watchdog.sign()
@@ -117,17 +115,3 @@ class ShardWriter:
 
     def _beat(self, new_tokens: int, rate: float) -> None:
         beat(self.folder, self.shard, self.current, new_tokens, rate)
-
-
-@contextmanager
-def useful_threads(engine: SlotEngine | WaveEngine) -> Iterator[None]:
-    """Use one thread for a tiny model of the lean decoders, whose bits do not depend on threads."""
-    import torch
-
-    before = torch.get_num_threads()
-    if engine.is_tiny:
-        torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

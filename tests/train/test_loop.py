@@ -13,7 +13,8 @@ import yaml
 from toy_run import RECIPE, write_toy
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from cdgen.errors import PlanMismatch
+from cdgen.errors import PlanMismatch, UsageError
+from cdgen.train import loop
 from cdgen.train.config import Recipe
 from cdgen.train.data.training_data import build_training_data
 from cdgen.train.loop import train_recipe
@@ -82,3 +83,16 @@ def test_a_folder_of_another_recipe_is_refused(finished: Path, tmp_path: Path) -
     other.write_text(yaml.safe_dump(RECIPE | {"seed": 1}))
     with pytest.raises(PlanMismatch, match="another recipe"):
         train_recipe(other, finished, finished / "run")
+
+
+def test_logs_for_tensorboard_need_the_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "find_spec", lambda name: None)
+    recipe = write_toy(tmp_path)
+    fields = yaml.safe_load(recipe.read_text())
+    fields["training"]["tensorboard"] = True
+    recipe.write_text(yaml.safe_dump(fields))
+    with pytest.raises(UsageError, match="pip install tensorboard, or set it to false"):
+        train_recipe(recipe, tmp_path, tmp_path / "run")
+    assert not (tmp_path / "run").exists()

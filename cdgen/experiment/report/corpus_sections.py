@@ -9,7 +9,7 @@ from cdgen.experiment.costs import MANY_READINGS
 from cdgen.experiment.recipe import RunRecipe
 from cdgen.experiment.report.corpora import Corpus
 from cdgen.experiment.report.paper_figures import truncation_of
-from cdgen.experiment.report.sections import Samples, Section, Table
+from cdgen.page.parts import Samples, Section, Table
 
 _SHOWN = 700  # characters of a sample
 _SETS = ("plausible_sets",)  # where the measures hold the sets of a sample of draws

@@ -6,9 +6,7 @@ Every number comes from the files of finished stages. What is missing is named.
 
 from __future__ import annotations
 
-import re
 from dataclasses import asdict, dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +18,12 @@ from cdgen.experiment.report.corpus_sections import corpus_sections, reading_war
 from cdgen.experiment.report.evidence import Evidence, gather
 from cdgen.experiment.report.record_sections import hashes, record_sections
 from cdgen.experiment.report.score_sections import score_sections
-from cdgen.experiment.report.sections import Page
 from cdgen.experiment.report.verdict import verdict
 from cdgen.packages import require_package
-from cdgen.shown_text import in_markdown, shown
+from cdgen.page.parts import Page
+from cdgen.page.rendering import html_of, markdown_of
 from cdgen.storage import canonical_json, make_folder, write_atomic
 
-_TEMPLATES = Path(__file__).parent / "templates"
 # A figure as a file of its own has a background; in the page it takes the page's.
 _OWN_COLOURS = '<svg style="color:#1b1d21;background:#fff"'
 
@@ -58,9 +55,8 @@ def write_page(out: Path) -> Page:
             svg = figure.svg.replace("<svg", _OWN_COLOURS, 1)
             write_atomic(out / "figures" / f"{figure.name}.svg", svg.encode())
     write_atomic(out / "results.json", canonical_json(_numbers(found, page)))
-    for name in ("report.html", "report.md"):
-        text = _templates().get_template(f"{name}.jinja").render(page=page)
-        write_atomic(out / name, text.encode())
+    write_atomic(out / "report.html", html_of(page).encode())
+    write_atomic(out / "report.md", markdown_of(page).encode())
     return page
 
 
@@ -75,6 +71,7 @@ def _page(found: _Found) -> Page:
     recipe, evidence, corpora = found.experiment.recipe, found.evidence, found.corpora
     return Page(
         title=recipe.name,
+        kind="Experiment of cdgen run: does synthetic text help?",
         answer=verdict(evidence),
         warnings=_warnings(found),
         sections=[
@@ -123,37 +120,3 @@ def _corpus_numbers(corpus: Corpus) -> dict[str, Any]:
         "tokens_per_second": corpus.tokens_per_second,
         "readings": {f"{ratio:g}": times for ratio, times in corpus.readings.items()},
     }
-
-
-@cache
-def _templates() -> Any:
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    templates = Environment(
-        loader=FileSystemLoader(_TEMPLATES),
-        autoescape=lambda name: name is not None and ".html" in name,
-        finalize=lambda value: shown(value) if type(value) is str else value,  # else it is markup
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    templates.filters |= {"cell": _markdown_cell, "fence": _fence, "unbroken": _unbroken}
-    return templates
-
-
-def _unbroken(text: str) -> str:
-    """Keep numbers and their percent signs on one line."""
-    return text.replace(" %", "\u00a0%")
-
-
-def _markdown_cell(text: str) -> str:
-    """Return text that stays text in a cell of a Markdown table, with its asterisks and
-    underscores."""
-    return in_markdown(text).replace("*", "\\*").replace("_", "\\_")
-
-
-def _fence(text: str) -> str:
-    """Return a fence that is longer than any row of backticks in the text."""
-    longest = max(map(len, re.findall("`+", text)), default=0)
-    return "`" * max(3, longest + 1)

@@ -8,7 +8,7 @@ from cdgen.eval.report.figures import Panels, draw, panels_of
 from cdgen.eval.report.methods import Method
 from cdgen.experiment.recipe import Arm, RunRecipe
 from cdgen.experiment.report.evidence import is_truncated
-from cdgen.experiment.report.sections import Figure
+from cdgen.page.parts import Figure
 
 
 def paper_figures(recipe: RunRecipe, report: Report) -> list[Figure]:
@@ -66,7 +66,7 @@ def _figure(name: str, title: str, panels: Panels, axis: str) -> Figure:
         for panel, points in panels.items()
     ]
     svg = _svg_element(draw(panels, "svg", axis)) if panels else ""
-    return Figure(name, title, ". ".join(said), svg)
+    return Figure(name, title, ". ".join(said), svg, "Bars are 95 % intervals.")
 
 
 def _svg_element(document: bytes) -> str:

@@ -13,8 +13,8 @@ from cdgen.eval.report.results import read_results
 from cdgen.experiment.layout import Layout, Student, result_files, students_of
 from cdgen.experiment.record import Experiment, StageRecord
 from cdgen.experiment.report.corpora import Corpus
-from cdgen.experiment.report.sections import Section, Table
 from cdgen.experiment.stages import Plan
+from cdgen.page.parts import Section, Table
 from cdgen.progress import duration
 from cdgen.storage import sha256_of
 from cdgen.train.budget import Budget

@@ -14,8 +14,8 @@ from cdgen.eval.summary import LOWER_IS_BETTER
 from cdgen.experiment.recipe import RunRecipe
 from cdgen.experiment.report.evidence import Evidence
 from cdgen.experiment.report.paper_figures import paper_figures
-from cdgen.experiment.report.sections import Section, Table
 from cdgen.experiment.report.verdict import method_name
+from cdgen.page.parts import Section, Table
 
 _COVERED = (
     "Intervals hold for other items and, with two or more seeds on both sides, for other seeds;"

@@ -111,6 +111,7 @@ def test_tokenizer_has_every_id_and_reads_what_it_wrote(vocabulary: int) -> None
     assert tokenizer.decode(tokenizer.encode(text).ids) == text
 
 
+@pytest.mark.thorough
 def test_cdgen_is_measured_as_a_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(bench_engines, "ROWS", 16)
     size = Size(lambda seed: paper_model(seed, "cpu", layers=2, width=64), (2, 6))

@@ -254,7 +254,10 @@ class Workers:
         return self.wait()
 
 
-@pytest.fixture(scope="module", params=["parquet", "jsonl"])
+# The writes are the same ones, and the campaign of tests/torture takes both formats.
+@pytest.fixture(
+    scope="module", params=["parquet", pytest.param("jsonl", marks=pytest.mark.thorough)]
+)
 def workers(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Workers]:

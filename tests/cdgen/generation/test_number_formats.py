@@ -103,9 +103,9 @@ def test_the_order_of_prompts_changes_no_greedy_text(
 
 def test_formats_write_different_corpora_and_are_not_mixed(write: Write, tmp_path: Path) -> None:
     for kv_dtype in ("float32", "int8"):
-        assert write(tmp_path / kv_dtype, kv_dtype=kv_dtype, num_sequences=40).code == 0
+        assert write(tmp_path / kv_dtype, kv_dtype=kv_dtype, num_sequences=8).code == 0
     assert data_of(tmp_path / "float32") != data_of(tmp_path / "int8")
-    ended = write(tmp_path / "int8", num_sequences=40)
+    ended = write(tmp_path / "int8", num_sequences=8)
     assert ended.code == 3
     assert "kv_dtype" in ended.err and "int8" in ended.err
 

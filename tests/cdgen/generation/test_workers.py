@@ -43,17 +43,23 @@ def by_one(
 def test_two_workers_write_the_bytes_of_one(
     start: Callable[..., Any], by_one: dict[str, bytes], tmp_path: Path, published: Published
 ) -> None:
-    """The same holds if a shard is divided again, and if one worker was killed."""
-    out = tmp_path / "two"
-    assert start(out, "--workers", 2).wait() == 0
+    """They divide a shard as they divide the whole."""
+    out = tmp_path / "out"
+    assert start(out, "--workers", 2, "--shard", "0/2").wait() == 0
+    assert status(out).ranges_done == 7  # 0, 2, ... 12
+    assert start(out, "--workers", 1).wait() == 0
     assert published(out) == by_one
-    shared = tmp_path / "shared"
-    assert start(shared, "--workers", 2, "--shard", "0/2").wait() == 0
-    assert status(shared).ranges_done == 7  # 0, 2, ... 12
-    assert start(shared, "--workers", 1).wait() == 0
-    assert published(shared) == by_one
 
 
+@pytest.mark.thorough
+def test_two_workers_without_a_shard(
+    start: Callable[..., Any], by_one: dict[str, bytes], tmp_path: Path, published: Published
+) -> None:
+    assert start(tmp_path, "--workers", 2).wait() == 0
+    assert published(tmp_path) == by_one
+
+
+@pytest.mark.thorough
 def test_a_worker_that_is_killed_is_told_and_made_up_for(
     start: Callable[..., Any], by_one: dict[str, bytes], tmp_path: Path, published: Published
 ) -> None:

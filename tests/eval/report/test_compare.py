@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,15 +66,20 @@ def evaluated(tmp_path: Path) -> Callable[..., Path]:
         data: str = "d",
         validation: float | None = None,
         step: int | None = None,
+        tasks: Sequence[str] = ("blimp_fast", "perplexity"),
     ) -> Path:
         named = NamedCheckpoint(Path(name).name, tmp_path, step, validation)
         folder = ResultFolder.open(tmp_path / name, named, name, MODES[mode])
         rows = blimp_rows(accuracy, seed)
         value = float(np.mean([row["choice"] == 0 for row in rows]))
-        summary = Summary({"acc": Estimate(value, 0, 0, 1)}, ITEMS)
-        folder.add("blimp_fast", data, TaskResult(rows, summary, {}))
-        summary = Summary({"perplexity": Estimate(float(np.exp(loss)), 0, 0, 0)}, 50)
-        folder.add("perplexity", data, TaskResult(perplexity_rows(loss), summary, {}))
+        right = Summary({"acc": Estimate(value, 0, 0, 1)}, ITEMS)
+        likely = Summary({"perplexity": Estimate(float(np.exp(loss)), 0, 0, 0)}, 50)
+        results = {
+            "blimp_fast": TaskResult(rows, right, {}),
+            "perplexity": TaskResult(perplexity_rows(loss), likely, {}),
+        }
+        for task in tasks:
+            folder.add(task, data, results[task])
         return tmp_path / name
 
     return write
@@ -181,6 +186,15 @@ def test_runs_that_do_not_belong_together(evaluated: Callable[..., Path], tmp_pa
     evaluated("run/checkpoint-2")
     with pytest.raises(UsageError, match="validation_loss"):
         make_report([base, Method("run", [tmp_path / "run"])], None, "validation")
+
+
+def test_runs_without_a_task_in_common(evaluated: Callable[..., Path]) -> None:
+    methods = [
+        Method("base", [evaluated("base", tasks=("blimp_fast",))]),
+        Method("other", [evaluated("other", tasks=("perplexity",))]),
+    ]
+    with pytest.raises(UsageError, match="the runs have no task in common"):
+        make_report(methods, None, "validation")
 
 
 def test_changed_predictions_are_noticed(evaluated: Callable[..., Path]) -> None:

@@ -47,3 +47,15 @@ def test_the_parts_that_have_both_files(
         entries = json.loads(path.read_text())[part]["predictions"]
         choices = [row["choice"] for row in rows if row["uid"] == part]
         assert entries == [{"id": f"{part}_{i}", "pred": c} for i, c in enumerate(choices)]
+
+
+def test_a_folder_without_a_pair_of_files(
+    cdgen: Callable[..., Any], llama: Path, tmp_path: Path
+) -> None:
+    data = tmp_path / "data/glue_filtered"
+    data.mkdir(parents=True)
+    (data / "rte.train.jsonl").touch()
+    flags = ("--model", llama, "--data", data.parent, "--out", tmp_path / "out")
+    ended = cdgen("eval", *flags, "--tasks", "glue_filtered")
+    assert ended.code == 2
+    assert f"{data}: expected PART.train.jsonl and PART.valid.jsonl, found no pair" in ended.err

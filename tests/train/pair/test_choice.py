@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from cdgen.errors import ModelError
-from cdgen.train.pair.choice import choose_pair
+from cdgen.train.metrics import METRICS
+from cdgen.train.pair.choice import choose_pair, choose_pair_of_run
 
 
 def test_good_is_the_best_and_bad_the_last_far_enough_behind() -> None:
@@ -25,3 +26,9 @@ def test_good_is_the_best_and_bad_the_last_far_enough_behind() -> None:
 
 def test_the_earlier_of_two_equal_losses_is_good() -> None:
     assert choose_pair(Path("run"), {1: 4.0, 2: 3.0, 3: 3.0}, 0.5, "") == (2, 1)
+
+
+def test_a_run_without_losses_is_named(tmp_path: Path) -> None:
+    (tmp_path / METRICS).write_text('{"step": 1, "loss": 4.0}\n')
+    with pytest.raises(ModelError, match="has no validation loss of a checkpoint: train again"):
+        choose_pair_of_run(tmp_path, 0.5)

@@ -261,4 +261,4 @@ def test_the_command(begun: Begin, cdgen: Callable[..., Any], tmp_path: Path) ->
     assert ended.out.splitlines()[-1] == str(made.out / "report.html")
     assert "cdgen: cd-0.3-seed1: not finished." in ended.err.splitlines()
     refused = cdgen("report", tmp_path)
-    assert refused.code == 2 and "found no recipe.json" in refused.err
+    assert refused.code == 2 and "neither a corpus nor an experiment" in refused.err

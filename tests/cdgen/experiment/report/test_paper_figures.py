@@ -9,7 +9,7 @@ from made_up_experiment import MadeUp
 from cdgen.experiment.recipe import Arm
 from cdgen.experiment.report.evidence import gather
 from cdgen.experiment.report.paper_figures import paper_figures, truncation_of
-from cdgen.experiment.report.sections import Figure
+from cdgen.page.parts import Figure
 
 POINT = " to "  # within the interval of a point
 

@@ -1,6 +1,7 @@
-"""The parts of the page: headings, paragraphs, tables, figures, samples and commands.
+"""The parts of a page: headings, paragraphs, tables, figures, samples and commands.
 
-The templates lay them out, report.html for people and report.md for repositories.
+The templates lay them out, page.html.jinja for people and page.md.jinja for repositories. All text
+is text: nothing in it is markup but what `markup` says.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ class Figure:
     name: str  # of its file in figures/, without .svg
     title: str
     text: str  # what it shows, for those who do not see it
-    svg: str
+    svg: str  # an <svg> element, of which every word is escaped
+    note: str = ""  # below it, after the title
 
 
 @dataclass(frozen=True)
@@ -42,11 +44,16 @@ class Section:
     tables: Sequence[Table] = ()
     samples: Sequence[Samples] = ()
     commands: Sequence[str] = ()
+    markup: str = ""  # what `rendering.fragment` made, after everything else; not in Markdown
 
 
 @dataclass(frozen=True)
 class Page:
     title: str
+    kind: str  # what it is a page of: "Experiment of cdgen run"
     answer: Sequence[str]  # sentences
     warnings: Sequence[str]
     sections: Sequence[Section] = field(default=())
+    answer_title: str = "What came out"
+    styles: Sequence[str] = ()  # style sheets beside page.css, as CSS
+    scripts: Sequence[str] = ()  # JavaScript; the page is complete without it

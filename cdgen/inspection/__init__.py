@@ -1,0 +1,1 @@
+"""What GOOD and BAD say of a text, token by token."""

@@ -1,0 +1,84 @@
+"""Sequences through the lean decoders, in the steps in which `cdgen generate` takes them.
+
+One token per slot and step gives the logits the bits that they had when a corpus was written, so
+the plan's strategy draws the corpus's own tokens. Prompts that a GPU would prefill are stepped
+through as well; there a draw may differ where two scores are within rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from cdgen.engine.paired import PairedModels
+from cdgen.inspection.positions import Draws, Position, TokenSequence, position_records
+from cdgen.inspection.strategies import Strategies
+from cdgen.kernels.sampling_params import SampleOutput, SamplingParams
+
+
+@dataclass(frozen=True)
+class LockstepReader:
+    """Reads as many sequences at a time as the decoders have slots."""
+
+    models: PairedModels
+    strategies: Strategies
+
+    @torch.inference_mode()
+    def positions(self, sequences: Sequence[TokenSequence]) -> list[list[Position]]:
+        """Return the records of each sequence. None may be longer than the decoders' capacity."""
+        slots = self.models.good.slots
+        batches = (sequences[i : i + slots] for i in range(0, len(sequences), slots))
+        return [records for batch in batches for records in self._read(batch)]
+
+    def _read(self, sequences: Sequence[TokenSequence]) -> list[list[Position]]:
+        tokens, ids = self._slots(sequences)
+        found: list[list[Position]] = [[] for _ in sequences]
+        for index in range(1, tokens.shape[1]):
+            rows = [row for row, s in enumerate(sequences) if len(s.tokens) > index]
+            records = self._step(index, tokens[:, index - 1 : index + 1], ids, rows)
+            for row, record in zip(rows, records, strict=True):
+                found[row].append(record)
+        return found
+
+    def _slots(
+        self, sequences: Sequence[TokenSequence]
+    ) -> tuple[torch.Tensor, torch.Tensor]:  # [B, T], [B] int64
+        """Return the tokens and the ids of all slots. Shorter rows end with zeros, and slots
+        without a sequence hold nothing else."""
+        slots, width = self.models.good.slots, max(len(s.tokens) for s in sequences)
+        tokens = torch.zeros(slots, width, dtype=torch.int64)
+        ids = torch.zeros(slots, dtype=torch.int64)
+        for row, sequence in enumerate(sequences):
+            tokens[row, : len(sequence.tokens)] = torch.tensor(sequence.tokens)
+            ids[row] = sequence.sequence_id
+        device = self.models.good.device
+        return tokens.to(device), ids.to(device)
+
+    def _step(
+        self,
+        index: int,  # of the second token
+        tokens: torch.Tensor,  # [B, 2] int64: the token that is fed, and the one that follows
+        ids: torch.Tensor,  # [B] int64
+        rows: list[int],  # N slots that are wanted; the others keep the shapes of a run
+    ) -> list[Position]:  # N
+        models, vocab_size = self.models, self.models.settings.vocab_size
+        positions = torch.full_like(ids, index)
+        hidden, bad_hidden = models.hidden(tokens[:, 0].contiguous(), positions - 1, ids)
+        good = models.good.logits(hidden)
+        bad = None if bad_hidden is None else models.bad_logits(bad_hidden)[rows, :vocab_size]
+
+        def draw(params: SamplingParams, bad_hidden: torch.Tensor | None) -> SampleOutput:
+            settings = replace(models.settings, params=params)
+            out = replace(models, settings=settings).sample(good, bad_hidden, ids, positions)
+            return out.of_rows(rows)
+
+        draws = Draws(
+            vanilla=draw(self.strategies.vanilla, None),
+            plausible=draw(self.strategies.plausible, None),
+            cd=None if bad_hidden is None else draw(self.strategies.cd, bad_hidden),
+        )
+        indices, own = [index] * len(rows), tokens[rows, 1]
+        cd = self.strategies.cd
+        return position_records(indices, own, good[rows, :vocab_size], bad, draws, cd)

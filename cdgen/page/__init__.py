@@ -1,0 +1,1 @@
+"""Pages that open from disk: one HTML file with everything in it, and its Markdown."""

@@ -1,0 +1,1 @@
+"""The page of one corpus, or of two side by side."""
