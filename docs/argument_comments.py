@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import inspect
 import re
+from contextlib import suppress
+from textwrap import dedent
 from typing import Any
 
 from sphinx.application import Sphinx
@@ -23,7 +25,7 @@ def described(source: str) -> list[str]:
     """Return a field list of what the comments beside a function's arguments and result, or a
     class's fields, say."""
     fields, kind = [], "ivar" if re.search("^class ", source, re.MULTILINE) else "param"
-    for line in source.splitlines():
+    for line in dedent(source).splitlines():
         if match := _NAMED.match(line):
             fields.append(f":{kind} {match['name']}: {match['comment']}")
         elif match := _RESULT.match(line):
@@ -36,7 +38,9 @@ def described(source: str) -> list[str]:
 def _add_comments(
     app: Sphinx, what: str, name: str, documented: Any, options: Any, lines: list[str]
 ) -> None:
-    if what in ("function", "class"):
+    if what not in ("function", "method", "class"):
+        return
+    with suppress(OSError, TypeError):  # a class made by another library has no source
         lines += ["", *described(inspect.getsource(documented))]
 
 
