@@ -33,7 +33,10 @@ def inspect(
     ] = None,
     good: Annotated[
         Path | None,
-        option("good", "Checkpoint folder of GOOD; of a corpus's, if it is not found by its name."),
+        option(
+            "good",
+            "Checkpoint folder of GOOD; a corpus knows only its name.",
+        ),
     ] = None,
     bad: Annotated[
         str | None,
@@ -55,10 +58,25 @@ def inspect(
     temperature: Annotated[
         float | None, option("temperature", "Sampling temperature; 0 is greedy.")
     ] = None,
-    top_k: Annotated[int | None, option("top_k", "As of cdgen generate.")] = None,
-    top_p: Annotated[float | None, option("top_p", "As of cdgen generate.")] = None,
-    min_p: Annotated[float | None, option("min_p", "As of cdgen generate.")] = None,
-    masked_score: Annotated[float | None, option("masked_score", "As of cdgen generate.")] = None,
+    top_k: Annotated[
+        int | None, option("top_k", "Sample from the k best tokens; 0 is off.")
+    ] = None,
+    top_p: Annotated[
+        float | None,
+        option(
+            "top_p", "Sample from the smallest set of best tokens with probability p; 1 is off."
+        ),
+    ] = None,
+    min_p: Annotated[
+        float | None,
+        option("min_p", "Sample from tokens at least p times as likely as the best; 0 is off."),
+    ] = None,
+    masked_score: Annotated[
+        float | None,
+        option(
+            "masked_score", "Score of the removed tokens, in nats, instead of never drawing them."
+        ),
+    ] = None,
     bos: Annotated[str | None, option("bos", "BOS before the text: auto, always or never.")] = None,
     seed: Annotated[int | None, option("seed", "Seed of the noise.")] = None,
     dtype: Annotated[str | None, option("dtype", "Number format of the weights.")] = None,

@@ -40,7 +40,7 @@ def _parts(found: Inspected, width: int, with_table: bool) -> Iterator[Renderabl
     if with_table:
         yield ""
         yield _table(found)
-        yield f"{_SAME} the token of the text; ! outside the plausible set, so CD cannot draw it"
+        yield f"{_SAME} the token of the text; ! outside the plausible set"
 
 
 def _text(found: Inspected, width: int) -> Iterator[Text]:
@@ -66,6 +66,8 @@ def _legend() -> Text:
 
 def summary_lines(summary: Summary) -> list[str]:
     """Return the means as sentences without a full stop."""
+    if not summary.tokens:
+        return ["Nothing follows the prompt"]
     means = {"GOOD": f"{summary.good_logprob:.2f}"}
     if not math.isnan(summary.bad_logprob):  # there is a BAD
         means["BAD"] = f"{summary.bad_logprob:.2f}"
@@ -90,8 +92,8 @@ def _table(found: Inspected) -> Table:
     for name in found.strategy_names:
         table.add_column(STRATEGIES[name].removesuffix("-only"), no_wrap=True, max_width=10)
     for record in found.positions:
-        is_last = record.index + 1 == found.prompt_tokens
-        table.add_row(*_cells(found, record), end_section=is_last)
+        style = "dim" if found.is_prompt(record.index) else ""
+        table.add_row(*_cells(found, record), style=style)
     return table
 
 

@@ -37,7 +37,9 @@ NEEDS = {
     "docs/commands/status.md": ("docs/quick-start.md",),
     "docs/commands/verify.md": ("docs/quick-start.md",),
     "docs/commands/finalize.md": ("docs/quick-start.md",),
+    "docs/commands/inspect.md": ("docs/quick-start.md",),
     "docs/commands/measure.md": ("docs/quick-start.md",),
+    "docs/commands/report.md": ("docs/quick-start.md",),
     "docs/commands/eval.md": ("docs/commands/train.md",),
     "docs/commands/compare.md": ("docs/commands/train.md", "docs/commands/eval.md"),
 }
