@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -33,7 +34,10 @@ def inspect(
     ] = None,
     good: Annotated[
         Path | None,
-        option("good", "Checkpoint folder of GOOD; of a corpus's, if it is not found by its name."),
+        option(
+            "good",
+            "Checkpoint folder of GOOD; a corpus knows only its name.",
+        ),
     ] = None,
     bad: Annotated[
         str | None,
@@ -55,10 +59,25 @@ def inspect(
     temperature: Annotated[
         float | None, option("temperature", "Sampling temperature; 0 is greedy.")
     ] = None,
-    top_k: Annotated[int | None, option("top_k", "As of cdgen generate.")] = None,
-    top_p: Annotated[float | None, option("top_p", "As of cdgen generate.")] = None,
-    min_p: Annotated[float | None, option("min_p", "As of cdgen generate.")] = None,
-    masked_score: Annotated[float | None, option("masked_score", "As of cdgen generate.")] = None,
+    top_k: Annotated[
+        int | None, option("top_k", "Sample from the k best tokens; 0 is off.")
+    ] = None,
+    top_p: Annotated[
+        float | None,
+        option(
+            "top_p", "Sample from the smallest set of best tokens with probability p; 1 is off."
+        ),
+    ] = None,
+    min_p: Annotated[
+        float | None,
+        option("min_p", "Sample from tokens at least p times as likely as the best; 0 is off."),
+    ] = None,
+    masked_score: Annotated[
+        float | None,
+        option(
+            "masked_score", "Score of the removed tokens, in nats, instead of never drawing them."
+        ),
+    ] = None,
     bos: Annotated[str | None, option("bos", "BOS before the text: auto, always or never.")] = None,
     seed: Annotated[int | None, option("seed", "Seed of the noise.")] = None,
     dtype: Annotated[str | None, option("dtype", "Number format of the weights.")] = None,
@@ -120,10 +139,9 @@ def _inspect(
 
 def _print(found: Inspected, with_table: bool, as_json: bool, page: Path | None) -> None:
     """Print to stdout; notes go to stderr."""
-    import sys
-
     from rich.console import Console
 
+    from cdgen.inspection.facts import facts_of
     from cdgen.inspection.terminal import print_inspected
     from cdgen.shown_text import bare
     from cdgen.storage import canonical_json
@@ -131,7 +149,7 @@ def _print(found: Inspected, with_table: bool, as_json: bool, page: Path | None)
     for note in found.notes:
         typer.echo(note, err=True)
     if as_json:
-        typer.echo(canonical_json(found.facts).decode(), nl=False)
+        typer.echo(canonical_json(facts_of(found)).decode(), nl=False)
         return
     print_inspected(found, Console(file=bare(sys.stdout)), with_table)
     if page:

@@ -17,7 +17,7 @@ def report(
     ],
     other: Annotated[
         Path | None,
-        typer.Argument(metavar="[OUT2]", help="Second corpus, to be shown beside the first."),
+        typer.Argument(metavar="OUT2", help="Second corpus, to be shown beside the first."),
     ] = None,
     training: Annotated[
         list[Path] | None,

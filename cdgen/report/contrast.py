@@ -24,6 +24,7 @@ from cdgen.report.strategies import StrategySums
 from cdgen.shown_text import shown
 
 TOKENS = 12_000  # of all corpora, prompts included; each takes some 45 bytes of the page
+PIECE = 200  # characters of a piece: that of a hostile tokenizer may be of any length
 
 
 @dataclass
@@ -40,9 +41,13 @@ class Contrast:
         pieces = [shown(text) for text in self.pieces]
         return {"pieces": pieces, "texts": self.texts} if self.texts else None
 
+    def problem_lines(self) -> list[str]:
+        """Say of every corpus that was not read why that is."""
+        return [f"{name}: not measured: {why}" for name, why in self.problems.items()]
+
     def number_of(self, text: str) -> int:
         """Return the number by which the columns call a text."""
-        return self.pieces.setdefault(text, len(self.pieces))
+        return self.pieces.setdefault(text[:PIECE], len(self.pieces))
 
 
 def measure_contrast(
@@ -54,6 +59,10 @@ def measure_contrast(
     """Read the samples of each corpus with its models, or say why that cannot be."""
     found = Contrast()
     for number, (corpus, ids) in enumerate(zip(corpora, wanted, strict=True)):
+        if not ids:
+            few = f"its first sample alone has more than {TOKENS:,} tokens"
+            found.problems[corpus.name] = few if corpus.reading.rows else "it has no row yet"
+            continue
         try:
             opened = open_corpus(corpus.out, good, bad)
             if opened.pair.bad_source.kind == "none":

@@ -68,9 +68,13 @@ def partner_of(row: SampleRow, own: Plan, other: Plan) -> int:
 
 
 def _names(folders: Sequence[Path]) -> list[str]:
-    """Return short names of the corpora that differ: the last parts of their paths."""
+    """Return short names of the corpora that differ: the last parts of their paths if they do."""
     names = [folder.resolve().name or str(folder) for folder in folders]
-    return names if len({*names}) == len(names) else [str(folder) for folder in folders]
+    if len({*names}) < len(names):
+        names = [str(folder) for folder in folders]
+    if len({*names}) < len(names):
+        names[1] += " again"
+    return names
 
 
 def _read(name: str, out: Path, training: Sequence[Path], wanted: set[int] | None) -> Corpus:

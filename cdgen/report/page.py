@@ -24,14 +24,9 @@ from cdgen.report.browser import (
 )
 from cdgen.report.contrast import measure_contrast
 from cdgen.report.corpora import Corpus, read_corpora
-from cdgen.report.sections import (
-    diversity_section,
-    length_section,
-    plan_section,
-    plausible_section,
-    quarantine_section,
-    size_section,
-)
+from cdgen.report.diversity import diversity_section
+from cdgen.report.row_sections import length_section, plausible_section, quarantine_section
+from cdgen.report.settings_sections import plan_section, size_section
 from cdgen.report.strategies import agreement_sentences, strategy_section
 from cdgen.storage import make_folder, write_atomic
 
@@ -72,14 +67,17 @@ def make_page(config: ReportConfig) -> Page:
     contrast = measure_contrast(
         corpora, within_budget(items, len(corpora)), config.good, config.bad
     )
+    names = [corpus.name for corpus in corpora]
+    # Who names a model wants it read.
+    unmeasured = contrast.problem_lines() if config.good or config.bad else []
     return Page(
-        title=" and ".join(corpus.name for corpus in corpora),
+        title=" and ".join(names),
         kind="Corpora of cdgen, side by side" if len(corpora) > 1 else "Corpus of cdgen",
         answer=[*_summary(corpora), *agreement_sentences(contrast.sums)],
-        warnings=_warnings(corpora),
+        warnings=[*_warnings(corpora), *unmeasured],
         sections=[
             *_number_sections(corpora),
-            strategy_section([corpus.name for corpus in corpora], contrast.sums, contrast.problems),
+            strategy_section(names, contrast.sums, contrast.problem_lines()),
             browser_section(corpora, items, contrast),
             plan_section(corpora),
         ],

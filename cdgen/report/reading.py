@@ -8,8 +8,6 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from cdgen.finish_reason import FINISH_REASONS
-
 COLUMNS = (
     "sequence_id",
     "prompt_id",
@@ -75,10 +73,6 @@ class Reading:
             if seen >= share * self.rows:
                 return length
         return 0
-
-    def ended_by(self) -> dict[str, int]:
-        """Return the number of rows by finish reason."""
-        return {reason: self.reasons[reason] for reason in FINISH_REASONS}
 
 
 def bin_of(size: float) -> int:

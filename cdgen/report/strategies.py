@@ -4,7 +4,7 @@ distributions lie apart, over the drawn tokens of the samples."""
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from cdgen.inspection.positions import Position
@@ -48,11 +48,11 @@ class StrategySums:
 
 def strategy_section(
     names: Sequence[str],  # of the corpora
-    sums: dict[str, StrategySums],
-    problems: dict[str, str],  # why a corpus has no sums
+    sums: Mapping[str, StrategySums],  # of those that were read
+    problems: Sequence[str],  # why the others were not
 ) -> Section:
     """Return the section of the strategies, or what keeps it from being measured."""
-    notes = [f"{name}: not measured: {why}" for name, why in problems.items()]
+    notes = [*problems]
     if not sums:
         return Section("strategies", "Agreement of the strategies", notes)
     notes.insert(
@@ -74,13 +74,15 @@ def strategy_section(
     return Section("strategies", "Agreement of the strategies", notes, tables=[table])
 
 
-def agreement_sentences(sums: dict[str, StrategySums]) -> list[str]:
-    """Say how often the contrast changes the token that would be drawn."""
+def agreement_sentences(sums: Mapping[str, StrategySums]) -> list[str]:
+    """Say how often the contrast changes the token that would be drawn; nothing without sums."""
+    shares = [f"{_agreement(own, _CONTRAST)} ({name})" for name, own in sums.items() if own.tokens]
+    if not shares:
+        return []
+    places = " and ".join(shares)
     return [
-        f"On the coloured samples of {name}, CD and vanilla sampling draw the same token at"
-        f" {_agreement(own, _CONTRAST)} of the positions."
-        for name, own in sums.items()
-        if own.drawn[_CONTRAST]
+        f"Where samples are coloured, CD and vanilla sampling draw the same token at {places} of"
+        " the positions."
     ]
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from chromium import running_chromium
 from tiny_pair import WORDS, PairFolders, save_tiny_pair, save_tokenizer
 
 # The ops that choose a backend.
@@ -21,6 +22,13 @@ OPS = (
     "sample_contrastive",
     "swiglu",
 )
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Any]:
+    """Start Chromium; skip where it or Playwright is not installed."""
+    with running_chromium() as browser:
+        yield browser
 
 
 @pytest.fixture(scope="session")

@@ -90,7 +90,7 @@
 
   function said(numbers, index) {
     const text = JSON.stringify(coloured.pieces[numbers.piece[index]]);
-    if (numbers.good[index] === null) return `${text}, the first token`;
+    if (numbers.rank[index] === null) return `${text}, the first token`;
     const fixed = (value) => (value === null ? "not finite" : value.toFixed(2));
     const good = numbers.good[index];
     const difference = numbers.difference[index];
@@ -117,11 +117,12 @@
       const button = sample.parentElement.querySelector(".expand");
       if (sample.classList.contains("folded")) unfold(button);
     };
-    const tell = (index) => {
+    const tell = (index, byKey = false) => {
       tokens[here].classList.remove("here");
       here = Math.max(0, Math.min(tokens.length - 1, index));
       tokens[here].classList.add("here");
       readout.textContent = numbersOf(here);
+      if (byKey) tokens[here].scrollIntoView({ block: "nearest" });
       place(tokens[here]);
     };
     const leave = () => {
@@ -135,7 +136,7 @@
       event.preventDefault();
       unfolded(); // a token that is folded away could not be seen
       const backwards = getComputedStyle(sample).direction === "rtl" && event.key.match(/Left|Right/);
-      tell(here + (backwards ? -1 : 1) * steps[event.key]);
+      tell(here + (backwards ? -1 : 1) * steps[event.key], true);
     });
     sample.addEventListener("focus", () => sample.matches(":focus-visible") && tell(here));
     sample.addEventListener("blur", leave);

@@ -1,16 +1,11 @@
-"""A corpus with contrast and one without, written by the tiny pair, and Chromium."""
+"""A corpus with contrast and one without, written by the tiny pair."""
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from tiny_pair import PairFolders
-
-_BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 
 @pytest.fixture(scope="module")
@@ -34,17 +29,3 @@ def two_corpora(tiny_pair: PairFolders, tmp_path_factory: pytest.TempPathFactory
         )
         generate(config)
     return [folder / "cd", folder / "vanilla"]
-
-
-@pytest.fixture(scope="session")
-def chromium() -> Iterator[Any]:
-    """Start Chromium; skip where it or Playwright is not installed."""
-    sync_api = pytest.importorskip("playwright.sync_api", reason="needs Playwright")
-    program = next(filter(None, map(shutil.which, _BROWSERS)), None)
-    if program is None:
-        pytest.skip(f"needs one of {', '.join(_BROWSERS)}: apt-get install chromium")
-    with sync_api.sync_playwright() as playwright:
-        # Its sandbox needs rights that a container lacks, and the pages are the tests' own.
-        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
-        yield browser
-        browser.close()

@@ -74,7 +74,9 @@ def test_a_corpus_without_its_models_says_so(two_corpora: list[Path]) -> None:
 
 def test_other_models_are_not_used(two_corpora: list[Path], tiny_twin: Path) -> None:
     page = make_page(ReportConfig(two_corpora[:1], good=tiny_twin, bad="layers:1"))
-    assert "was written by other models" in section(page, "strategies").text[0]
+    (why,) = section(page, "strategies").text
+    assert "was written by other models" in why
+    assert why in page.warnings, "who names a model wants it read"
 
 
 def test_vanilla_needs_a_bad_to_be_contrasted(
@@ -95,13 +97,21 @@ def test_only_so_many_tokens_are_read(
     assert f"first {len(texts)} texts" in section(page, "samples").text[1]
 
 
+def test_a_sample_beyond_the_limit_is_not_read(
+    two_corpora: list[Path], tiny_pair: PairFolders, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(browser, "TOKENS", 3)
+    page = page_of(two_corpora[:1], tiny_pair)
+    assert "its first sample alone has more than" in section(page, "strategies").text[0]
+
+
 def test_agreement_counts_what_both_could_draw() -> None:
     def record(drawn: DrawnTokens) -> Position:
         return Position(1, 5, -1.0, -2.0, 3, True, 1, 1.0, drawn)
 
     sums = StrategySums("vanilla")
     sums.add([record(DrawnTokens(5, 5, 6)), record(DrawnTokens(5, 6, None))])
-    (table,) = strategy_section(["one"], {"one": sums}, {}).tables
+    (table,) = strategy_section(["one"], {"one": sums}, []).tables
     rows = {row[0]: row[1] for row in table.rows}
     assert rows["the corpus's own token drawn again"] == "100.0 %"
     assert rows["agreement: plausible-only, vanilla"] == "50.0 %"

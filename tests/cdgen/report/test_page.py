@@ -238,6 +238,13 @@ def test_a_partner_that_is_not_written_yet(tmp_path: Path) -> None:
     assert section(page, "samples").markup.count("has no row of this prompt yet") == 32
 
 
+def test_a_corpus_beside_itself(tmp_path: Path) -> None:
+    out = write_texts(tmp_path / "one")
+    page = page_of(out, out)
+    assert list(section(page, "size").tables[0].head) == ["", str(out), f"{out} again"]
+    assert "Their plans agree." in page.answer
+
+
 def test_other_prompts_are_not_paired(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     one, two = write_texts(tmp_path / "one"), write_texts(tmp_path / "two")
     monkeypatch.setattr(corpora_module, "have_same_prompts", lambda one, other: False)

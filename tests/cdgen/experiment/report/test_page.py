@@ -11,6 +11,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
+from chromium import serious_findings
 from made_up_experiment import ARMS, MadeUp
 
 from cdgen.errors import StorageError
@@ -106,6 +107,15 @@ def test_a_table_names_its_rows_and_columns(whole: MadeUp) -> None:
     levels = [int(tag[1]) for tag in found.tags if tag in ("h1", "h2", "h3", "h4")]
     assert levels[0] == 1 and levels.count(1) == 1
     assert all(b - a <= 1 for a, b in pairwise(levels)), "no level is skipped"
+
+
+def test_axe_finds_nothing_serious(whole: MadeUp, chromium: Any) -> None:
+    write_page(whole.out)
+    context = chromium.new_context(color_scheme="dark")  # the page of a corpus tries light too
+    page = context.new_page()
+    page.goto((whole.out / "report.html").as_uri())
+    assert serious_findings(page) == []
+    context.close()
 
 
 def test_a_star_allows_for_all_tasks_and_methods(whole: MadeUp) -> None:
