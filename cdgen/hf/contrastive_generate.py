@@ -76,10 +76,10 @@ def contrastive_generate(
     positions = input_ids.new_full((rows,), input_ids.shape[1]) if mask is None else mask.sum(1)
     tokens, unfinished = input_ids, torch.ones(rows, dtype=torch.bool, device=device)
     while bool(unfinished.any()):
-        good_logits = good.advance(tokens)
+        good_logits = _processed(processors, tokens, good.advance(tokens))
         bad_logits = None if bad is None else bad.advance(tokens).to(good_logits.dtype)
         out = sample_contrastive(
-            processors(cast(torch.LongTensor, tokens), cast(torch.FloatTensor, good_logits)),
+            good_logits,
             bad_logits,
             params,
             seed=seed,
@@ -116,6 +116,14 @@ def _without_truncation(processors: LogitsProcessorList) -> LogitsProcessorList:
         if (name := type(processor).__name__).endswith("LogitsWarper"):
             raise UsageError(f"{name}: the sampler has temperature, top_k, top_p and min_p only")
     return kept
+
+
+def _processed(
+    processors: LogitsProcessorList,
+    tokens: torch.Tensor,  # [B, T]
+    logits: torch.Tensor,  # [B, V]
+) -> torch.Tensor:  # [B, V]
+    return processors(cast(torch.LongTensor, tokens), cast(torch.FloatTensor, logits))
 
 
 def _sampling_params(config: GenerationConfig, contrast: float, alpha: float) -> SamplingParams:
