@@ -29,7 +29,10 @@ def report(
     ] = None,
     bad: Annotated[
         str | None,
-        typer.Option(help="BAD as in `cdgen generate --bad`, if it has moved or there was none."),
+        typer.Option(
+            help="BAD as in `cdgen generate --bad`, if it has moved or there was none; none: no model"
+            " is read."
+        ),
     ] = None,
     pair: Annotated[
         Path | None,

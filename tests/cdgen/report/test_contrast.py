@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from tiny_pair import PairFolders
 
 from cdgen.corpus.reader import corpus_rows
 from cdgen.inspection.positions import DrawnTokens, Position
+from cdgen.inspection.reader import SequenceReader
 from cdgen.page.parts import Page, Section
 from cdgen.report import browser
 from cdgen.report.page import ReportConfig, make_page
@@ -83,7 +85,35 @@ def test_vanilla_needs_a_bad_to_be_contrasted(
     two_corpora: list[Path], tiny_pair: PairFolders
 ) -> None:
     page = make_page(ReportConfig(two_corpora[1:], good=tiny_pair.good))
-    assert "--bad names none" in section(page, "strategies").text[0]
+    assert "no --bad is given" in section(page, "strategies").text[0]
+
+
+def test_models_are_left_out_on_request(two_corpora: list[Path], tiny_pair: PairFolders) -> None:
+    page = make_page(ReportConfig(two_corpora, good=tiny_pair.good, bad="none"))
+    assert len(section(page, "strategies").text) == 2
+    assert "--bad none asks for no model" in section(page, "strategies").text[0]
+
+
+def test_numbers_that_are_not_finite_are_left_out(
+    two_corpora: list[Path], tiny_pair: PairFolders, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A model whose weights are broken: JSON has no NaN, and the page no place for it."""
+    read = SequenceReader.positions
+
+    def broken(reader: SequenceReader, sequences: Any) -> Any:
+        nothing = DrawnTokens(None, None, None)
+        changes = {"good_logprob": float("nan"), "entropy": float("inf"), "drawn": nothing}
+        found = read(reader, sequences)
+        return [[replace(record, **changes) for record in records] for records in found]
+
+    monkeypatch.setattr(SequenceReader, "positions", broken)
+    page = page_of(two_corpora[:1], tiny_pair)
+    found = tokens_of(page)
+    numbers = next(iter(found["texts"].values()))
+    assert {*numbers["good"], *numbers["difference"], *numbers["entropy"]} == {None}
+    assert {found["pieces"][piece] for piece in numbers["vanilla"][1:]} == {"?"}
+    (table,) = section(page, "strategies").tables
+    assert dict((row[0], row[1]) for row in table.rows)["agreement: CD, vanilla"] == "-"
 
 
 def test_only_so_many_tokens_are_read(
