@@ -1,13 +1,17 @@
 """Show the progress of a corpus: one live line on a terminal if `rich` is installed, otherwise a
-new line every LOG_INTERVAL seconds, so that a log file stays readable."""
+new line every LOG_INTERVAL seconds, so that a log file stays readable. The views of training and
+evaluation are made of the same parts."""
 
 from __future__ import annotations
 
+import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
+from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any, Self
 
 from cdgen.shown_text import bare, protect_terminal
@@ -18,6 +22,7 @@ if TYPE_CHECKING:
 LOG_INTERVAL = 10.0  # seconds between lines without a terminal
 BEAT_INTERVAL = 5.0  # seconds between heartbeats
 RATE_WINDOW = 30.0  # seconds over which the rate is measured
+_BLOCKS = "▁▂▃▄▅▆▇█"
 
 
 def terminal_console() -> Console | None:
@@ -111,7 +116,7 @@ class Progress(TerminalDisplay):
         line = (
             f"{meter.sequences}/{self.total} sequences  {meter.tokens:,} tokens"
             f"  {meter.rate(now):,.0f} tokens/s  plausible {meter.plausible / meter.tokens:.1f}"
-            f"  left {self._left(now)}{self.note}"
+            f"  left {self._left(now)}{memory_held()}{self.note}"
         )
         if self.screen:
             self.screen.update(line)
@@ -123,6 +128,34 @@ class Progress(TerminalDisplay):
             return "?"
         elapsed = now - self.meter.started
         return duration(elapsed / self.meter.sequences * (self.total - self.meter.sequences))
+
+
+def memory_held() -> str:
+    """Return the memory that this process holds, as the end of a line: the GPU's if it uses one;
+    nothing where it cannot be told."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        return f"  GPU memory {torch.cuda.memory_reserved() / 1e9:.1f} GB"
+    pages = Path("/proc/self/statm")
+    if not pages.exists():
+        return ""
+    resident = int(pages.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    return f"  memory {resident / 1e9:.1f} GB"
+
+
+def sparkline(values: Sequence[float], width: int = 24) -> str:
+    """Draw the last values as a line of `width` characters at most, the largest as a whole block.
+
+    More values than `width` are averaged in groups of equal size, the first of them shorter.
+    """
+    if not values:
+        return ""
+    group = -(-len(values) // width)
+    ends = range(len(values), 0, -group)
+    means = [fmean(values[max(0, end - group) : end]) for end in reversed(ends)]
+    low, high = min(means), max(means)
+    scale = (len(_BLOCKS) - 1) / (high - low) if high > low else 0.0
+    return "".join(_BLOCKS[round((value - low) * scale)] for value in means)
 
 
 def duration(seconds: float) -> str:

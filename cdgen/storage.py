@@ -265,14 +265,15 @@ def read_record(path: Path) -> dict[str, Any]:
 
 
 @contextmanager
-def lock(path: Path, busy: str | None = None) -> Iterator[None]:
+def lock(path: Path, busy: str | None = None) -> Iterator[int]:
     """Hold an exclusive lock on the file `path` until the block or the process ends.
 
-    Wait for the present holder, or, if `busy` is given, raise StorageError with that message.
+    Wait for the present holder, or, if `busy` is given, raise StorageError with that message. Yield
+    the descriptor: processes that inherit it hold the lock as well.
     """
     descriptor = _lock_file(path, busy)
     try:
-        yield
+        yield descriptor
     finally:
         os.close(descriptor)
 

@@ -6,9 +6,11 @@ themselves, so that no script is loaded for them.
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
+from docutils import nodes
 from docutils.utils.math.latex2mathml import tex2mathml
 from sphinx import addnodes
 from sphinx.application import Sphinx
@@ -22,7 +24,8 @@ version = release = __version__
 author = "the cdgen authors"
 project_copyright = "the cdgen authors"
 
-extensions = ["myst_parser", "sphinx.ext.autodoc"]
+sys.path.insert(0, str(Path(__file__).parent))
+extensions = ["myst_parser", "sphinx.ext.autodoc", "argument_comments"]
 source_suffix = {".md": "markdown"}
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 4
@@ -58,19 +61,17 @@ class NameFilesOutsideTheSite(SphinxPostTransform):
         return page not in self.env.found_docs and path.exists()
 
 
-def _visit_inline(translator: Any, node: Any) -> None:
+def _write_inline(translator: Any, node: Any) -> None:
     translator.body.append(tex2mathml(node.astext()))
+    raise nodes.SkipNode  # the formula's source is not shown as well
 
 
-def _visit_block(translator: Any, node: Any) -> None:
+def _write_block(translator: Any, node: Any) -> None:
     translator.body.append(tex2mathml(node.astext(), as_block=True))
-
-
-def _depart(translator: Any, node: Any) -> None:
-    """End nothing: the formula is complete when it is begun."""
+    raise nodes.SkipNode
 
 
 def setup(app: Sphinx) -> None:
     app.add_post_transform(NameFilesOutsideTheSite)
-    app.add_html_math_renderer("mathml", (_visit_inline, _depart), (_visit_block, _depart))
+    app.add_html_math_renderer("mathml", (_write_inline, None), (_write_block, None))
     app.config.html_math_renderer = "mathml"

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
+ModeName = Literal["default", "babylm2025", "paper"]
 # Which checkpoint stands for a run: that of least validation loss, the last, or each task's best.
 Select = Literal["validation", "last", "paper"]
 

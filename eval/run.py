@@ -21,7 +21,7 @@ from cdgen.eval.checkpoints import (
     model_sha256,
     tokenizer_sha256,
 )
-from cdgen.eval.modes import MODES, Mode
+from cdgen.eval.modes import MODES, Mode, ModeName
 from cdgen.eval.report.display import Display
 from cdgen.eval.report.results import ResultFolder, make_room
 from cdgen.eval.report.tables import write_tables
@@ -48,7 +48,7 @@ class EvalConfig(BaseModel):
     out: Path
     # Names of folders of `data`, or NAME=KIND; if empty, every zero-shot task in `data`.
     tasks: list[str] = []
-    compat: Literal["default", "babylm2025", "paper"] = "default"
+    compat: ModeName = "default"
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
 
@@ -215,7 +215,7 @@ class _Evaluation:
         from cdgen.eval.tasks.fine_tuning import fine_tune_all  # Trainer takes seconds to import
 
         try:
-            data, advance = self.tokenized.data / task.name, self.display.task(task.name)
+            data, advance = self.tokenized.data / task.name, self.display.task(task.name, "parts")
             result = fine_tune_all(named.folder, data, self.device, self.mode, advance)
         except (UsageError, ModelError) as error:
             self.outcome.failed[f"{task.name} of {named.name}"] = error.with_traceback(None)

@@ -159,7 +159,7 @@ BESIDE_A_GPU = [
     *modules("bench/ops/*.py", "bench/bounds/*.py", "bench/timing/*.py"),
     *modules("bench/end_to_end/*gpu*.py", "bench/end_to_end/bench_generate.py"),
     *modules("train/callbacks.py", "train/checkpoints.py", "train/model.py", "train/optimizer.py"),
-    *modules("train/trainer.py", "train/validation.py"),
+    *modules("train/trainer.py", "train/validation.py", "train/view.py"),
     *modules("train/data/mixture.py", "train/data/packing.py", "train/data/token*.py"),
     *modules("train/data/words.py"),
     *modules("eval/checkpoints.py", "eval/scoring/*.py", "eval/tasks/[!_fg]*.py"),

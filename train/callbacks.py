@@ -1,10 +1,9 @@
-"""Reports of a run while it trains: metrics.jsonl, lines of progress, milestone checkpoints."""
+"""Reports of a run while it trains: metrics.jsonl, its progress, milestone checkpoints."""
 
 from __future__ import annotations
 
 import json
 import math
-import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -25,16 +24,17 @@ from cdgen.errors import ModelError
 from cdgen.train.checkpoints import save_milestone
 from cdgen.train.metrics import append_metrics
 from cdgen.train.validation import validation_losses
+from cdgen.train.view import Pace, TrainingView
 
 
 class Progress(TrainerCallback):
-    """Loss, learning rate, speed and remaining time, written to metrics.jsonl and to stderr.
+    """Loss, learning rate, speed and remaining time, written to metrics.jsonl and shown.
 
     The speed is that of training alone; the remaining time includes validation and saving.
     """
 
-    def __init__(self, metrics: Path, step_tokens: int) -> None:
-        self.metrics, self.step_tokens = metrics, step_tokens
+    def __init__(self, metrics: Path, step_tokens: int, view: TrainingView) -> None:
+        self.metrics, self.step_tokens, self.view = metrics, step_tokens, view
         self.began = self.step_began = self.training_s = 0.0
         self.first = self.last_logged = 0
 
@@ -53,6 +53,8 @@ class Progress(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
         self.training_s += time.monotonic() - self.step_began
+        if state.is_world_process_zero:
+            self.view.step(self._pace(state))
 
     def on_log(
         self,
@@ -65,21 +67,26 @@ class Progress(TrainerCallback):
         # The last call of a run sums it up, without a loss.
         if not logs or "loss" not in logs or not state.is_world_process_zero:
             return
+        pace = self._pace(state)
+        self.last_logged, self.training_s = pace.step, 0.0
+        found = {name: logs[name] for name in ("loss", "learning_rate")}
+        speeds = {
+            "tokens_per_second": round(pace.tokens_per_second, 1),
+            "eta_seconds": round(pace.eta_seconds),
+        }
+        append_metrics(self.metrics, {"step": pace.step, **found, **speeds})
+        self.view.logged(pace, **found)
+
+    def _pace(self, state: TrainerState) -> Pace:
+        """Return the speed since the last logged step, and the time left by that of the run."""
         step = state.global_step
         tokens = (step - self.last_logged) * self.step_tokens
-        speed = tokens / max(self.training_s, 1e-9)
         per_step = (time.monotonic() - self.began) / (step - self.first)
-        left = round(per_step * (state.max_steps - step))
-        self.last_logged, self.training_s = step, 0.0
-        found = {name: logs[name] for name in ("loss", "learning_rate")}
-        speeds = {"tokens_per_second": round(speed, 1), "eta_seconds": left}
-        append_metrics(self.metrics, {"step": step, **found, **speeds})
-        print(
-            f"step {step}/{state.max_steps}: loss {found['loss']:.4f}, learning rate"
-            f" {found['learning_rate']:.3g}, {speed:,.0f} tokens/s,"
-            f" ETA {left // 3600}:{left // 60 % 60:02}:{left % 60:02}",
-            file=sys.stderr,
-            flush=True,
+        return Pace(
+            step,
+            state.max_steps,
+            tokens_per_second=tokens / max(self.training_s, 1e-9),
+            eta_seconds=per_step * (state.max_steps - step),
         )
 
 

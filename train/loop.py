@@ -30,6 +30,7 @@ from cdgen.train.model import new_model, read_config
 from cdgen.train.readings import write_run_budget
 from cdgen.train.record import disk_trouble, hold_folder, record_of, require_same, write_record
 from cdgen.train.trainer import RunTrainer, gradient_accumulation_steps
+from cdgen.train.view import TrainingView
 
 
 def train_recipe(path: Path, data_dir: Path, out: Path) -> None:
@@ -125,17 +126,19 @@ def run_training(recipe: Recipe, data: TrainingData, model: PreTrainedModel, out
         return
     if resume:
         require_whole(resume)
-    trainer = new_trainer(recipe, data, model, out)
+    view = TrainingView(PartialState().is_main_process)
+    trainer = new_trainer(recipe, data, model, out, view)
     if trainer.is_world_process_zero():
         for folder in skipped:
             print(f"{folder}: never finished ({MARKER} is missing), skipped", file=sys.stderr)
         drop_metrics_after(out / METRICS, step_of(resume) if resume else 0)
     disable_progress_bar()  # it would show a bar for every file that is loaded or saved
-    trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+    with view:
+        trainer.train(resume_from_checkpoint=str(resume) if resume else None)
 
 
 def new_trainer(
-    recipe: Recipe, data: TrainingData, model: PreTrainedModel, out: Path
+    recipe: Recipe, data: TrainingData, model: PreTrainedModel, out: Path, view: TrainingView
 ) -> RunTrainer:
     training, steps = recipe.training, recipe.total_steps
     checkpoints, metrics = out / "checkpoints", out / METRICS
@@ -150,7 +153,7 @@ def new_trainer(
         args=training_arguments(recipe, checkpoints),
         train_dataset=MixtureDataset(data, steps * training.batch_blocks),
         callbacks=[
-            Progress(metrics, training.batch_blocks * recipe.block_size),
+            Progress(metrics, training.batch_blocks * recipe.block_size, view),
             Validate(data.validation, metrics, Milestones(checkpoints, due, words, tokenizer)),
         ],
     )

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from cdgen.generation.config import GenerateConfig, generate_config
+from cdgen.cli.completion import offered
+from cdgen.errors import UsageError
+from cdgen.generation.config import (
+    DocumentConfig,
+    GenerateConfig,
+    generate_config,
+    preview_config,
+)
 
 
 def option(name: str, text: str) -> Any:
@@ -18,7 +26,8 @@ def option(name: str, text: str) -> Any:
     field = GenerateConfig.model_fields[name]
     default = None if field.is_required() else field.get_default()
     shown = "" if default is None else f" [default: {default}]"
-    return typer.Option(help=text + shown, show_default=False)
+    complete = offered(field.annotation)
+    return typer.Option(help=text + shown, show_default=False, autocompletion=complete)
 
 
 def generate(
@@ -222,9 +231,22 @@ def generate(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the plan as JSON and write nothing.")
     ] = False,
+    preview: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="Print the first N sequences and write nothing; needs no --out.",
+        ),
+    ] = None,
 ) -> None:
     """Write a corpus. Run the same command again to continue one that was interrupted."""
     flags = {name: value for name, value in locals().items() if name in GenerateConfig.model_fields}
+    if preview is not None:
+        if dry_run:
+            raise UsageError("--dry-run does not go with --preview; leave one out")
+        _preview(preview_config(flags, config, pair), preview)
+        return
     chosen = generate_config(flags, config, pair)
     from cdgen.generation.new_plan import plan_only
     from cdgen.generation.run import generate as write_corpus
@@ -244,17 +266,31 @@ def generate(
         typer.echo(f"shard {chosen.shard} is done; after the last: cdgen finalize {chosen.out}")
 
 
-def verify(out: Annotated[Path, typer.Argument(help="Corpus folder.")]) -> None:
+def _preview(config: DocumentConfig, count: int) -> None:
+    from cdgen.generation.preview import preview
+
+    for row in preview(config, count):
+        typer.echo(
+            f"== sequence {row.sequence_id} of prompt {row.prompt_id}: {row.prompt_tokens} +"
+            f" {row.new_tokens} tokens, {row.finish_reason}\n{row.text}\n"
+        )
+
+
+def verify(
+    out: Annotated[Path, typer.Argument(help="Corpus folder.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print the problems as JSON.")] = False,
+) -> None:
     """Check a corpus: checksums, every sequence once, token counts."""
     from cdgen.corpus.verify import verify as find_problems
     from cdgen.errors import StorageError
 
     problems = find_problems(out)
-    for problem in problems:
-        typer.echo(problem)
+    if as_json:
+        typer.echo(json.dumps({"intact": not problems, "problems": problems}, indent=2))
+    else:
+        typer.echo("\n".join(problems or [f"{out}: intact"]))
     if problems:
         raise StorageError(f"{out}: {len(problems)} problems")
-    typer.echo(f"{out}: intact")
 
 
 def finalize(out: Annotated[Path, typer.Argument(help="Corpus folder.")]) -> None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from cdgen.cli.completion import offered
+from cdgen.eval.modes import ModeName, Select
 
 
 def evaluate(
@@ -41,6 +45,7 @@ def evaluate(
             metavar="MODE",
             help="Rules for ties, spans and WUG: default (a tie counts as a guess), babylm2025 or"
             " paper.",
+            autocompletion=offered(ModeName),
         ),
     ] = "default",
     device: Annotated[
@@ -69,7 +74,8 @@ def compare(
         list[str],
         typer.Argument(
             metavar="RUN...",
-            help="Results folders of one method, one per seed: DIR or NAME=DIR[,DIR...].",
+            help="Results folders of one method, one per seed: DIR or NAME=DIR[,DIR...]. A single"
+            " DIR: every result in it and below, side by side.",
         ),
     ],
     baseline: Annotated[
@@ -82,24 +88,37 @@ def compare(
             " paper (the best one for each task) [default: validation; paper for runs of"
             " --compat paper]",
             show_default=False,
+            autocompletion=offered(Select),
         ),
     ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder for compare.md, compare.json and figures.png.")
     ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the numbers as JSON.")] = False,
 ) -> None:
     """Compare evaluated methods with a baseline.
 
-    Print the paper's table. With --out, also write it to a folder, with figures.
+    Print the paper's table. With --out, also write it to a folder, with figures. Given one folder,
+    list every result in it.
     """
+    if len(runs) == 1 and "=" not in runs[0] and not (baseline or select or out):
+        _overview(Path(runs[0]), as_json)
+        return
     from cdgen.eval.report.compare import make_report, write_report
     from cdgen.eval.report.methods import parse_method, parse_select
 
     rule = parse_select(select) if select else None
     report = make_report([parse_method(text) for text in runs], baseline, rule)
-    typer.echo(report.markdown(), nl=False)
+    typer.echo(json.dumps(report.fields(), indent=2) if as_json else report.markdown(), nl=as_json)
     if out:
         write_report(report, out)
+
+
+def _overview(folder: Path, as_json: bool) -> None:
+    from cdgen.eval.report.overview import overview, results_below
+
+    found = results_below(folder)
+    typer.echo(json.dumps(found, indent=2) if as_json else overview(found), nl=as_json)
 
 
 def measure(

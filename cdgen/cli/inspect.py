@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -138,10 +139,9 @@ def _inspect(
 
 def _print(found: Inspected, with_table: bool, as_json: bool, page: Path | None) -> None:
     """Print to stdout; notes go to stderr."""
-    import sys
-
     from rich.console import Console
 
+    from cdgen.inspection.facts import facts_of
     from cdgen.inspection.terminal import print_inspected
     from cdgen.shown_text import bare
     from cdgen.storage import canonical_json
@@ -149,7 +149,7 @@ def _print(found: Inspected, with_table: bool, as_json: bool, page: Path | None)
     for note in found.notes:
         typer.echo(note, err=True)
     if as_json:
-        typer.echo(canonical_json(found.facts).decode(), nl=False)
+        typer.echo(canonical_json(facts_of(found)).decode(), nl=False)
         return
     print_inspected(found, Console(file=bare(sys.stdout)), with_table)
     if page:

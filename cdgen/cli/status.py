@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import sys
 import time
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cdgen.errors import UsageError
 from cdgen.progress import LOG_INTERVAL, TerminalDisplay, duration, terminal_console
 
 if TYPE_CHECKING:
@@ -25,6 +27,7 @@ def status(
         bool,
         typer.Option("--watch", help="Look again and again until the corpus is complete."),
     ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the same as JSON.")] = False,
 ) -> None:
     """Show how far a corpus is and which processes are writing it.
 
@@ -33,7 +36,12 @@ def status(
     """
     from cdgen.corpus.status import status as corpus_status
 
+    if as_json and watch:
+        raise UsageError("--json does not go with --watch: call it again and again without")
     found = _last_look(out) if watch else corpus_status(out)
+    if as_json:
+        typer.echo(json.dumps(found.fields(), indent=2))
+        return
     for line in status_lines(found):
         typer.echo(line)
     if any(worker.host != socket.gethostname() for worker in found.workers):

@@ -7,7 +7,7 @@ import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import tee
+from itertools import islice, tee
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
@@ -100,6 +100,16 @@ def prepare_prompts(source: PromptSource, folder: Path) -> PromptTable:
         return open_table(folder)
 
 
+def first_prompts(source: PromptSource, count: int) -> list[list[int]]:
+    """Return the token ids of the first `count` prompts, or of all if there are fewer. Raises
+    UsageError for unusable documents, or if there is none."""
+    documents = source.open()
+    prompts = islice(_prompts(source, documents, SpecialMarks(source.tokenizer)), count)
+    if not (found := [ids for _, ids in prompts]):
+        raise _no_prompt(documents)
+    return found
+
+
 def open_table(folder: Path) -> PromptTable:
     """Open the table that `prepare_prompts` made. Raises StorageError if it is damaged."""
     record = read_record(folder / PROMPT_RECORD)
@@ -139,12 +149,16 @@ def _write_table(
             origins.write(f"{line}\n".encode())
             count += 1
         if not count:
-            raise UsageError(f"{documents.label}: no prompt in it, only blank lines or nothing.")
+            raise _no_prompt(documents)
 
     tokens_sha256 = write_atomic(folder / _TOKENS, write_tokens).sha256
     made = {"tokens_sha256": tokens_sha256, "origins_sha256": origins_sha256, "count": count}
     write_record(folder / PROMPT_RECORD, {**origin, **made})
     documents.say(f"{count:,} prompts", *marks.notes(), *source.notes)
+
+
+def _no_prompt(documents: DocumentSource) -> UsageError:
+    return UsageError(f"{documents.label}: no prompt in it, only blank lines or nothing.")
 
 
 def padded_ids(ids: Sequence[int], length: int) -> bytes:

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from cdgen.corpus.folder import CorpusFolder
 from cdgen.corpus.manifest import read_manifest
@@ -57,6 +58,27 @@ class Status:
 
     def is_alive(self, worker: Heartbeat) -> bool:
         return self.silence[worker.shard] < ALIVE_SECONDS
+
+    def fields(self) -> dict[str, Any]:
+        """Return the status in JSON types, as docs/commands/status.md describes it."""
+        workers = [
+            {
+                **asdict(worker),
+                "silent_seconds": self.silence[worker.shard],
+                "alive": self.is_alive(worker),
+            }
+            for worker in self.workers
+        ]
+        return {
+            "ranges_done": self.ranges_done,
+            "ranges_total": self.ranges_total,
+            "finalized": self.finalized,
+            "counts": self.counts.model_dump(),
+            "models": self.models.model_dump() if self.models else None,
+            "bad_of_good": self.bad_of_good,
+            "workers": workers,
+            "eta_seconds": self.eta_seconds,
+        }
 
 
 def beat(

@@ -108,9 +108,28 @@ class SlotEngine:
         if self.prepared:
             return
         if self.prefills:
-            self._prefill([0] * PREFILL_ROWS, [Request(0, [0])] * PREFILL_ROWS)
+            self.prefill_prompts([0] * PREFILL_ROWS, [Request(0, [0])] * PREFILL_ROWS)
         self.runner.prepare()
         self.prepared = True
+
+    @torch.inference_mode()
+    def prefill_prompts(self, rows: list[int], requests: list[Request]) -> None:
+        """Write all prompt tokens but the last into the caches, in batches of one shape; a batch
+        that is not full repeats its last row."""
+        prompts = padded_prompts(requests, self.slots.prompts.shape[1])[:, :-1]
+        if prompts.shape[1] == 0:
+            return
+        inputs = (
+            torch.tensor(rows),
+            prompts,
+            torch.tensor([len(request.prompt) - 1 for request in requests]),
+            torch.tensor([request.sequence_id for request in requests]),
+        )
+        decoders = (self.good, self.bad) if self.bad else (self.good,)
+        for start in range(0, len(rows), PREFILL_ROWS):
+            batch = torch.arange(start, start + PREFILL_ROWS).clamp(max=len(rows) - 1)
+            for decoder in decoders:
+                prefill(decoder, *(to_device(x[batch], decoder.device) for x in inputs))
 
     # ---- admitting -----------------------------------------------------------------------------
 
@@ -132,26 +151,7 @@ class SlotEngine:
         if requests:
             self.slots.admit(rows, requests, prefilled=bool(self.prefills))
             if self.prefills:
-                self._prefill(rows, requests)
-
-    @torch.inference_mode()
-    def _prefill(self, rows: list[int], requests: list[Request]) -> None:
-        """Write all prompt tokens but the last into the caches, in batches of one shape; a batch
-        that is not full repeats its last row."""
-        prompts = padded_prompts(requests, self.slots.prompts.shape[1])[:, :-1]
-        if prompts.shape[1] == 0:
-            return
-        inputs = (
-            torch.tensor(rows),
-            prompts,
-            torch.tensor([len(request.prompt) - 1 for request in requests]),
-            torch.tensor([request.sequence_id for request in requests]),
-        )
-        decoders = (self.good, self.bad) if self.bad else (self.good,)
-        for start in range(0, len(rows), PREFILL_ROWS):
-            batch = torch.arange(start, start + PREFILL_ROWS).clamp(max=len(rows) - 1)
-            for decoder in decoders:
-                prefill(decoder, *(to_device(x[batch], decoder.device) for x in inputs))
+                self.prefill_prompts(rows, requests)
 
     # ---- reading -------------------------------------------------------------------------------
 

@@ -74,6 +74,11 @@ class Layout:
         return self.out / ".lock"
 
     @property
+    def stages_lock(self) -> Path:
+        """The lock of the stages at work, which a run that was killed leaves to them."""
+        return self.out / ".stages.lock"
+
+    @property
     def stages(self) -> Path:
         return self.out / "stages.json"
 

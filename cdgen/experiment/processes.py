@@ -7,13 +7,15 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
-from cdgen.errors import Interrupted
+from cdgen.errors import Interrupted, StorageError
 from cdgen.generation.ray_cluster import Share
 from cdgen.generation.signals import end_with_parent
+from cdgen.storage import lock
 
 _TRIES = 3  # nodes that a stage may cost
 
@@ -29,8 +31,26 @@ class StageProcess(Protocol):
     def kill(self) -> None: ...
 
 
+@contextmanager
+def held_by_stages(path: Path) -> Iterator[int]:
+    """Yield the descriptor of a lock for stages to inherit.
+
+    A run that was killed leaves its stages some seconds to end; the next one waits for them here.
+    """
+    with ExitStack() as held:
+        try:
+            descriptor = held.enter_context(lock(path, "held"))
+        except StorageError:
+            print(f"waiting for stages of a run that was killed ({path})", file=sys.stderr)
+            descriptor = held.enter_context(lock(path))
+        yield descriptor
+
+
 def start_process(
-    command: Sequence[str], log: Path, environment: Mapping[str, str]
+    command: Sequence[str],
+    log: Path,
+    environment: Mapping[str, str],
+    inherited: Sequence[int] = (),  # descriptors
 ) -> subprocess.Popen[bytes]:
     """Start `cdgen` with these arguments; what it prints is appended to `log`."""
     with log.open("ab") as file:
@@ -42,6 +62,7 @@ def start_process(
             env=os.environ | dict(environment),
             start_new_session=True,  # Ctrl-C reaches this process alone, which passes it on
             preexec_fn=_before_stage,
+            pass_fds=inherited,
         )
 
 

@@ -18,7 +18,12 @@ from typing import BinaryIO
 
 from cdgen.errors import CdgenError, Interrupted, StorageError, one_line
 from cdgen.experiment.layout import Layout
-from cdgen.experiment.processes import RayProcess, StageProcess, start_process
+from cdgen.experiment.processes import (
+    RayProcess,
+    StageProcess,
+    held_by_stages,
+    start_process,
+)
 from cdgen.experiment.record import StageRecord, read_stages, write_stages
 from cdgen.experiment.stages import Stage, shown_command
 from cdgen.experiment.view import View
@@ -51,6 +56,7 @@ class Runner:
     done: set[str] = field(default_factory=set)
     failed: dict[str, int] = field(default_factory=dict)  # exit codes
     running: list[_Running] = field(default_factory=list)
+    inherited: Sequence[int] = ()  # descriptors that the stages of this machine keep open
 
     def run(self) -> None:
         """Run what is left. A stage that fails stops only those that need it.
@@ -58,6 +64,11 @@ class Runner:
         Raises Interrupted on a signal, after the stages at work have stopped, and the error class
         of the first failure once all others have ended.
         """
+        with held_by_stages(self.layout.stages_lock) as descriptor:
+            self.inherited = (descriptor,)
+            self._run()
+
+    def _run(self) -> None:
         self.done = {stage.name for stage in self.stages if stage.is_done()}
         with StopSignals() as signals, signals.between_steps(), self.view:
             try:
@@ -105,7 +116,8 @@ class Runner:
                 return
         process: StageProcess
         if self.share is None:
-            process = start_process(stage.command, log, thread_settings(self.jobs))
+            environment = thread_settings(self.jobs)
+            process = start_process(stage.command, log, environment, self.inherited)
         else:
             process = RayProcess(stage.command, log, self.share)
         self.view.began(stage)

@@ -62,12 +62,17 @@ class SequenceConfig(BaseModel):
         return self
 
 
-class GenerateConfig(SequenceConfig):
-    """The settings of a run that writes a corpus: also the prompts, where the corpus is written, by
-    whom, and what happens when something goes wrong."""
+class DocumentConfig(SequenceConfig):
+    """The settings that decide the sequences, with the documents that they continue."""
 
     prompts: str
     text_column: str = "text"
+
+
+class GenerateConfig(DocumentConfig):
+    """The settings of a run that writes a corpus: also where it is written, by whom, and what
+    happens when something goes wrong."""
+
     out: Path
     format: Literal["parquet", "jsonl"] = "parquet"
     shard: str = "0/1"
@@ -89,6 +94,21 @@ def generate_config(
     Raises UsageError for bad values, ModelError if the pair file names a folder that does not
     exist.
     """
+    return validated(GenerateConfig, _given(flags, file, pair))
+
+
+def preview_config(
+    flags: Mapping[str, Any], file: Path | None, pair: Path | None = None
+) -> DocumentConfig:
+    """Return the settings of a preview, like `generate_config`. Those that only say how a corpus is
+    written are passed over."""
+    of_a_corpus = GenerateConfig.model_fields.keys() - DocumentConfig.model_fields.keys()
+    values = _given(flags, file, pair)
+    return validated(DocumentConfig, {n: v for n, v in values.items() if n not in of_a_corpus})
+
+
+def _given(flags: Mapping[str, Any], file: Path | None, pair: Path | None) -> dict[str, Any]:
+    """Return what the user has set, by the names of the fields."""
     values = read_yaml(file) if file else {}
     values = {str(key).replace("-", "_"): value for key, value in values.items()}
     values |= {name: value for name, value in flags.items() if value is not None}
@@ -97,4 +117,4 @@ def generate_config(
         for role, text in (("good", chosen.good), ("bad", chosen.bad)):
             if role not in values:
                 values[role] = resolve_model(text, role, pair)
-    return validated(GenerateConfig, values)
+    return values

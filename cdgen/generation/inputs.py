@@ -13,7 +13,7 @@ from cdgen.checkpoints.pair import Pair, open_pair, tokenizer_sha256
 from cdgen.corpus.model_names import ModelName, ModelNames
 from cdgen.corpus.prompts import PromptSource, PromptTable, prepare_prompts
 from cdgen.errors import UsageError
-from cdgen.generation.config import GenerateConfig, SequenceConfig
+from cdgen.generation.config import DocumentConfig, GenerateConfig, SequenceConfig
 
 
 def open_models(config: SequenceConfig) -> Pair:
@@ -55,7 +55,7 @@ def open_prompts(config: GenerateConfig, pair: Pair, folder: Path) -> PromptTabl
     return table
 
 
-def prompt_source(config: GenerateConfig, pair: Pair) -> PromptSource:
+def prompt_source(config: DocumentConfig, pair: Pair) -> PromptSource:
     """Return what the prompts are made of. Raises UsageError if --bos cannot be followed."""
     return PromptSource(
         config.prompts,

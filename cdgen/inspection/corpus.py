@@ -31,25 +31,29 @@ class InspectedCorpus:
     strategies: Strategies
     notes: tuple[str, ...]  # what may change a draw, for the user
 
-    def sequence(self, sequence_id: int) -> tuple[TokenSequence, int]:
-        """Return a row's tokens, and how many of them are the prompt.
+    def sequence(self, sequence_id: int) -> TokenSequence:
+        """Return the tokens of a row.
 
         Raises UsageError if there is no such row yet, StorageError if it does not fit the plan.
         """
-        row = row_of(self.out, sequence_id, ["tokens", "prompt_tokens"])
-        return self.checked(row), row["prompt_tokens"]
+        return self.checked(row_of(self.out, sequence_id, ["tokens", "prompt_tokens"]))
 
     def checked(self, row: dict[str, Any]) -> TokenSequence:
         """Return the tokens of a row. Raises StorageError if they do not fit the plan."""
-        tokens, plan = row["tokens"], self.plan
-        longest = plan.prompts.prompt_tokens + plan.max_new_tokens
-        prompt_fits = 1 <= row["prompt_tokens"] <= len(tokens) <= longest
-        if not prompt_fits or not all(0 <= token < plan.vocab_size for token in tokens):
+        if not self._fits(row["tokens"], row["prompt_tokens"]):
             raise StorageError(
                 f"{self.out}: sequence {row['sequence_id']} is not one of its plan; try cdgen"
                 " verify"
             )
-        return TokenSequence(row["sequence_id"], tokens)
+        return TokenSequence(row["sequence_id"], row["tokens"], row["prompt_tokens"])
+
+    def _fits(self, tokens: Any, prompt_tokens: Any) -> bool:
+        longest = self.plan.prompts.prompt_tokens + self.plan.max_new_tokens
+        try:
+            is_whole = 1 <= prompt_tokens <= len(tokens) <= longest
+            return is_whole and all(0 <= token < self.plan.vocab_size for token in tokens)
+        except TypeError:  # a file that others wrote may hold anything
+            return False
 
 
 def open_corpus(out: Path, good: Path | None = None, bad: str | None = None) -> InspectedCorpus:

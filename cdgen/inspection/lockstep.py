@@ -1,8 +1,8 @@
 """Sequences through the lean decoders, in the steps in which `cdgen generate` takes them.
 
-One token per slot and step gives the logits the bits that they had when a corpus was written, so
-the plan's strategy draws the corpus's own tokens. Prompts that a GPU would prefill are stepped
-through as well; there a draw may differ where two scores are within rounding.
+One token per slot and step, after a prompt that went through the models as in a run, gives the
+logits the bits that they had when a corpus was written: the plan's strategy draws the corpus's own
+tokens.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from dataclasses import dataclass, replace
 import torch
 
 from cdgen.engine.paired import PairedModels
+from cdgen.engine.sequences import Request
+from cdgen.engine.slot_engine import SlotEngine
 from cdgen.inspection.positions import Draws, Position, TokenSequence, position_records
 from cdgen.inspection.strategies import Strategies
 from cdgen.kernels.sampling_params import SampleOutput, SamplingParams
@@ -22,8 +24,12 @@ from cdgen.kernels.sampling_params import SampleOutput, SamplingParams
 class LockstepReader:
     """Reads as many sequences at a time as the decoders have slots."""
 
-    models: PairedModels
+    engine: SlotEngine
     strategies: Strategies
+
+    @property
+    def models(self) -> PairedModels:
+        return self.engine.slots.models
 
     @torch.inference_mode()
     def positions(self, sequences: Sequence[TokenSequence]) -> list[list[Position]]:
@@ -36,11 +42,23 @@ class LockstepReader:
         tokens, ids = self._slots(sequences)
         found: list[list[Position]] = [[] for _ in sequences]
         for index in range(1, tokens.shape[1]):
+            if self.engine.prefills:
+                self._prefill(sequences, index)
             rows = [row for row, s in enumerate(sequences) if len(s.tokens) > index]
             records = self._step(index, tokens[:, index - 1 : index + 1], ids, rows)
             for row, record in zip(rows, records, strict=True):
                 found[row].append(record)
         return found
+
+    def _prefill(self, sequences: Sequence[TokenSequence], length: int) -> None:
+        """Replace what the steps left in the caches of prompts of this length by what a run puts
+        there; their last token is fed by a step in a run as well."""
+        rows = [row for row, sequence in enumerate(sequences) if sequence.prompt_tokens == length]
+        requests = [
+            Request(sequences[r].sequence_id, [*sequences[r].tokens[:length]]) for r in rows
+        ]
+        if rows and length > 1:
+            self.engine.prefill_prompts(rows, requests)
 
     def _slots(
         self, sequences: Sequence[TokenSequence]

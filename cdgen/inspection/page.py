@@ -11,7 +11,7 @@ from cdgen.inspection.pieces import STRONG, WEAK, level
 from cdgen.inspection.positions import Position
 from cdgen.inspection.spans import TEMPLATES, contrast_style
 from cdgen.inspection.strategies import STRATEGIES
-from cdgen.inspection.terminal import summary_lines
+from cdgen.inspection.summary import summary_lines, summary_of
 from cdgen.packages import require_package
 from cdgen.page.parts import Page, Section, Table
 from cdgen.page.rendering import fragment, html_of
@@ -43,7 +43,7 @@ def _page(found: Inspected) -> Page:
     return Page(
         title=found.subject,
         kind="cdgen inspect",
-        answer=[f"{line}." for line in summary_lines(found.summary)],
+        answer=[f"{line}." for line in summary_lines(summary_of(found))],
         answer_title="In short",
         warnings=found.notes,
         sections=[

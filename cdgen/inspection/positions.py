@@ -16,10 +16,11 @@ from cdgen.kernels.sampling_params import RowStatus, SampleOutput, SamplingParam
 
 @dataclass(frozen=True)
 class TokenSequence:
-    """The tokens of a sequence, the first one given, and the id that decides its noise."""
+    """The tokens of a sequence, those of its prompt first, and the id that decides its noise."""
 
     sequence_id: int
     tokens: Sequence[int]
+    prompt_tokens: int = 1
 
 
 @dataclass(frozen=True)

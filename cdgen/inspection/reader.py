@@ -41,5 +41,5 @@ class SequenceReader:
 
     def _reader(self) -> LockstepReader | WholeTextReader:
         if isinstance(self.engine, SlotEngine):
-            return LockstepReader(self.engine.slots.models, self.strategies)
+            return LockstepReader(self.engine, self.strategies)
         return WholeTextReader(self.engine, self.strategies)

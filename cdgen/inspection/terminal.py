@@ -2,29 +2,30 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from rich.table import Table
 from rich.text import Text
 
-from cdgen.inspection.inspected import Inspected, Summary
+from cdgen.inspection.inspected import Inspected
 from cdgen.inspection.pieces import STRONG, WEAK, level
 from cdgen.inspection.positions import Position
 from cdgen.inspection.running_text import MARKS, STYLES, running_text
 from cdgen.inspection.strategies import STRATEGIES
+from cdgen.inspection.summary import summary_lines, summary_of
 from cdgen.shown_text import shown
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
+_WIDEST = 100  # columns of text; longer lines are hard to read
 _SAME = "·"  # a strategy draws the token that is there
 
 
 def print_inspected(found: Inspected, console: Console, with_table: bool) -> None:
     """Print the text and its summary, and a row for each token `with_table`."""
-    for part in _parts(found, console.width, with_table):
+    for part in _parts(found, min(console.width, _WIDEST), with_table):
         console.print(part, highlight=False, markup=False, soft_wrap=isinstance(part, str))
 
 
@@ -36,7 +37,7 @@ def _parts(found: Inspected, width: int, with_table: bool) -> Iterator[Renderabl
     yield ""
     if "BAD" in found.models:
         yield _legend()
-    yield from summary_lines(found.summary)
+    yield from summary_lines(summary_of(found))
     if with_table:
         yield ""
         yield _table(found)
@@ -62,25 +63,6 @@ def _legend() -> Text:
     for strength, text in words.items():
         legend.append(MARKS[strength], STYLES[strength]).append(text)
     return legend
-
-
-def summary_lines(summary: Summary) -> list[str]:
-    """Return the means as sentences without a full stop."""
-    if not summary.tokens:
-        return ["Nothing follows the prompt"]
-    means = {"GOOD": f"{summary.good_logprob:.2f}"}
-    if not math.isnan(summary.bad_logprob):  # there is a BAD
-        means["BAD"] = f"{summary.bad_logprob:.2f}"
-        means["difference"] = f"{summary.good_logprob - summary.bad_logprob:+.2f}"
-    means["entropy"] = f"{summary.entropy:.2f}"
-    same = (f"{STRATEGIES[name]} {share:.0%}" for name, share in summary.same_draws.items())
-    return [
-        f"{summary.tokens} tokens, means in nats:"
-        f" {', '.join(f'{name} {mean}' for name, mean in means.items())}",
-        f"Plausible sets have {summary.plausible:.1f} tokens in the mean and hold"
-        f" {summary.in_plausible_set:.0%} of the text",
-        f"The same token with the same noise: {', '.join(same)}",
-    ]
 
 
 def _table(found: Inspected) -> Table:

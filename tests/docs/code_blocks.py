@@ -18,6 +18,8 @@ import re
 import subprocess
 import sys
 from dataclasses import dataclass
+from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -29,6 +31,7 @@ SHOWN = ("output", "yaml", "text")
 # What a block finds in its folder, as in a checkout.
 _LINKS = ("assets", "recipes")
 _SET_BY_TESTS = ("TRITON_INTERPRET", "OMP_WAIT_POLICY", "OPENBLAS_NUM_THREADS")  # in conftest.py
+_BETWEEN = "\x1e"  # between the outputs of two blocks
 # Where pages use what other pages made: a page, and those that run before it in the same folder.
 NEEDS = {
     "docs/commands/status.md": ("docs/quick-start.md",),
@@ -94,8 +97,12 @@ class Workplace:
         if page not in self._printed:
             for needed in NEEDS.get(page, ()):
                 self.run(needed)
-            folder = self._folder_of(page)
-            found = {b.line: run_block(b, folder) for b in blocks_of(page) if self._can_run(b)}
+            folder, found = self._folder_of(page), dict[int, str]()
+            can_run = filter(self._can_run, blocks_of(page))
+            for language, run in groupby(can_run, attrgetter("language")):
+                blocks = list(run)
+                printed = run_blocks(language, blocks, folder)
+                found |= {b.line: text for b, text in zip(blocks, printed, strict=True)}
             self._printed[page] = found
         return self._printed[page]
 
@@ -116,23 +123,43 @@ class Workplace:
         return block.is_run and has_data and (self._thorough or block.mark != "thorough")
 
 
-def run_block(block: Block, folder: Path) -> str:
-    """Run a block by itself and return what it printed. Raises AssertionError if it fails."""
-    programs = {"bash": ["bash", "-euo", "pipefail", "-c"], "python": [sys.executable, "-c"]}
-    found = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    user = {name: value for name, value in os.environ.items() if name not in _SET_BY_TESTS}
+def run_blocks(language: str, blocks: list[Block], folder: Path) -> list[str]:
+    """Run blocks of one language that follow each other and return what each printed. Blocks of
+    Python share a process, and so their names. Raises AssertionError if one fails."""
+    if language == "bash":
+        return [_run_bash(block, folder) for block in blocks]
+    program = f"\nprint({_BETWEEN!r}, flush=True)\n".join(block.text for block in blocks)
     run = subprocess.run(
-        [*programs[block.language], block.text],
+        [sys.executable, "-c", program],
         cwd=folder,
-        env={**user, "PATH": found, "COLUMNS": "100", "HF_HOME": str(folder / ".hf")},
-        stdout=subprocess.PIPE,
-        # Errors of commands are shown; a library's progress is not.
-        stderr=subprocess.STDOUT if block.language == "bash" else subprocess.PIPE,
+        env=_environment(folder),
+        capture_output=True,
         text=True,
     )
-    printed = f"{run.stdout}{run.stderr or ''}"
-    assert run.returncode == 0, f"{block.place}: exit code {run.returncode}\n{printed}"
+    printed = run.stdout.split(f"{_BETWEEN}\n")
+    failed = blocks[len(printed) - 1].place
+    assert run.returncode == 0, f"{failed}: exit code {run.returncode}\n{run.stdout}{run.stderr}"
+    return printed
+
+
+def _run_bash(block: Block, folder: Path) -> str:
+    run = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", block.text],
+        cwd=folder,
+        env=_environment(folder),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert run.returncode == 0, f"{block.place}: exit code {run.returncode}\n{run.stdout}"
     return run.stdout
+
+
+def _environment(folder: Path) -> dict[str, str]:
+    """Return what a user's shell has: the commands, and none of the tests' settings."""
+    user = {name: value for name, value in os.environ.items() if name not in _SET_BY_TESTS}
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    return {**user, "PATH": path, "COLUMNS": "100", "HF_HOME": str(folder / ".hf")}
 
 
 def shown_outputs(page: str) -> list[tuple[int, Block]]:

@@ -18,7 +18,7 @@ from code_blocks import (
     blocks_of,
     differences,
     pages,
-    run_block,
+    run_blocks,
     shown_outputs,
 )
 
@@ -101,4 +101,12 @@ def test_outputs_are_compared(shown: str, printed: str, mark: str, same: bool) -
 def test_a_failing_block_is_named(tmp_path: Path) -> None:
     block = Block("page.md", 7, "bash", "exit 3\n", "")
     with pytest.raises(AssertionError, match=r"page\.md:7: exit code 3"):
-        run_block(block, tmp_path)
+        run_blocks("bash", [block], tmp_path)
+
+
+def test_blocks_of_python_share_their_names(tmp_path: Path) -> None:
+    texts = ("x = 1\nprint('a')\n", "print(x)\n", "y\n")
+    blocks = [Block("page.md", line, "python", text, "") for line, text in enumerate(texts, 1)]
+    assert run_blocks("python", blocks[:2], tmp_path) == ["a\n", "1\n"]
+    with pytest.raises(AssertionError, match=r"page\.md:3: exit code 1"):
+        run_blocks("python", blocks, tmp_path)

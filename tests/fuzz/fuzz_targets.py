@@ -396,7 +396,7 @@ def _record(value: Any) -> bytes:
 def _of_corpus(folder: Path, place: str, finished: bool) -> Case:
     from cdgen.corpus.folder import CorpusFolder
     from cdgen.corpus.ranges import pending_ranges
-    from cdgen.corpus.reader import rows_so_far
+    from cdgen.corpus.reader import row_of, rows_so_far
     from cdgen.corpus.shard import Shard
     from cdgen.corpus.status import status
     from cdgen.corpus.verify import verify
@@ -409,6 +409,7 @@ def _of_corpus(folder: Path, place: str, finished: bool) -> Case:
         refused(lambda: status(out))
         refused(lambda: verify(out))
         refused(lambda: list(rows_so_far(out, ["text"])))
+        refused(lambda: row_of(out, 0, ["text"]))
         refused(lambda: pending_ranges(CorpusFolder(out), Shard(0, 1)))
 
     return case

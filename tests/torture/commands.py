@@ -17,6 +17,7 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -141,7 +142,13 @@ class ForkedStage:
     """What the runner of an experiment uses of subprocess.Popen, with a fork in place of exec."""
 
     def __init__(
-        self, command: list[str], stdout: Any, env: Any, preexec_fn: Change, **_: Any
+        self,
+        command: list[str],
+        stdout: Any,
+        env: Any,
+        preexec_fn: Change,
+        pass_fds: Sequence[int],
+        **_: Any,
     ) -> None:
         self.returncode: int | None = None
         self.pid = os.fork()
@@ -149,7 +156,10 @@ class ForkedStage:
             os.setsid()
             os.dup2(stdout.fileno(), 1)
             os.dup2(stdout.fileno(), 2)
-            os.closerange(3, 1024)  # exec would: a lock of the runner must not live on here
+            # As exec would: a lock of the runner must not live on here.
+            edges = [2, *sorted(pass_fds), 1024]
+            for before, after in pairwise(edges):
+                os.closerange(before + 1, after)
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
                 signal.signal(number, signal.SIG_DFL)
             os.environ.update(env)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -119,8 +120,9 @@ def test_a_missing_flag_is_named(refused: Command, flag: str) -> None:
 
 def test_every_mistake_is_named(refused: Command) -> None:
     missing = "is missing: give the flag or put it into --config"
-    says = f"--good {missing}; --prompts {missing}; --top-k: input should be greater"
-    refused(2, says, "; --slots: input should be", good=None, prompts=None, slots="x", top_k=-1)
+    says = f"--good {missing}; --top-k: input should be greater"
+    more = ("; --slots: input should be", f"; --prompts {missing}")
+    refused(2, says, *more, good=None, prompts=None, slots="x", top_k=-1)
 
 
 def test_contrast_needs_a_bad(refused: Command) -> None:
@@ -335,10 +337,15 @@ def test_finalize_waits_for_the_last_shard(
     unfinished = cdgen("verify", out)
     assert unfinished.code == 5
     assert "2 of 5 ranges are missing" in unfinished.out
+    as_json = cdgen("verify", out, "--json")
+    assert as_json.code == 5
+    found = json.loads(as_json.out)
+    assert not found["intact"] and found["problems"] == unfinished.out.splitlines()
     assert generate(shard="1/2", range_size=2).code == 0
     assert cdgen("finalize", out).code == 0
     assert "finalized" in cdgen("status", out).out
     assert cdgen("verify", out).out == f"{out}: intact\n"
+    assert json.loads(cdgen("verify", out, "--json").out) == {"intact": True, "problems": []}
 
 
 # ---- --config ----------------------------------------------------------------------------------
@@ -367,6 +374,68 @@ def test_a_wrong_config_file_is_refused(
 
 def test_a_missing_config_file_is_refused(refused: Command, tmp_path: Path) -> None:
     refused(2, "cannot read", "nowhere.yaml", config=tmp_path / "nowhere.yaml")
+
+
+# ---- --preview -----------------------------------------------------------------------------------
+
+
+def test_a_preview_prints_the_first_rows_of_the_corpus_and_writes_nothing(
+    generate: Command, out: Path
+) -> None:
+    ended = generate("--preview", 3, out=None)
+    assert ended.code == 0, ended.err
+    assert not out.parent.exists()
+    assert generate(format="jsonl").code == 0
+    (path,) = (out / "data").iterdir()
+    rows = [json.loads(line) for line in path.read_text().splitlines()[:3]]
+    assert ended.out == "".join(
+        f"== sequence {row['sequence_id']} of prompt {row['prompt_id']}: {row['prompt_tokens']} +"
+        f" {row['new_tokens']} tokens, {row['finish_reason']}\n{row['text']}\n\n"
+        for row in rows
+    )
+
+
+def test_a_preview_ends_with_the_prompts(generate: Command) -> None:
+    assert generate("--preview", 99, out=None).out.count("== sequence ") == 10
+
+
+def test_a_preview_reads_a_config_of_a_corpus(generate: Command, tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text("out: elsewhere\ngrace: 5\nseed: 3\n")
+    assert generate("--preview", 1, out=None).out != generate("--preview", 1, config=path).out
+    path.write_text("sedd: 1")
+    assert generate("--preview", 1, config=path).code == 2
+
+
+def test_a_preview_is_no_dry_run(generate: Command, refused: Command) -> None:
+    refused(2, "--dry-run does not go with", command=lambda: generate("--preview", 1, "--dry-run"))
+
+
+# ---- completion ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "offered"),
+    [
+        ("cdgen gen", ["generate"]),
+        ("cdgen generate --strategy ", ["cd", "vanilla", "plausible"]),
+        ("cdgen generate --kv-dtype b", ["bfloat16"]),
+        ("cdgen generate --bad ", []),  # names of files, which the shell knows
+        ("cdgen compare --select ", ["validation", "last", "paper"]),
+    ],
+)
+def test_the_shell_is_offered_what_an_option_takes(words: str, offered: list[str]) -> None:
+    program = (
+        "import sys; from cdgen.cli import app; sys.argv = ['cdgen']\n"
+        "try: app.main()\n"
+        "finally: print(*({'torch', 'transformers', 'numpy'} & set(sys.modules)), file=sys.stderr)"
+    )
+    count = len(words.split()) - (not words.endswith(" "))
+    asked = {"_CDGEN_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(count)}
+    command, environment = [sys.executable, "-c", program], {**os.environ, **asked}
+    ended = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert ended.stdout.split() == offered
+    assert ended.stderr.split() == []
 
 
 # ---- help, tracebacks, progress ----------------------------------------------------------------

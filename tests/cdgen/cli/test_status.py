@@ -108,6 +108,26 @@ def test_a_worker_elsewhere_may_have_another_clock(cdgen: Command, folder: Corpu
     assert "on node-7" in said and "silent for " in said and "--watch uses one" in said
 
 
+def test_as_json(cdgen: Command, folder: CorpusFolder) -> None:
+    beat(folder, WHOLE, 1, 40, 12.5)
+    found = json.loads(cdgen("status", folder.out, "--json").out)
+    assert set(found) == {
+        *("ranges_done", "ranges_total", "finalized", "counts", "models", "bad_of_good"),
+        *("workers", "eta_seconds"),
+    }
+    assert (found["ranges_done"], found["finalized"]) == (0, False)
+    (worker,) = found["workers"]
+    assert worker["alive"] and worker["tokens_per_second"] == 12.5
+    fill(folder)
+    finalize(folder.out)
+    found = json.loads(cdgen("status", folder.out, "--json").out)
+    assert found["finalized"] and found["workers"] == []
+    assert found["counts"]["rows"] == folder.plan.num_sequences
+    ended = cdgen("status", folder.out, "--json", "--watch")
+    assert ended.code == 2
+    assert "--json does not go with --watch" in ended.err
+
+
 def test_a_folder_without_a_corpus(cdgen: Command, tmp_path: Path) -> None:
     ended = cdgen("status", tmp_path, "--watch")
     assert ended.code == 2 and "holds no cdgen corpus" in ended.err

@@ -9,8 +9,9 @@ from small_corpus import begin, fill, make_rows
 
 from cdgen.corpus.finalize import finalize
 from cdgen.corpus.ranges import commit_range
-from cdgen.corpus.reader import corpus_rows, rows_so_far
+from cdgen.corpus.reader import corpus_rows, row_of, rows_so_far
 from cdgen.errors import StorageError, UsageError
+from cdgen.storage import read_record, write_record
 
 
 @pytest.mark.parametrize("harm", ["flipped", "short", "gone", "swapped"])
@@ -51,3 +52,32 @@ def test_rows_of_what_is_no_finished_corpus(out: Path) -> None:
         rows_so_far(out, ["text"])
     commit_range(folder, 3, make_rows(folder.plan, 3))
     assert [row["sequence_id"] for row in rows_so_far(out, ["sequence_id"])] == list(range(24, 32))
+
+
+def test_one_row_is_read_from_its_file_alone(out: Path, format: str) -> None:
+    folder = begin(out, format=format)
+    commit_range(folder, 3, make_rows(folder.plan, 3))
+    assert row_of(out, 25, ["prompt_id"]) == {"sequence_id": 25, "prompt_id": 6}
+    with pytest.raises(UsageError, match="the range of sequence 3 is not committed yet"):
+        row_of(out, 3, ["text"])
+    fill(folder)
+    finalize(out)
+    first, second, third = sorted((out / "data").iterdir())
+    first.unlink()
+    third.write_bytes(second.read_bytes())
+    assert row_of(out, 25, ["prompt_id"])["prompt_id"] == 6
+    for sequence_id in (0, 39):
+        with pytest.raises(StorageError, match="Restore the file"):
+            row_of(out, sequence_id, ["text"])
+    for sequence_id in (-1, 40):
+        with pytest.raises(UsageError, match=f"has the sequences 0 to 39, got {sequence_id}"):
+            row_of(out, sequence_id, ["text"])
+
+
+def test_a_manifest_may_lack_the_file_of_a_row(out: Path) -> None:
+    fill(begin(out))
+    finalize(out)
+    record = read_record(out / "manifest.json")
+    write_record(out / "manifest.json", {**record, "files": record["files"][:1]})
+    with pytest.raises(StorageError, match="its files lack sequence 20; try cdgen verify"):
+        row_of(out, 20, ["text"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 
 from cdgen.errors import CdgenError, StorageError, UsageError
 from cdgen.experiment.layout import Layout
+from cdgen.experiment.processes import held_by_stages
 from cdgen.experiment.record import read_stages
 from cdgen.experiment.runner import Runner, last_line
 from cdgen.experiment.stages import Stage
@@ -108,3 +110,16 @@ def test_the_last_line_of_a_log(tmp_path: Path) -> None:
     assert last_line(log) == ""
     log.write_bytes(b"x" * 10_000 + b"\nfirst\rsecond\xff\n\n  \n")
     assert last_line(log) == "second\ufffd"
+
+
+def test_stages_of_a_run_that_was_killed_are_waited_for(
+    stage: Callable[..., Stage], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A stage inherits the lock and keeps it after the end of its run."""
+    ended = tmp_path / "ended"
+    with held_by_stages(Layout(tmp_path).stages_lock) as descriptor:
+        left = subprocess.Popen(["sh", "-c", f"sleep 0.3; touch {ended}"], pass_fds=[descriptor])
+    assert not ended.exists()
+    run([stage("a")], tmp_path)
+    assert ended.exists() and left.wait() == 0
+    assert "waiting for stages of a run that was killed" in capsys.readouterr().err

@@ -41,8 +41,8 @@ def inspected(corpus: InspectedCorpus) -> list[tuple[int, list[Position]]]:
     """Return the length of the prompt and the records of every row."""
     rows = [corpus.sequence(i) for i in range(corpus.plan.num_sequences)]
     reader = SequenceReader.load(corpus.plan, corpus.pair, corpus.strategies)
-    found = reader.positions([row for row, _ in rows])
-    return list(zip([prompt_tokens for _, prompt_tokens in rows], found, strict=True))
+    found = reader.positions(rows)
+    return list(zip([row.prompt_tokens for row in rows], found, strict=True))
 
 
 def require_own_tokens(corpus: InspectedCorpus, least: int) -> None:
@@ -68,6 +68,19 @@ def test_the_contrast_draws_the_rows_own_tokens(
     require_own_tokens(corpus, least=50)
 
 
+@pytest.mark.parametrize("bad", ["layers:1", "window:3", "folder"])
+def test_prompts_in_batches_as_on_a_gpu(
+    write_corpus: Callable[..., Path],
+    tiny_pair: PairFolders,
+    bad: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("cdgen.engine.slot_engine.uses_prefill", lambda *_: True)
+    own_bad = str(tiny_pair.bad) if bad == "folder" else bad
+    out = write_corpus("--bad", own_bad)
+    require_own_tokens(open_corpus(out, tiny_pair.good, own_bad), least=50)
+
+
 @pytest.mark.parametrize("strategy", ["vanilla", "plausible"])
 def test_the_other_strategies_draw_their_rows_too(
     write_corpus: Callable[..., Path], tiny_pair: PairFolders, strategy: str
@@ -79,6 +92,27 @@ def test_the_other_strategies_draw_their_rows_too(
     require_own_tokens(with_bad, least=50)
     records = [record for _, found in inspected(with_bad) for record in found]
     assert any(record.drawn.cd != record.drawn.plausible for record in records)
+
+
+def test_no_mask_needs_all_of_bads_logits(
+    write_corpus: Callable[..., Path], tiny_pair: PairFolders
+) -> None:
+    out = write_corpus("--bad", tiny_pair.bad, "--alpha", 0, "--contrast", 0.5, "--top-k", 9)
+    require_own_tokens(open_corpus(out, tiny_pair.good, str(tiny_pair.bad)), least=50)
+
+
+def test_models_without_a_lean_decoder_agree_up_to_rounding(
+    write_corpus: Callable[..., Path], tiny_gpt2_pair: PairFolders
+) -> None:
+    out = write_corpus("--bad", tiny_gpt2_pair.bad, good=tiny_gpt2_pair.good)
+    corpus = open_corpus(out, tiny_gpt2_pair.good, str(tiny_gpt2_pair.bad))
+    assert corpus.plan.decoder == "transformers"
+    same = [
+        record.drawn.cd == record.token
+        for prompt_tokens, records in inspected(corpus)
+        for record in records[prompt_tokens - 1 :]
+    ]
+    assert len(same) > 50 and sum(same) >= len(same) - 1
 
 
 @pytest.mark.data
@@ -128,9 +162,10 @@ def test_a_row_must_be_there(
     for row in (-1, 10):
         with pytest.raises(UsageError, match=f"has the sequences 0 to 9, got {row}"):
             corpus.sequence(row)
-    row = {"sequence_id": 3, "prompt_tokens": 2, "tokens": [0, 4, 48]}
-    with pytest.raises(StorageError, match="sequence 3 is not one of its plan"):
-        corpus.checked(row)
+    for tokens in ([0, 4, 48], [0, -1], [0] * 25, [0], [0, None], ["a", "b"], None):
+        row = {"sequence_id": 3, "prompt_tokens": 2, "tokens": tokens}
+        with pytest.raises(StorageError, match="sequence 3 is not one of its plan"):
+            corpus.checked(row)
     next((corpus.out / "data").iterdir()).write_bytes(b"")
     with pytest.raises(StorageError, match="0 bytes, expected"):
         corpus.sequence(3)

@@ -229,8 +229,32 @@ def test_command_line(
     numbers = json.loads((tmp_path / "out/compare.json").read_text())
     assert set(numbers["against_baseline"]) == {"cd@0.1", "cd@0.3"}
     assert (tmp_path / "out/figures.png").read_bytes().startswith(b"\x89PNG")
-    refused = cdgen("compare", base)
-    assert refused.code == 2 and refused.err.startswith("cdgen: RUN...")
+    as_json = cdgen("compare", base, *runs, "--json")
+    assert json.loads(as_json.out) == numbers
+    for more in (["--baseline", "base"], ["--out", tmp_path / "alone"]):
+        refused = cdgen("compare", base, *more)
+        assert refused.code == 2 and refused.err.startswith("cdgen: RUN...")
+
+
+def test_every_result_below_a_folder(
+    cdgen: Callable[..., Any], evaluated: Callable[..., Path], tmp_path: Path
+) -> None:
+    for seed in (42, 43):
+        evaluated(f"eval/base-{seed}/step-9", 0.5, seed=seed)
+    evaluated("eval/paper", 0.6, mode="paper")
+    (tmp_path / "eval/results.json").write_text("{}")  # of an experiment, say
+    shown = cdgen("compare", tmp_path / "eval")
+    assert shown.code == 0, shown.err
+    tables = shown.out.split("\n\n")
+    assert tables[0].splitlines()[0] == "| task | metric | base-42/step-9 | base-43/step-9 |"
+    assert "| task | metric | paper |" in shown.out
+    assert "Mode: default." in shown.out and "Mode: paper." in shown.out
+    found = json.loads(cdgen("compare", tmp_path / "eval", "--json").out)
+    assert [one["config"]["model"] for one in found] == [
+        *("base-42/step-9", "base-43/step-9", "paper")
+    ]
+    nothing = cdgen("compare", tmp_path / "nowhere")
+    assert nothing.code == 2 and "expected results of cdgen eval" in nothing.err
 
 
 def test_points_of_the_figures(evaluated: Callable[..., Path]) -> None:
