@@ -30,8 +30,8 @@ def report(
     bad: Annotated[
         str | None,
         typer.Option(
-            help="BAD as in `cdgen generate --bad`, if it has moved or there was none; with none, no"
-            " model is read."
+            help="BAD as in `cdgen generate --bad`, if it has moved or there was none. none:"
+            " read no model."
         ),
     ] = None,
     pair: Annotated[
