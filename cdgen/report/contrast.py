@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from cdgen.corpus.reader import rows_so_far
-from cdgen.errors import CdgenError
+from cdgen.errors import CdgenError, one_line
 from cdgen.inspection.corpus import InspectedCorpus, open_corpus
 from cdgen.inspection.pieces import Piece, TokenTexts
 from cdgen.inspection.positions import Position
@@ -73,7 +73,7 @@ def measure_contrast(
                 continue
             _measure(found, number, corpus, opened, ids)
         except CdgenError as error:
-            found.problems[corpus.name] = str(error)
+            found.problems[corpus.name] = one_line(error)
     return found
 
 

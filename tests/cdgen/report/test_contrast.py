@@ -46,8 +46,8 @@ def test_a_corpus_draws_its_own_tokens_again(
     assert rows["the corpus's own token drawn again"] == ["100.0 %", "100.0 %"]
     drawn = [sum(r["new_tokens"] for r in corpus_rows(c, ["new_tokens"])) for c in two_corpora]
     assert rows["drawn tokens"] == [f"{count:,}" for count in drawn]
-    assert all(0 < float(value) < 20 for value in rows["KL: CD, vanilla"])
-    assert all(0 < float(value[:-2]) < 100 for value in rows["agreement: CD, vanilla"])
+    assert all(0 < float(value) < 20 for value in rows["KL(CD || vanilla), nats"])
+    assert all(0 < float(value[:-2]) < 100 for value in rows["agreement of CD and vanilla"])
 
 
 def test_every_shown_token_has_its_numbers(two_corpora: list[Path], tiny_pair: PairFolders) -> None:
@@ -113,7 +113,8 @@ def test_numbers_that_are_not_finite_are_left_out(
     assert {*numbers["good"], *numbers["difference"], *numbers["entropy"]} == {None}
     assert {found["pieces"][piece] for piece in numbers["vanilla"][1:]} == {"?"}
     (table,) = section(page, "strategies").tables
-    assert dict((row[0], row[1]) for row in table.rows)["agreement: CD, vanilla"] == "-"
+    assert page.answer[-1].endswith("on average."), "nothing is said of an agreement"
+    assert dict((row[0], row[1]) for row in table.rows)["agreement of CD and vanilla"] == "-"
 
 
 def test_only_so_many_tokens_are_read(
@@ -144,9 +145,9 @@ def test_agreement_counts_what_both_could_draw() -> None:
     (table,) = strategy_section(["one"], {"one": sums}, []).tables
     rows = {row[0]: row[1] for row in table.rows}
     assert rows["the corpus's own token drawn again"] == "100.0 %"
-    assert rows["agreement: plausible-only, vanilla"] == "50.0 %"
-    assert rows["agreement: CD, vanilla"] == "0.0 %"
-    assert rows["KL: CD, vanilla"] == "-"
+    assert rows["agreement of plausible-only and vanilla"] == "50.0 %"
+    assert rows["agreement of CD and vanilla"] == "0.0 %"
+    assert rows["KL(CD || vanilla), nats"] == "-"
 
 
 def test_the_command_takes_a_pair_file(
