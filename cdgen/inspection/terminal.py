@@ -20,12 +20,16 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
 _WIDEST = 100  # columns of text; longer lines are hard to read
+_NARROWEST = 80  # columns of the table
 _SAME = "·"  # a strategy draws the token that is there
 
 
 def print_inspected(found: Inspected, console: Console, with_table: bool) -> None:
     """Print the text and its summary, and a row for each token `with_table`."""
-    for part in _parts(found, min(console.width, _WIDEST), with_table):
+    width = min(console.width, _WIDEST)
+    # rich would cut numbers to make the table fit. A narrow terminal breaks its lines instead.
+    console.width = max(console.width, _NARROWEST)
+    for part in _parts(found, width, with_table):
         console.print(part, highlight=False, markup=False, soft_wrap=isinstance(part, str))
 
 

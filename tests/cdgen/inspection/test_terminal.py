@@ -27,9 +27,9 @@ def found(tiny_pair: PairFolders) -> Inspected:
     return inspect_text(" ".join(f"w{2 + 7 * i % 46}" for i in range(40)), flags)
 
 
-def printed(found: Inspected, with_table: bool = False, **console: Any) -> str:
+def printed(found: Inspected, with_table: bool = False, width: int = 80, **console: Any) -> str:
     stream = io.StringIO()
-    print_inspected(found, Console(file=stream, width=80, **console), with_table)
+    print_inspected(found, Console(file=stream, width=width, **console), with_table)
     return stream.getvalue()
 
 
@@ -70,3 +70,11 @@ def test_logits_that_cannot_be_sampled(found: Inspected, tmp_path: Path) -> None
         assert position["good_logprob"] is position["difference"] is None
         assert position["drawn"] == {"vanilla": None, "plausible": None, "cd": None}
     write_page(replace(found, positions=broken), tmp_path / "page.html")
+
+
+def test_no_number_is_cut_on_a_narrow_terminal(found: Inspected) -> None:
+    text, narrow = (printed(found, True, width) for width in (80, 40))
+    assert "…" not in narrow
+    assert text[text.index("at token") :] == narrow[narrow.index("at token") :]
+    wide = printed(found, width=300).splitlines()
+    assert 80 < max(map(len, wide[3:])) <= 100
