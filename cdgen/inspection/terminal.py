@@ -87,13 +87,13 @@ def _cells(found: Inspected, record: Position) -> Iterator[str | Text]:
     difference = record.difference
     yield str(record.index)
     yield Text(shown(found.texts.name(record.token)))
-    yield f"{record.good_logprob:.2f}"
-    yield "" if record.bad_logprob is None else f"{record.bad_logprob:.2f}"
+    yield f"{record.good_logprob:z.2f}"
+    yield "" if record.bad_logprob is None else f"{record.bad_logprob:z.2f}"
     shade = STYLES[level(difference)]
-    yield Text("" if difference is None else f"{difference:+.2f}", style=shade)
+    yield Text("" if difference is None else f"{difference:+z.2f}", style=shade)
     yield str(record.plausible)
     yield f"{record.rank}{' ' if record.is_plausible else '!'}"
-    yield f"{record.entropy:.2f}"
+    yield f"{record.entropy:z.2f}"
     for name in found.strategy_names:
         token = getattr(record.drawn, name)
         yield Text(_SAME if token == record.token else shown(found.texts.name(token)))
