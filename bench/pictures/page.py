@@ -19,7 +19,8 @@ from cdgen.bench.pictures.row import Row
 
 RESULTS = Path("bench/results")
 NOT_MEASURED = (
-    "**Not measured.** Nothing has run on a GPU yet; `make bench-gpu OUT=bench/results` would."
+    "**Not measured.** `make bench-gpu OUT=bench/results` on a machine with a GPU, and"
+    " `make bench-pictures`, fill this in."
 )
 _HEADINGS = (
     "| op | provider | shape | dtype | metric | p20 | p50 | p80 | unit | ratio | to |",

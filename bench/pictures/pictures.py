@@ -32,11 +32,17 @@ def sampler_speed_up(rows: Rows) -> bytes | None:
 
 
 def bad_kinds(rows: Rows) -> bytes | None:
-    return _drawn(_ratios(_of(rows, "cpu-bad-kinds.json")), "rate, of vanilla sampling", line=1)
+    return _drawn(
+        _ratios(_of(rows, "cpu-bad-kinds.json")), "rate relative to vanilla sampling", line=1
+    )
 
 
 def number_formats(rows: Rows) -> bytes | None:
-    return _drawn(_ratios(_of(rows, "cpu-number-formats.json")), "rate, of the first", line=1)
+    return _drawn(
+        _ratios(_of(rows, "cpu-number-formats.json")),
+        "rate relative to vanilla sampling in float32",
+        line=1,
+    )
 
 
 def engines(rows: Rows) -> bytes | None:
