@@ -18,10 +18,7 @@ from cdgen.bench.pictures.result_files import read_folder
 from cdgen.bench.pictures.row import Row
 
 RESULTS = Path("bench/results")
-NOT_MEASURED = (
-    "**Not measured.** `make bench-gpu OUT=bench/results` on a machine with a GPU, and"
-    " `make bench-pictures`, fill this in."
-)
+NOT_MEASURED = "**Not measured.**"
 _HEADINGS = (
     "| op | provider | shape | dtype | metric | p20 | p50 | p80 | unit | ratio | to |",
     "|---|---|---|---|---|--:|--:|--:|---|--:|---|",
@@ -45,8 +42,8 @@ def page(rows: Sequence[Row], drawn: dict[str, bytes | None]) -> str:
     """Return the page; `drawn` has the bytes of each picture by its name."""
     parts = [_INTRODUCTION]
     for picture in PICTURES:
-        shown = f"![{picture.title}](pictures/{picture.name}.svg)\n\n{picture.caption}"
-        text = shown if drawn[picture.name] else NOT_MEASURED
+        shown = f"![{picture.title}](pictures/{picture.name}.svg)\n\n"
+        text = f"{shown if drawn[picture.name] else f'{NOT_MEASURED} '}{picture.caption}"
         parts.append(f"## {picture.title}\n{text}\n")
     return "\n".join([*parts, f"## Every number\n{table(rows)}\n"])
 

@@ -137,13 +137,14 @@ PICTURES = (
     Picture(
         "gpu-speed-up",
         "On a GPU",
-        "The Triton kernels beside the other contenders of their runs.",
+        "The Triton kernels beside the other contenders of their runs: `make bench-gpu"
+        " OUT=bench/results` on a machine with a GPU, then `make bench-pictures`.",
         gpu_speed_up,
     ),
     Picture(
         "roofline-gpu",
         "How near to the roof, on a GPU",
-        "Bytes that must move, per second, beside a large copy.",
+        "The bytes that must move, per second, beside those of a large copy.",
         gpu_roofline,
     ),
     Picture(
