@@ -45,7 +45,7 @@ def page(rows: Sequence[Row], drawn: dict[str, bytes | None]) -> str:
         shown = f"![{picture.title}](pictures/{picture.name}.svg)\n\n"
         text = f"{shown if drawn[picture.name] else f'{NOT_MEASURED} '}{picture.caption}"
         parts.append(f"## {picture.title}\n{text}\n")
-    return "\n".join([*parts, f"## Every number\n{table(rows)}\n"])
+    return "\n".join([*parts, f"## The numbers\n{table(rows)}\n"])
 
 
 def table(rows: Sequence[Row]) -> str:
