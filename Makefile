@@ -68,7 +68,7 @@ types: $(READY) package
 
 # The documentation as a site that opens from disk: build/docs/index.html. Warnings are errors.
 docs: $(READY)
-	$(VENV)/bin/sphinx-build -q -W --keep-going -b html docs build/docs
+	$(VENV)/bin/sphinx-build -q -W --keep-going -E -b html docs build/docs
 
 # The tables of options in docs/commands. A test compares them with the commands.
 docs-options: $(READY)

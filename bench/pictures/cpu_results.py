@@ -92,8 +92,10 @@ def evaluation(run: Run, result: Result) -> Iterator[Row]:
         yield run.row("eval", "plain scorer", plain, "s", shape=shape)
         memory = once(found["cdgen"]["peak_mb"])
         yield run.row("eval", "cdgen", memory, "MB", shape=shape, metric="memory")
-    for count, found in result.get("checkpoints", {}).items():
-        shape = f"{count} checkpoints"
+    whole = {f"{count} checkpoints": each for count, each in result.get("checkpoints", {}).items()}
+    if "zero_shot" in result:
+        whole["every zero-shot task, a model of the paper's size"] = result["zero_shot"]
+    for shape, found in whole.items():
         yield run.row("eval", "cdgen", once(found["seconds"]), "s", shape=shape)
         peak = once(found["peak_mb"])
         yield run.row("eval", "cdgen", peak, "MB", shape=shape, metric="memory")

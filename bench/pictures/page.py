@@ -18,9 +18,7 @@ from cdgen.bench.pictures.result_files import read_folder
 from cdgen.bench.pictures.row import Row
 
 RESULTS = Path("bench/results")
-NOT_MEASURED = (
-    "**Not measured.** Nothing has run on a GPU yet; `make bench-gpu OUT=bench/results` would."
-)
+NOT_MEASURED = "**Not measured.**"
 _HEADINGS = (
     "| op | provider | shape | dtype | metric | p20 | p50 | p80 | unit | ratio | to |",
     "|---|---|---|---|---|--:|--:|--:|---|--:|---|",
@@ -44,10 +42,10 @@ def page(rows: Sequence[Row], drawn: dict[str, bytes | None]) -> str:
     """Return the page; `drawn` has the bytes of each picture by its name."""
     parts = [_INTRODUCTION]
     for picture in PICTURES:
-        shown = f"![{picture.title}](pictures/{picture.name}.svg)\n\n{picture.caption}"
-        text = shown if drawn[picture.name] else NOT_MEASURED
+        shown = f"![{picture.title}](pictures/{picture.name}.svg)\n\n"
+        text = f"{shown if drawn[picture.name] else f'{NOT_MEASURED} '}{picture.caption}"
         parts.append(f"## {picture.title}\n{text}\n")
-    return "\n".join([*parts, f"## Every number\n{table(rows)}\n"])
+    return "\n".join([*parts, f"## The numbers\n{table(rows)}\n"])
 
 
 def table(rows: Sequence[Row]) -> str:

@@ -32,11 +32,17 @@ def sampler_speed_up(rows: Rows) -> bytes | None:
 
 
 def bad_kinds(rows: Rows) -> bytes | None:
-    return _drawn(_ratios(_of(rows, "cpu-bad-kinds.json")), "rate, of vanilla sampling", line=1)
+    return _drawn(
+        _ratios(_of(rows, "cpu-bad-kinds.json")), "rate relative to vanilla sampling", line=1
+    )
 
 
 def number_formats(rows: Rows) -> bytes | None:
-    return _drawn(_ratios(_of(rows, "cpu-number-formats.json")), "rate, of the first", line=1)
+    return _drawn(
+        _ratios(_of(rows, "cpu-number-formats.json")),
+        "rate relative to vanilla sampling in float32",
+        line=1,
+    )
 
 
 def engines(rows: Rows) -> bytes | None:
@@ -131,13 +137,14 @@ PICTURES = (
     Picture(
         "gpu-speed-up",
         "On a GPU",
-        "The Triton kernels beside the other contenders of their runs.",
+        "The Triton kernels beside the other contenders of their runs: `make bench-gpu"
+        " OUT=bench/results` on a machine with a GPU, then `make bench-pictures`.",
         gpu_speed_up,
     ),
     Picture(
         "roofline-gpu",
         "How near to the roof, on a GPU",
-        "Bytes that must move, per second, beside a large copy.",
+        "The bytes that must move, per second, beside those of a large copy.",
         gpu_roofline,
     ),
     Picture(

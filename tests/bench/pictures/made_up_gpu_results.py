@@ -37,6 +37,7 @@ RESULTS: dict[str, dict[str, Any]] = {
         "ops": [{"op": "gelu", "models": 1, **_OUTCOME}],
     },
     "gpu-generate": {"steady": {"contrast": {"tokens_per_s": 100}, "fp8": {"failed": "no"}}},
+    "eval": {"device": "cuda", "zero_shot": {"seconds": 60.0, "peak_mb": 900}},
     "gpu-transformers": {"generate, 64 rows": 5, "generate_batch": {"failed": "no"}},
 }
 

@@ -91,6 +91,7 @@ def test_rows_of_gpu_files(tmp_path: Path) -> None:
         ("cdgen", 100),
         ("transformers", 5),
     }
+    assert [row.p50 for row in rows if row.op == "eval"] == [60.0, 900]
     assert {row.hardware for row in rows} == {"some GPU, avx2"}
 
 
