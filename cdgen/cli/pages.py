@@ -29,7 +29,10 @@ def report(
     ] = None,
     bad: Annotated[
         str | None,
-        typer.Option(help="BAD as in `cdgen generate --bad`, if it has moved or there was none."),
+        typer.Option(
+            help="BAD as in `cdgen generate --bad`, if it has moved or there was none. none:"
+            " read no model."
+        ),
     ] = None,
     pair: Annotated[
         Path | None,

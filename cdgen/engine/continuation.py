@@ -76,20 +76,44 @@ class Continuation:
 
 @torch.inference_mode()
 def _state_is_exact(model: Any, vocab_size: int, length: int) -> bool:
-    """Return whether the carried state gives the logits of the whole text.
-
-    They differ by rounding, of the order of the dtype's epsilon. The limit is its square root,
-    times the range of the logits; a state that misses a token or mixes rows is off by far more.
-    """
-    generator = torch.Generator().manual_seed(0)
-    texts = torch.randint(vocab_size, (2, length), generator=generator).to(model.device)
-    if (padding := getattr(model.config, "pad_token_id", None)) is not None:
-        texts[texts == padding] = (padding + 1) % vocab_size  # RoBERTa counts no position for it
+    """Return whether the carried state gives the logits of the whole text."""
+    texts = _some_texts(model, vocab_size, length)
     carried = Continuation(TextModel(model, carries_state=True))
     for end in range(max(1, length - 2), length + 1):
         found = carried.advance(texts[:, :end]).float()
     if not carried._state:
         return False
     whole = Continuation(TextModel(model, carries_state=False)).advance(texts).float()
-    limit = math.sqrt(torch.finfo(model.dtype).eps) * (whole.max() - whole.min())
+    return _differ_by_rounding(found, whole, model.dtype)
+
+
+@torch.inference_mode()
+def padding_is_exact(of: TextModel, vocab_size: int, length: int) -> bool:
+    """Return whether a text padded on the left has the logits that it has without padding; tried
+    with texts of `length` tokens, at least four. In transformers 5.17 Mamba and RWKV fail."""
+    texts, padding = _some_texts(of.model, vocab_size, length), length // 2
+    mask = torch.ones_like(texts)
+    mask[1, :padding] = 0
+    padded, bare = Continuation(of, mask), Continuation(of)
+    for end in (length - 1, length):
+        found = padded.advance(texts[:, :end])[1:].float()
+        whole = bare.advance(texts[1:, padding:end]).float()
+    return _differ_by_rounding(found, whole, of.model.dtype)
+
+
+def _some_texts(model: Any, vocab_size: int, length: int) -> torch.Tensor:  # [2, length] int64
+    generator = torch.Generator().manual_seed(0)
+    texts = torch.randint(vocab_size, (2, length), generator=generator).to(model.device)
+    if (padding := getattr(model.config, "pad_token_id", None)) is not None:
+        texts[texts == padding] = (padding + 1) % vocab_size  # RoBERTa counts no position for it
+    return texts
+
+
+def _differ_by_rounding(found: torch.Tensor, whole: torch.Tensor, dtype: torch.dtype) -> bool:
+    """Return whether two computations of the same logits agree.
+
+    Rounding is of the order of the dtype's epsilon. The limit is its square root, times the range
+    of the logits; a state that misses a token or mixes rows is off by far more.
+    """
+    limit = math.sqrt(torch.finfo(dtype).eps) * (whole.max() - whole.min())
     return not bool((found - whole).abs().max() > limit)  # NaN is not judged here

@@ -55,7 +55,11 @@ class MemoryRun:
         """
         count = self.plan.num_sequences if count is None else min(count, self.plan.num_sequences)
         shown = Progress(count, lambda tokens, rate: None, progress)
-        self.engine.on_step = lambda report: _show(shown, report)
+
+        def show(report: StepReport) -> None:
+            shown.step(report.drawn, report.plausible)
+
+        self.engine.on_step = show
         finished = FinishedRows(self.plan, self.pair)
         with shown:
             for index in range(-(-count // self.plan.range_size)):
@@ -64,10 +68,6 @@ class MemoryRun:
                 for row in _in_order(_each_with_useful_threads(self.engine, rows), ids):
                     yield row
                     shown.meter.sequences += 1
-
-
-def _show(progress: Progress, report: StepReport) -> None:
-    progress.step(report.drawn, report.plausible)
 
 
 def _each_with_useful_threads(engine: Engine, rows: Iterator[Row]) -> Iterator[Row]:

@@ -19,9 +19,8 @@ from transformers.generation import (
     TopPLogitsWarper,
 )
 
-from cdgen.engine.continuation import Continuation
 from cdgen.errors import UsageError
-from cdgen.hf.padding import known_mask, text_model
+from cdgen.hf.padding import continuation, known_mask, text_model
 from cdgen.kernels.sample_contrastive import sample_contrastive
 from cdgen.kernels.sampling_params import RowStatus, SamplingParams
 
@@ -62,7 +61,8 @@ def contrastive_generate(
     arguments of the model only `attention_mask` is read, and a streamer gets the prompts alone.
 
     Returns what `generate` does: tokens [B, T], prompts included. Raises UsageError for what it
-    does not do, and if a row cannot be sampled because its logits are not finite.
+    does not do, and if a row cannot be sampled because its logits are not finite; ValueError for
+    padding that cannot be told from text, or that changes a model's logits.
     """
     _require_supported(generation_config, input_ids)
     processors = _without_truncation(logits_processor)
@@ -70,16 +70,16 @@ def contrastive_generate(
     rows, device = len(input_ids), input_ids.device
     ids = _sequence_ids(sequence_ids, rows, device)
     mask = known_mask(input_ids, model, model_kwargs.get("attention_mask"))
-    good = Continuation(text_model(model), mask)
-    bad = Continuation(text_model(bad_model), mask) if bad_model else None
+    good = continuation(text_model(model), mask)
+    bad = continuation(text_model(bad_model), mask) if bad_model else None
     padding = generation_config.pad_token_id
     positions = input_ids.new_full((rows,), input_ids.shape[1]) if mask is None else mask.sum(1)
     tokens, unfinished = input_ids, torch.ones(rows, dtype=torch.bool, device=device)
     while bool(unfinished.any()):
-        good_logits = good.advance(tokens)
+        good_logits = _processed(processors, tokens, good.advance(tokens))
         bad_logits = None if bad is None else bad.advance(tokens).to(good_logits.dtype)
         out = sample_contrastive(
-            processors(cast(torch.LongTensor, tokens), cast(torch.FloatTensor, good_logits)),
+            good_logits,
             bad_logits,
             params,
             seed=seed,
@@ -116,6 +116,14 @@ def _without_truncation(processors: LogitsProcessorList) -> LogitsProcessorList:
         if (name := type(processor).__name__).endswith("LogitsWarper"):
             raise UsageError(f"{name}: the sampler has temperature, top_k, top_p and min_p only")
     return kept
+
+
+def _processed(
+    processors: LogitsProcessorList,
+    tokens: torch.Tensor,  # [B, T]
+    logits: torch.Tensor,  # [B, V]
+) -> torch.Tensor:  # [B, V]
+    return processors(cast(torch.LongTensor, tokens), cast(torch.FloatTensor, logits))
 
 
 def _sampling_params(config: GenerationConfig, contrast: float, alpha: float) -> SamplingParams:

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from transformers import LogitsProcessor, PreTrainedModel
 
 from cdgen.engine.continuation import Continuation
-from cdgen.hf.padding import known_mask, text_model
+from cdgen.hf.padding import continuation, known_mask, text_model
 
 
 class ContrastiveLogitsProcessor(LogitsProcessor):
@@ -30,7 +30,8 @@ class ContrastiveLogitsProcessor(LogitsProcessor):
 
     `attention_mask` [B, P], which is 0 at padding, is that of the prompts of the next `generate`
     calls. Without it, leading padding tokens are found as `generate` finds them; where they may be
-    part of the text, because the padding token is also BOS or EOS, this raises ValueError.
+    part of the text, because the padding token is also BOS or EOS, this raises ValueError, and so
+    it does for a BAD whose logits depend on padding.
     """
 
     def __init__(
@@ -76,6 +77,6 @@ class ContrastiveLogitsProcessor(LogitsProcessor):
         continues = tokens.shape[1] == before + 1 and torch.equal(tokens[:, :before], self._seen)
         if self._steps is None or not continues:
             mask = known_mask(tokens, self.bad.model, self.attention_mask)
-            self._steps = Continuation(self.bad, mask)
+            self._steps = continuation(self.bad, mask)
         self._seen = tokens
         return self._steps.advance(tokens)

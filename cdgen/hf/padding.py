@@ -1,4 +1,4 @@
-"""Which of the tokens that `generate` hands on are padding."""
+"""Which of the tokens that `generate` hands on are padding, and models that can be padded."""
 
 from __future__ import annotations
 
@@ -7,14 +7,28 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from cdgen.engine.continuation import TextModel
+from cdgen.engine.continuation import Continuation, TextModel, padding_is_exact
 
-_TRIED_TOKENS = 8  # with which a model shows that its state can stand for the tokens it has read
+_TRIED_TOKENS = 8  # with which a model shows whether its state and its padding are exact
 
 
 def text_model(model: PreTrainedModel) -> TextModel:
     """Return the model in the form that continues texts step by step."""
     return TextModel.of(model, model.config.vocab_size, _TRIED_TOKENS)
+
+
+def continuation(
+    of: TextModel,
+    mask: torch.Tensor | None,  # [B, P]
+) -> Continuation:
+    """Return the beginning of the rows that a `known_mask` belongs to. Raises ValueError if the
+    model's logits depend on padding."""
+    if mask is not None and not padding_is_exact(of, of.model.config.vocab_size, _TRIED_TOKENS):
+        raise ValueError(
+            f"{of.model.config.model_type}: its logits depend on padding: give prompts of equal"
+            " length, or one at a time"
+        )
+    return Continuation(of, mask)
 
 
 def known_mask(

@@ -78,10 +78,10 @@ def _row(found: Inspected, record: Position) -> Row:
         index=record.index,
         is_prompt=found.is_prompt(record.index),
         token=found.texts.name(record.token),
-        numbers=(f"{record.good_logprob:.2f}", "" if bad is None else f"{bad:.2f}"),
-        difference="" if difference is None else f"{difference:+.2f}",
+        numbers=(f"{record.good_logprob:z.2f}", "" if bad is None else f"{bad:z.2f}"),
+        difference="" if difference is None else f"{difference:+z.2f}",
         level=level(difference),
-        more=(f"{record.plausible}", f"{record.rank}{outside}", f"{record.entropy:.2f}"),
+        more=(f"{record.plausible}", f"{record.rank}{outside}", f"{record.entropy:z.2f}"),
         drawn=tuple(_drawn(found, record)),
     )
 

@@ -44,7 +44,8 @@ def running_text(pieces: Sequence[Piece], width: int) -> list[Text]:
 def _marks(line: Iterable[Part]) -> str:
     marks = ""
     for part, level in line:
-        indent = cell_len(part) - cell_len(part.lstrip())  # below the first letter, not the space
+        # Below the first letter, not the space, if there is a letter.
+        indent = cell_len(part) - cell_len(part.lstrip()) if part.strip() else 0
         marks += (" " * indent + MARKS[level]).ljust(cell_len(part))
     return marks.rstrip()
 

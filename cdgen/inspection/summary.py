@@ -43,11 +43,11 @@ def summary_lines(summary: Summary) -> list[str]:
     """Return the means as sentences without a full stop."""
     if not summary.tokens:
         return ["Nothing follows the prompt"]
-    means = {"GOOD": f"{summary.good_logprob:.2f}"}
+    means = {"GOOD": f"{summary.good_logprob:z.2f}"}
     if not math.isnan(summary.bad_logprob):  # there is a BAD
-        means["BAD"] = f"{summary.bad_logprob:.2f}"
-        means["difference"] = f"{summary.good_logprob - summary.bad_logprob:+.2f}"
-    means["entropy"] = f"{summary.entropy:.2f}"
+        means["BAD"] = f"{summary.bad_logprob:z.2f}"
+        means["difference"] = f"{summary.good_logprob - summary.bad_logprob:+z.2f}"
+    means["entropy"] = f"{summary.entropy:z.2f}"
     same = (f"{STRATEGIES[name]} {share:.0%}" for name, share in summary.same_draws.items())
     return [
         f"{summary.tokens} tokens, means in nats:"

@@ -20,12 +20,16 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
 _WIDEST = 100  # columns of text; longer lines are hard to read
+_NARROWEST = 80  # columns of the table
 _SAME = "·"  # a strategy draws the token that is there
 
 
 def print_inspected(found: Inspected, console: Console, with_table: bool) -> None:
     """Print the text and its summary, and a row for each token `with_table`."""
-    for part in _parts(found, min(console.width, _WIDEST), with_table):
+    width = min(console.width, _WIDEST)
+    # rich would cut numbers to make the table fit. A narrow terminal breaks its lines instead.
+    console.width = max(console.width, _NARROWEST)
+    for part in _parts(found, width, with_table):
         console.print(part, highlight=False, markup=False, soft_wrap=isinstance(part, str))
 
 
@@ -83,13 +87,13 @@ def _cells(found: Inspected, record: Position) -> Iterator[str | Text]:
     difference = record.difference
     yield str(record.index)
     yield Text(shown(found.texts.name(record.token)))
-    yield f"{record.good_logprob:.2f}"
-    yield "" if record.bad_logprob is None else f"{record.bad_logprob:.2f}"
+    yield f"{record.good_logprob:z.2f}"
+    yield "" if record.bad_logprob is None else f"{record.bad_logprob:z.2f}"
     shade = STYLES[level(difference)]
-    yield Text("" if difference is None else f"{difference:+.2f}", style=shade)
+    yield Text("" if difference is None else f"{difference:+z.2f}", style=shade)
     yield str(record.plausible)
     yield f"{record.rank}{' ' if record.is_plausible else '!'}"
-    yield f"{record.entropy:.2f}"
+    yield f"{record.entropy:z.2f}"
     for name in found.strategy_names:
         token = getattr(record.drawn, name)
         yield Text(_SAME if token == record.token else shown(found.texts.name(token)))

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from cdgen.corpus.reader import rows_so_far
-from cdgen.errors import CdgenError
+from cdgen.errors import CdgenError, one_line
 from cdgen.inspection.corpus import InspectedCorpus, open_corpus
 from cdgen.inspection.pieces import Piece, TokenTexts
 from cdgen.inspection.positions import Position
@@ -58,6 +58,9 @@ def measure_contrast(
 ) -> Contrast:
     """Read the samples of each corpus with its models, or say why that cannot be."""
     found = Contrast()
+    if bad == "none":  # large models take their time
+        found.problems = {corpus.name: "--bad none asks for no model" for corpus in corpora}
+        return found
     for number, (corpus, ids) in enumerate(zip(corpora, wanted, strict=True)):
         if not ids:
             few = f"its first sample alone has more than {TOKENS:,} tokens"
@@ -66,11 +69,11 @@ def measure_contrast(
         try:
             opened = open_corpus(corpus.out, good, bad)
             if opened.pair.bad_source.kind == "none":
-                found.problems[corpus.name] = "it was written without a BAD, and --bad names none"
+                found.problems[corpus.name] = "it was written without a BAD, and no --bad is given"
                 continue
             _measure(found, number, corpus, opened, ids)
         except CdgenError as error:
-            found.problems[corpus.name] = str(error)
+            found.problems[corpus.name] = one_line(error)
     return found
 
 

@@ -67,9 +67,10 @@ def plan_section(corpora: Sequence[Corpus]) -> Section:
     """Return the plan, field by field, with the fields that differ first."""
     fields = [flat(corpus.plan.fields) for corpus in corpora]
     names = dict.fromkeys(name for own in fields for name in own)
-    cells = {name: [cut(_value(own.get(name))) for own in fields] for name in names}
-    differing = [[name, *own] for name, own in cells.items() if len({*own}) > 1]
-    alike = [[name, *own] for name, own in cells.items() if len({*own}) == 1]
+    values = {name: [own.get(name) for own in fields] for name in names}
+    rows = {name: [name, *(cut(_value(value)) for value in own)] for name, own in values.items()}
+    differing = [rows[name] for name, own in values.items() if own[0] != own[-1]]
+    alike = [rows[name] for name, own in values.items() if own[0] == own[-1]]
     head = ["", *(corpus.name for corpus in corpora)]
     tables = [table_of("Hashes", corpora, _hashes())]
     if len(corpora) > 1:

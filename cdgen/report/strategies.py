@@ -10,10 +10,11 @@ from dataclasses import dataclass, field
 from cdgen.inspection.positions import Position
 from cdgen.page.parts import Section, Table
 
-_CONTRAST = "CD, vanilla"
-_PAIRS = {  # as the page calls a pair of strategies: their draws, and their divergence
-    "plausible-only, vanilla": ("plausible", "vanilla", "plausible_vanilla"),
-    "CD, plausible-only": ("cd", "plausible", "cd_plausible"),
+Pair = tuple[str, str]  # of strategies, as the page calls them
+_CONTRAST: Pair = ("CD", "vanilla")
+_PAIRS = {  # their draws and their divergence in a Position
+    ("plausible-only", "vanilla"): ("plausible", "vanilla", "plausible_vanilla"),
+    ("CD", "plausible-only"): ("cd", "plausible", "cd_plausible"),
     _CONTRAST: ("cd", "vanilla", "cd_vanilla"),
 }
 
@@ -25,25 +26,25 @@ class StrategySums:
     strategy: str  # of the corpus: cd, vanilla or plausible
     tokens: int = 0
     own: int = 0  # draws of the corpus's strategy that give the corpus's own token
-    equal: defaultdict[str, int] = field(default_factory=lambda: defaultdict(int))
-    drawn: defaultdict[str, int] = field(default_factory=lambda: defaultdict(int))
-    divergence: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
-    measured: defaultdict[str, int] = field(default_factory=lambda: defaultdict(int))
+    equal: defaultdict[Pair, int] = field(default_factory=lambda: defaultdict(int))
+    drawn: defaultdict[Pair, int] = field(default_factory=lambda: defaultdict(int))
+    divergence: defaultdict[Pair, float] = field(default_factory=lambda: defaultdict(float))
+    measured: defaultdict[Pair, int] = field(default_factory=lambda: defaultdict(int))
 
     def add(self, records: Sequence[Position]) -> None:
         """Add the drawn tokens of a sequence."""
         for record in records:
             self.tokens += 1
             self.own += getattr(record.drawn, self.strategy) == record.token
-            for name, (one, other, divergence) in _PAIRS.items():
+            for pair, (one, other, divergence) in _PAIRS.items():
                 draws = getattr(record.drawn, one), getattr(record.drawn, other)
                 if None not in draws:
-                    self.drawn[name] += 1
-                    self.equal[name] += draws[0] == draws[1]
+                    self.drawn[pair] += 1
+                    self.equal[pair] += draws[0] == draws[1]
                 value = getattr(record.divergence, divergence, None)
                 if value is not None:
-                    self.measured[name] += 1
-                    self.divergence[name] += value
+                    self.measured[pair] += 1
+                    self.divergence[pair] += value
 
 
 def strategy_section(
@@ -59,27 +60,28 @@ def strategy_section(
         0,
         "At every drawn token of the coloured samples, GOOD and BAD give the distributions of three"
         " strategies after the same text. Agreement is how often two of them draw the same token"
-        " with the same noise; KL, in nats, is how far the first lies from the second, before"
-        " truncation.",
+        " with the same noise; KL is how far the first lies from the second, before truncation.",
     )
     rows = [
         ["drawn tokens", *(f"{sums[n].tokens:,}" if n in sums else "-" for n in names)],
         ["the corpus's own token drawn again", *(_own(sums.get(name)) for name in names)],
     ]
     for pair in _PAIRS:
-        rows.append([f"agreement: {pair}", *(_agreement(sums.get(n), pair) for n in names)])
+        shares = (_agreement(sums.get(name), pair) for name in names)
+        rows.append([f"agreement of {pair[0]} and {pair[1]}", *shares])
     for pair in _PAIRS:
-        rows.append([f"KL: {pair}", *(_divergence(sums.get(n), pair) for n in names)])
+        means = (_divergence(sums.get(name), pair) for name in names)
+        rows.append([f"KL({pair[0]} || {pair[1]}), nats", *means])
     table = Table("Strategies on the texts of", ["", *names], rows)
     return Section("strategies", "Agreement of the strategies", notes, tables=[table])
 
 
 def agreement_sentences(sums: Mapping[str, StrategySums]) -> list[str]:
     """Say how often the contrast changes the token that would be drawn; nothing without sums."""
-    shares = [f"{_agreement(own, _CONTRAST)} ({name})" for name, own in sums.items() if own.tokens]
-    if not shares:
+    drawn = {name: own for name, own in sums.items() if own.drawn[_CONTRAST]}
+    if not drawn:
         return []
-    places = " and ".join(shares)
+    places = " and ".join(f"{_agreement(own, _CONTRAST)} ({name})" for name, own in drawn.items())
     return [
         f"Where samples are coloured, CD and vanilla sampling draw the same token at {places} of"
         " the positions."
@@ -90,13 +92,13 @@ def _own(sums: StrategySums | None) -> str:
     return f"{100 * sums.own / sums.tokens:.1f} %" if sums and sums.tokens else "-"
 
 
-def _agreement(sums: StrategySums | None, pair: str) -> str:
+def _agreement(sums: StrategySums | None, pair: Pair) -> str:
     if sums is None or not sums.drawn[pair]:
         return "-"
     return f"{100 * sums.equal[pair] / sums.drawn[pair]:.1f} %"
 
 
-def _divergence(sums: StrategySums | None, pair: str) -> str:
+def _divergence(sums: StrategySums | None, pair: Pair) -> str:
     if sums is None or not sums.measured[pair]:
         return "-"
     return f"{sums.divergence[pair] / sums.measured[pair]:.3f}"

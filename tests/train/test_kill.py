@@ -20,6 +20,7 @@ from cdgen.train.loop import train_recipe
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
+@pytest.mark.thorough
 def test_a_run_killed_by_sigkill_ends_with_the_same_weights(tmp_path: Path) -> None:
     """On a CPU in float32, the weights are equal to the bit."""
     recipe, run = write_toy(tmp_path), tmp_path / "killed"

@@ -55,6 +55,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", ["two", "resumed"])
 def test_two_processes_take_the_steps_of_one(runs: Path, name: str) -> None:
     one, two = (

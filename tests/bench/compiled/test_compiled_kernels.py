@@ -80,6 +80,7 @@ def toy_codes(
     return codes
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("call, width", [("every logit", 16), ("every other logit", 2)])
 def test_width_of_a_loops_loads(
     toy_codes: dict[str, list[dict[str, Any]]], call: str, width: int

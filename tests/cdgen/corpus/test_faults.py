@@ -268,11 +268,6 @@ def workers(
     workers.close()
 
 
-@pytest.fixture(autouse=True)
-def no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # as in `serve`
-
-
 Hashes = dict[str, str]
 
 

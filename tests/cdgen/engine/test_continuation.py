@@ -17,7 +17,7 @@ from transformers import (
     RwkvConfig,
 )
 
-from cdgen.engine.continuation import Continuation, TextModel
+from cdgen.engine.continuation import Continuation, TextModel, padding_is_exact
 from cdgen.engine.sequences import Limits, Request
 from cdgen.engine.settings import EngineSettings
 from cdgen.engine.wave_engine import WaveEngine
@@ -37,6 +37,7 @@ CONFIGS = {
     "rwkv": RwkvConfig(hidden_size=32, num_hidden_layers=2, context_length=64, **_IDS),
     "gpt2": GPT2Config(n_embd=32, n_layer=2, n_head=4, n_positions=64, **_IDS),
 }
+EXACT_PADDING = {"gpt2", "gpt-1", "mamba2"}  # in transformers 5.17
 STATES = {
     "mamba": {"cache_params"},
     "falcon_mamba": {"cache_params"},
@@ -100,6 +101,21 @@ def test_the_state_is_what_the_model_hands_back(name: str) -> None:
 def test_a_state_is_carried_where_it_is_exact(name: str, length: int) -> None:
     """RWKV's mixes the rows of a batch in transformers 5.17."""
     assert TextModel.of(model(name), VOCAB, length).carries_state == (name not in ("gpt-1", "rwkv"))
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+@torch.inference_mode()
+def test_padding_on_the_left_changes_no_logit_where_it_is_exact(name: str) -> None:
+    of = TextModel.of(model(name), VOCAB, 8)
+    assert padding_is_exact(of, VOCAB, 8) == (name in EXACT_PADDING)
+    if name not in EXACT_PADDING:
+        return
+    texts = torch.tensor([[0, 5, 9, 12, 7, 30], [1, 1, 1, 0, 40, 8]])
+    mask = torch.tensor([[1, 1, 1, 1], [0, 0, 0, 1]])
+    padded, bare = Continuation(of, mask), Continuation(of)
+    for end in (4, 5, 6):
+        found, alone = padded.advance(texts[:, :end]), bare.advance(texts[1:, 3:end])
+        torch.testing.assert_close(found[1:], alone, atol=1e-4, rtol=1e-4)
 
 
 def test_a_state_that_is_not_read_back_is_not_carried() -> None:

@@ -24,6 +24,7 @@ from cdgen.corpus.rows import Row
 from cdgen.errors import ModelError, UsageError
 from cdgen.generation.config import SequenceConfig
 from cdgen.generation.loaded_pair import GenerationSettings, LoadedPair
+from cdgen.progress import Progress
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -110,13 +111,19 @@ def test_runs_that_overlap_do_not_disturb_each_other(tiny: LoadedPair) -> None:
 def test_rows_come_while_others_are_not_written_yet(
     tiny: LoadedPair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    shown = []
+
+    class Recorded(Progress):
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments)
+            shown.append(self)
+
+    monkeypatch.setattr("cdgen.generation.memory_run.Progress", Recorded)
     rows = tiny.generate(["w3", "w4"], progress=False, **{**SMALL, "num_sequences": 100})
     first = [*islice(rows, 3)]
     rows.close()  # type: ignore[attr-defined]
     assert [row.sequence_id for row in first] == [0, 1, 2]
-    assert tiny._idle is not None
-    steps = tiny._idle[1].on_step.__closure__[0].cell_contents.meter  # type: ignore[index]
-    assert steps.tokens < 200 * 6
+    assert shown[0].meter.tokens < 200 * 6  # of 200 sequences, 64 at once
 
 
 def test_the_engine_is_used_again_for_other_prompts(

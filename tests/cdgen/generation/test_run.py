@@ -430,6 +430,7 @@ print("peak", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)  # KiB
 """
 
 
+@pytest.mark.thorough
 def test_peak_memory_does_not_grow_with_the_number_of_sequences(
     tiny_pair: Any, prompts: Path, tmp_path: Path
 ) -> None:

@@ -115,6 +115,7 @@ def ranges_done(out: Path) -> int:
     return len(list((out / ".cdgen/ranges").glob("range-*.json")))
 
 
+@pytest.mark.thorough
 def test_ten_kills_cost_no_byte(
     start: Callable[[list[str]], BaseProcess],
     arguments: list[str],

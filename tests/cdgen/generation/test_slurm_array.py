@@ -35,6 +35,7 @@ def task(number: int, path: str, **variables: object) -> subprocess.Popen[str]:
     )
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
 def test_two_tasks_write_the_corpus_of_one_process(
     cdgen: Any,

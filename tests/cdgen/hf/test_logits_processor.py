@@ -105,7 +105,7 @@ def test_bad_reads_one_token_per_step(models: tuple[Any, Any]) -> None:
     )
     generate(good, processor)
     hook.remove()
-    assert lengths == [4, 1, 1, 1, 1, 1]
+    assert lengths[-6:] == [4, 1, 1, 1, 1, 1]  # before them, padding is tried
 
 
 def test_one_processor_serves_several_calls(models: tuple[Any, Any]) -> None:

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM, MambaConfig
 
-from cdgen.hf.padding import known_mask
+from cdgen.hf.padding import continuation, known_mask, text_model
 
 TOKENS = torch.tensor([[0, 0, 5, 6], [1, 0, 7, 8]])
 
@@ -41,6 +42,15 @@ def test_padding_that_may_be_text_needs_a_mask(special: Any) -> None:
     found = known_mask(TOKENS, special, given)
     assert found is not None
     assert found.tolist() == given.tolist()
+
+
+def test_a_model_whose_logits_depend_on_padding_is_refused() -> None:
+    torch.manual_seed(0)
+    config = MambaConfig(hidden_size=32, num_hidden_layers=1, vocab_size=48)
+    mamba = text_model(AutoModelForCausalLM.from_config(config).eval())
+    assert continuation(mamba, None).mask is None
+    with pytest.raises(ValueError, match="mamba: its logits depend on padding: give prompts of"):
+        continuation(mamba, torch.tensor([[0, 1], [1, 1]]))
 
 
 @pytest.mark.parametrize(

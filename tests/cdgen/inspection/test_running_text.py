@@ -21,6 +21,10 @@ def test_marks_stand_below_the_first_letter() -> None:
     ]
 
 
+def test_a_space_alone_has_its_mark_below() -> None:
+    assert lines_of([("a", 0.0), (" ", -1.0), ("b", 1.0)]) == ["a b", " -+"]
+
+
 def test_lines_break_between_words_and_at_line_ends() -> None:
     words = [(" one", 0.0)] * 8 + [("s", 1.0), ("\n\nnew\n", 0.0)]
     assert lines_of(words) == [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from tiny_pair import PairFolders
 
 from cdgen.corpus.reader import corpus_rows
 from cdgen.inspection.positions import DrawnTokens, Position
+from cdgen.inspection.reader import SequenceReader
 from cdgen.page.parts import Page, Section
 from cdgen.report import browser
 from cdgen.report.page import ReportConfig, make_page
@@ -44,8 +46,8 @@ def test_a_corpus_draws_its_own_tokens_again(
     assert rows["the corpus's own token drawn again"] == ["100.0 %", "100.0 %"]
     drawn = [sum(r["new_tokens"] for r in corpus_rows(c, ["new_tokens"])) for c in two_corpora]
     assert rows["drawn tokens"] == [f"{count:,}" for count in drawn]
-    assert all(0 < float(value) < 20 for value in rows["KL: CD, vanilla"])
-    assert all(0 < float(value[:-2]) < 100 for value in rows["agreement: CD, vanilla"])
+    assert all(0 < float(value) < 20 for value in rows["KL(CD || vanilla), nats"])
+    assert all(0 < float(value[:-2]) < 100 for value in rows["agreement of CD and vanilla"])
 
 
 def test_every_shown_token_has_its_numbers(two_corpora: list[Path], tiny_pair: PairFolders) -> None:
@@ -83,7 +85,36 @@ def test_vanilla_needs_a_bad_to_be_contrasted(
     two_corpora: list[Path], tiny_pair: PairFolders
 ) -> None:
     page = make_page(ReportConfig(two_corpora[1:], good=tiny_pair.good))
-    assert "--bad names none" in section(page, "strategies").text[0]
+    assert "no --bad is given" in section(page, "strategies").text[0]
+
+
+def test_models_are_left_out_on_request(two_corpora: list[Path], tiny_pair: PairFolders) -> None:
+    page = make_page(ReportConfig(two_corpora, good=tiny_pair.good, bad="none"))
+    assert len(section(page, "strategies").text) == 2
+    assert "--bad none asks for no model" in section(page, "strategies").text[0]
+
+
+def test_numbers_that_are_not_finite_are_left_out(
+    two_corpora: list[Path], tiny_pair: PairFolders, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A model whose weights are broken: JSON has no NaN, and the page no place for it."""
+    read = SequenceReader.positions
+
+    def broken(reader: SequenceReader, sequences: Any) -> Any:
+        nothing = DrawnTokens(None, None, None)
+        changes = {"good_logprob": float("nan"), "entropy": float("inf"), "drawn": nothing}
+        found = read(reader, sequences)
+        return [[replace(record, **changes) for record in records] for records in found]
+
+    monkeypatch.setattr(SequenceReader, "positions", broken)
+    page = page_of(two_corpora[:1], tiny_pair)
+    found = tokens_of(page)
+    numbers = next(iter(found["texts"].values()))
+    assert {*numbers["good"], *numbers["difference"], *numbers["entropy"]} == {None}
+    assert {found["pieces"][piece] for piece in numbers["vanilla"][1:]} == {"?"}
+    (table,) = section(page, "strategies").tables
+    assert page.answer[-1].endswith("on average."), "nothing is said of an agreement"
+    assert dict((row[0], row[1]) for row in table.rows)["agreement of CD and vanilla"] == "-"
 
 
 def test_only_so_many_tokens_are_read(
@@ -114,9 +145,9 @@ def test_agreement_counts_what_both_could_draw() -> None:
     (table,) = strategy_section(["one"], {"one": sums}, []).tables
     rows = {row[0]: row[1] for row in table.rows}
     assert rows["the corpus's own token drawn again"] == "100.0 %"
-    assert rows["agreement: plausible-only, vanilla"] == "50.0 %"
-    assert rows["agreement: CD, vanilla"] == "0.0 %"
-    assert rows["KL: CD, vanilla"] == "-"
+    assert rows["agreement of plausible-only and vanilla"] == "50.0 %"
+    assert rows["agreement of CD and vanilla"] == "0.0 %"
+    assert rows["KL(CD || vanilla), nats"] == "-"
 
 
 def test_the_command_takes_a_pair_file(

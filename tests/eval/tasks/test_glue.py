@@ -98,6 +98,7 @@ def test_a_difference_that_the_last_token_can_see_is_learned(
     assert (outcome.predictions == outcome.scores.argmax(-1)).all()
 
 
+@pytest.mark.thorough
 def test_labels_that_have_nothing_to_do_with_the_text_are_not_predicted(
     run: Callable[..., GlueOutcome],
 ) -> None:
