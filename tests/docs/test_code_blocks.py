@@ -22,6 +22,9 @@ from code_blocks import (
     shown_outputs,
 )
 
+# A page is a chain of commands, and other processes may hold the cores.
+pytestmark = pytest.mark.timeout(900)
+
 PAGES = [page for page in pages() if any(block.language in RUN for block in blocks_of(page))]
 BLOCKS = [block for page in pages() for block in blocks_of(page) if block.language[:1] != "{"]
 _REASONS = (
