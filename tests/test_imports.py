@@ -186,6 +186,7 @@ def test_generation_on_a_gpu_needs_only_its_six_packages() -> None:
     assert run("import", (*OPTIONAL, VALIDATION), *BESIDE_A_GPU, *gpu_tests()) == []
 
 
+@pytest.mark.thorough
 def test_a_run_needs_pydantic_as_well() -> None:
     assert run("import", OPTIONAL, *A_RUN) == []
 

@@ -266,6 +266,7 @@ def test_the_commands_of_an_experiment_refuse_a_way_out(
     out = tmp_path / "out"
     (out / "logs").parent.mkdir()
     (out / "logs").symlink_to(elsewhere)
+    (out / "recipe.json").touch()
     (tmp_path / "recipe.yaml").write_text("name: a\n")
     given = {
         "run": (tmp_path / "recipe.yaml", "--data", tmp_path, "--out", out),

@@ -201,13 +201,8 @@ execute(main)
 """
 
 
-@pytest.mark.parametrize(
-    "limit",
-    [
-        pytest.param(10_000, marks=pytest.mark.thorough),  # of the weights
-        30_000,  # of the optimizer, beside weights that are there
-    ],
-)
+@pytest.mark.thorough
+@pytest.mark.parametrize("limit", [10_000, 30_000])  # of the weights; of the optimizer
 def test_a_run_that_a_full_disk_stopped_can_be_resumed(
     finished: Path, tmp_path: Path, limit: int
 ) -> None:

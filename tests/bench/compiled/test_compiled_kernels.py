@@ -91,6 +91,7 @@ def test_width_of_a_loops_loads(
         assert code["loads"] == [{"width": width, "source": "row_max.row"}] * (32 // width)
 
 
+@pytest.mark.thorough
 def test_spills_are_seen(toy_codes: dict[str, list[dict[str, Any]]]) -> None:
     assert all(code["spilled_bytes"] == 0 for code in toy_codes["few numbers"])
     for code in toy_codes["many numbers"]:

@@ -433,7 +433,7 @@ def test_every_failing_call_is_reported_and_harmless(
 # ---- memory ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("format", ["parquet", "jsonl"])
+@pytest.mark.parametrize("format", ["parquet", pytest.param("jsonl", marks=pytest.mark.thorough)])
 def test_memory_does_not_grow_with_the_sequences(tmp_path: Path, format: str) -> None:
     peaks = []
     for prompts in (60, 600):

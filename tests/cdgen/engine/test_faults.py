@@ -281,6 +281,7 @@ def test_a_gpu_that_triton_or_cublas_finds_lost_costs_the_range_at_hand(
     assert generate_200(tmp_path / "out").code == 75
 
 
+@pytest.mark.thorough
 def test_workers_on_the_cpu_where_gpus_are_hidden(
     generate_200: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

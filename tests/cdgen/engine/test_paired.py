@@ -127,7 +127,7 @@ def test_models_stacked_in_one_decoder_write_what_they_write_apart(
     "kind",
     [
         "twin",
-        "two shapes",
+        pytest.param("two shapes", marks=pytest.mark.thorough),
         pytest.param("early exit", marks=pytest.mark.thorough),
         pytest.param("window", marks=pytest.mark.thorough),
     ],

@@ -52,6 +52,7 @@ def run(
     return lambda *flags, **changes: cdgen(*command(*flags, **changes)[3:])
 
 
+@pytest.mark.thorough
 def test_a_stage_that_fails_stops_only_those_that_need_it(run: Run, tmp_path: Path) -> None:
     """No checkpoint is 50 nats worse than GOOD; with a gap that exists, the same folder goes on."""
     layout = Layout(tmp_path / "out")
@@ -101,6 +102,7 @@ def test_a_signal_stops_the_stages_at_work(
     assert "interrupted" in layout.log("base").read_text().splitlines()[-1]
 
 
+@pytest.mark.thorough
 def test_a_stage_does_not_outlive_a_run_that_was_killed(
     command: Callable[..., list[str]], tmp_path: Path
 ) -> None:

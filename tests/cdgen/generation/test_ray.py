@@ -397,6 +397,7 @@ def test_a_lost_range_is_made_by_another_worker(
     assert driver.progress.meter.sequences == 72
 
 
+@pytest.mark.thorough
 def test_a_range_that_kills_three_workers_ends_the_run(
     driven: Callable[..., RayDriver],
 ) -> None:

@@ -179,7 +179,10 @@ def test_sigterm_in_mid_run(
     assert published(out) == published(whole)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize(
+    "number",
+    [signal.SIGINT, signal.SIGTERM, pytest.param(signal.SIGUSR1, marks=pytest.mark.thorough)],
+)
 def test_a_signal_stops_at_once_and_costs_one_range(
     number: signal.Signals,
     start: Callable[[list[str]], BaseProcess],

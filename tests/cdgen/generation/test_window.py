@@ -58,6 +58,7 @@ def test_other_families(
 # ---- what changes no byte ----------------------------------------------------------------------
 
 
+@pytest.mark.thorough
 def test_threads_shards_and_workers_change_no_byte(
     cdgen: Command,
     stories260k: Any,

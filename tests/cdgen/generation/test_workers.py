@@ -93,6 +93,7 @@ def test_what_is_wrong_is_said_once(start: Callable[..., Any], tmp_path: Path) -
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.thorough
 def test_a_signal_to_the_first_stops_all(start: Callable[..., Any], tmp_path: Path) -> None:
     out, until = tmp_path / "out", time.monotonic() + PATIENCE
     process = start(out, "--workers", 2, "--num-sequences", 4000)

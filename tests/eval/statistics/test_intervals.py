@@ -185,6 +185,7 @@ def spearman(x: np.ndarray, y: np.ndarray) -> Callable[[np.ndarray], float]:
     return rho
 
 
+@pytest.mark.thorough
 def test_coverage_of_resampled_spearman() -> None:
     """x and y are normal with correlation r = 0.6, so rho is 6 / pi * arcsin(r / 2)."""
     rng = np.random.default_rng(2)

@@ -112,7 +112,13 @@ def test_same_draws_as_the_reference_and_the_native_kernel(
     check_against(backends, vocab, dtype, name, device, assert_same_draws)
 
 
-LARGE = [(16384, "cd"), (16384, "all-three"), (50257, "cd"), (50257, "cd-alpha-0"), (128256, "cd")]
+LARGE = [
+    (16384, "cd"),
+    pytest.param(16384, "all-three", marks=pytest.mark.thorough),
+    (50257, "cd"),
+    (50257, "cd-alpha-0"),
+    (128256, "cd"),
+]
 
 
 @pytest.mark.parametrize(("vocab", "name"), LARGE)

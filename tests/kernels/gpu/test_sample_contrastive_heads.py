@@ -111,7 +111,7 @@ def test_whole_numbers_leave_no_room_for_rounding(
 
 
 @pytest.mark.skipif(COMPILED, reason="compiled kernels do not take another constant")
-@pytest.mark.parametrize("pending", [0, 3, 7])
+@pytest.mark.parametrize("pending", [0, pytest.param(3, marks=pytest.mark.thorough), 7])
 def test_a_row_to_finish_is_seen_wherever_it_is(
     pending: int, device: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
