@@ -182,6 +182,7 @@ def run(job: str, absent: tuple[str, ...], *arguments: object) -> list[str]:
     return printed
 
 
+@pytest.mark.thorough
 def test_generation_on_a_gpu_needs_only_its_six_packages() -> None:
     assert run("import", (*OPTIONAL, VALIDATION), *BESIDE_A_GPU, *gpu_tests()) == []
 
@@ -225,6 +226,7 @@ def pair_folder(tmp_path: Path, save_random: Callable[..., Path]) -> Path:
     return tmp_path
 
 
+@pytest.mark.thorough
 def test_a_corpus_is_written_and_read_without_the_optional_packages(pair_folder: Path) -> None:
     refused = run("write", OPTIONAL, pair_folder)
     needed = ("pyarrow", "pyarrow", "datasets")

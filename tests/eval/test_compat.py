@@ -83,6 +83,7 @@ def test_items_of_blimp_and_its_supplement(
         assert results[task]["acc,none"] == pytest.approx(macro, abs=1e-12)
 
 
+@pytest.mark.thorough
 def test_entity_tracking_scores_the_options_tokens_alone(
     stories260k: Any, unpacked: Callable[[str], Path], tmp_path: Path
 ) -> None:

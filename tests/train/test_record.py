@@ -236,6 +236,7 @@ def test_an_out_that_is_a_file_is_refused(recipe: Recipes, tmp_path: Path) -> No
         train_recipe(recipe(), tmp_path, tmp_path / "recipe.yaml")
 
 
+@pytest.mark.thorough
 def test_control_c_ends_a_run_with_one_line(recipe: Recipes, tmp_path: Path) -> None:
     path, run = recipe(training={"steps": 4000, "checkpoint_every": 40}), tmp_path / "run"
     process = subprocess.Popen(

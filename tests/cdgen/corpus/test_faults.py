@@ -452,6 +452,7 @@ def test_memory_does_not_grow_with_the_sequences(tmp_path: Path, format: str) ->
 # ---- any history -------------------------------------------------------------------------------
 
 
+@pytest.mark.thorough
 def test_any_history_of_workers_and_kills(
     workers: Workers, expected: Hashes, tmp_path: Path
 ) -> None:

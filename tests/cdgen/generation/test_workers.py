@@ -86,6 +86,7 @@ def _workers(out: Path) -> list[int]:
         return []
 
 
+@pytest.mark.thorough
 def test_what_is_wrong_is_said_once(start: Callable[..., Any], tmp_path: Path) -> None:
     process = start(tmp_path / "out", "--workers", 2, "--good", tmp_path / "nowhere")
     assert process.wait() == 4

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from grids import thinned
 from transformers import GPT2Config, GPTNeoXConfig, LlamaConfig, PreTrainedConfig, Qwen3Config
 
 from cdgen.checkpoints.checkpoint import open_checkpoint
@@ -212,8 +213,14 @@ def test_an_int8_cache_is_refused(load: Load) -> None:
         prefill(decoder, ROWS, prompts(), LENGTHS)
 
 
-@pytest.mark.parametrize("kind", ["alone", "stacked", "paired", "window"])
-@pytest.mark.parametrize("name", ["llama", "qwen3", "gpt2", "neox"])
+@pytest.mark.parametrize(
+    "kind, name",
+    thinned(
+        ["alone", "stacked", "paired", "window"],
+        ["llama", "qwen3", "gpt2", "neox"],
+        keep_every=2,
+    ),
+)
 def test_the_gpu_path_interpreted(
     name: str, kind: str, load: Load, request: pytest.FixtureRequest
 ) -> None:

@@ -286,6 +286,7 @@ def test_figures_as_svg_take_the_colour_of_their_page(evaluated: Callable[..., P
     assert "dc:date" not in text and "#010203" not in text
 
 
+@pytest.mark.thorough
 def test_a_clear_difference_stays_one_among_many_methods(evaluated: Callable[..., Path]) -> None:
     """With 1,000 draws the smallest p-value is 0.001, and 60 methods would make it 0.06."""
     base, better = evaluated("base", 0.5, seed=1), evaluated("better", 0.95, 1.0, seed=2)

@@ -59,7 +59,7 @@ def constant(*scores: float, higher_is_better: bool = True) -> Scored:
 @pytest.mark.parametrize(
     ("seeds", "seed_noise"),
     [
-        (1, 0.0),
+        pytest.param(1, 0.0, marks=pytest.mark.thorough),
         pytest.param(2, 0.15, marks=pytest.mark.thorough),
         (3, 0.15),
         pytest.param(3, 0.0, marks=pytest.mark.thorough),

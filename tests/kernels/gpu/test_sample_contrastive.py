@@ -116,7 +116,7 @@ LARGE = [
     (16384, "cd"),
     pytest.param(16384, "all-three", marks=pytest.mark.thorough),
     (50257, "cd"),
-    (50257, "cd-alpha-0"),
+    pytest.param(50257, "cd-alpha-0", marks=pytest.mark.thorough),
     (128256, "cd"),
 ]
 

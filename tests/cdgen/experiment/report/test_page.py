@@ -109,6 +109,7 @@ def test_a_table_names_its_rows_and_columns(whole: MadeUp) -> None:
     assert all(b - a <= 1 for a, b in pairwise(levels)), "no level is skipped"
 
 
+@pytest.mark.thorough
 def test_axe_finds_nothing_serious(whole: MadeUp, chromium: Any) -> None:
     write_page(whole.out)
     context = chromium.new_context(color_scheme="dark")  # the page of a corpus tries light too
