@@ -38,7 +38,7 @@ demo: $(RUNTIME)
 test: $(READY)
 	$(PYTEST) tests/kernels/gpu tests/bench tests
 
-# Every case, all data and all GPU generations; about 12 minutes on two cores.
+# Every case, all data and all GPU generations: several times as long as `make test`.
 test-thorough: $(READY)
 	$(PYTEST) --thorough tests/train/test_smoke.py tests/kernels/gpu tests/bench tests
 
