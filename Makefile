@@ -38,7 +38,7 @@ demo: $(RUNTIME)
 test: $(READY)
 	$(PYTEST) tests/kernels/gpu tests/bench tests
 
-# Every case, all data and all GPU generations: several times as long as `make test`.
+# Every case, all data and all GPU generations.
 test-thorough: $(READY)
 	$(PYTEST) --thorough tests/train/test_smoke.py tests/kernels/gpu tests/bench tests
 
