@@ -41,6 +41,10 @@ class StorageError(CdgenError):
     exit_code = 5
 
 
+class LockHeld(StorageError):
+    """A lock that another process holds."""
+
+
 class QuarantineError(CdgenError):
     """A complete corpus in which more rows than allowed could not be sampled."""
 

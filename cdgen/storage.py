@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from cdgen.errors import StorageError
+from cdgen.errors import LockHeld, StorageError
 
 # The states of the disk between two system calls, in the order in which a file goes through them.
 CRASH_POINTS = (
@@ -268,8 +268,8 @@ def read_record(path: Path) -> dict[str, Any]:
 def lock(path: Path, busy: str | None = None) -> Iterator[int]:
     """Hold an exclusive lock on the file `path` until the block or the process ends.
 
-    Wait for the present holder, or, if `busy` is given, raise StorageError with that message. Yield
-    the descriptor: processes that inherit it hold the lock as well.
+    Wait for the present holder, or, if `busy` is given, raise LockHeld with that message. Yield the
+    descriptor: processes that inherit it hold the lock as well.
     """
     descriptor = _lock_file(path, busy)
     try:
@@ -296,7 +296,7 @@ def _lock_file(path: Path, busy: str | None) -> int:
         except OSError as error:
             os.close(descriptor)
             if busy and error.errno in (errno.EWOULDBLOCK, errno.EACCES):
-                raise StorageError(busy) from error
+                raise LockHeld(busy) from error
             raise StorageError(
                 f"cannot lock {path}: {error.strerror}. Mount its file system with locks (flock),"
                 " or choose a folder on another one."

@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
-from cdgen.errors import Interrupted, StorageError
+from cdgen.errors import Interrupted, LockHeld
 from cdgen.generation.ray_cluster import Share
 from cdgen.generation.signals import end_with_parent
 from cdgen.storage import lock
@@ -40,7 +40,7 @@ def held_by_stages(path: Path) -> Iterator[int]:
     with ExitStack() as held:
         try:
             descriptor = held.enter_context(lock(path, "held"))
-        except StorageError:
+        except LockHeld:
             print(f"waiting for stages of a run that was killed ({path})", file=sys.stderr)
             descriptor = held.enter_context(lock(path))
         yield descriptor

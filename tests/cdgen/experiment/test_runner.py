@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 from collections.abc import Callable
@@ -123,3 +124,18 @@ def test_stages_of_a_run_that_was_killed_are_waited_for(
     run([stage("a")], tmp_path)
     assert ended.exists() and left.wait() == 0
     assert "waiting for stages of a run that was killed" in capsys.readouterr().err
+
+
+def test_a_file_system_without_locks_is_not_waited_for(
+    stage: Callable[..., Stage],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def none_left(descriptor: int, operation: int) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr("fcntl.flock", none_left)
+    with pytest.raises(StorageError, match="Mount its file system with locks"):
+        run([stage("a")], tmp_path)
+    assert "waiting" not in capsys.readouterr().err
