@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from cdgen.cli.completion import offered
+from cdgen.cli.options import Alpha, Device, MinP, Temperature, TopK, TopP, option
 from cdgen.errors import UsageError
 from cdgen.generation.config import (
     DocumentConfig,
@@ -16,18 +16,6 @@ from cdgen.generation.config import (
     generate_config,
     preview_config,
 )
-
-
-def option(name: str, text: str) -> Any:
-    """Return the flag of a `GenerateConfig` field. Its help shows the default, which the field has.
-
-    The parameter itself defaults to None, so that a flag that is not given leaves --config alone.
-    """
-    field = GenerateConfig.model_fields[name]
-    default = None if field.is_required() else field.get_default()
-    shown = "" if default is None else f" [default: {default}]"
-    complete = offered(field.annotation)
-    return typer.Option(help=text + shown, show_default=False, autocompletion=complete)
 
 
 def generate(
@@ -75,28 +63,11 @@ def generate(
             "contrast", "Strength lambda of the contrast: score = log p_GOOD - lambda log p_BAD."
         ),
     ] = None,
-    alpha: Annotated[
-        float | None,
-        option(
-            "alpha", "A token is plausible if p_GOOD is at least alpha times the largest p_GOOD."
-        ),
-    ] = None,
-    temperature: Annotated[
-        float | None, option("temperature", "Sampling temperature; 0 is greedy.")
-    ] = None,
-    top_k: Annotated[
-        int | None, option("top_k", "Sample from the k best tokens; 0 is off.")
-    ] = None,
-    top_p: Annotated[
-        float | None,
-        option(
-            "top_p", "Sample from the smallest set of best tokens with probability p; 1 is off."
-        ),
-    ] = None,
-    min_p: Annotated[
-        float | None,
-        option("min_p", "Sample from tokens at least p times as likely as the best; 0 is off."),
-    ] = None,
+    alpha: Alpha = None,
+    temperature: Temperature = None,
+    top_k: TopK = None,
+    top_p: TopP = None,
+    min_p: MinP = None,
     masked_score: Annotated[
         float | None,
         option(
@@ -152,9 +123,7 @@ def generate(
             " or auto (that of the weights).",
         ),
     ] = None,
-    device: Annotated[
-        str | None, option("device", "cpu, cuda, or auto (cuda if there is a GPU).")
-    ] = None,
+    device: Device = None,
     shard: Annotated[
         str | None,
         option(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cdgen.cli.corpus import option
+from cdgen.cli.options import Alpha, Device, MinP, Temperature, TopK, TopP, option
 from cdgen.errors import UsageError
 
 if TYPE_CHECKING:
@@ -50,28 +50,11 @@ def inspect(
     contrast: Annotated[
         float | None, option("contrast", "Strength lambda of the contrast.")
     ] = None,
-    alpha: Annotated[
-        float | None,
-        option(
-            "alpha", "A token is plausible if p_GOOD is at least alpha times the largest p_GOOD."
-        ),
-    ] = None,
-    temperature: Annotated[
-        float | None, option("temperature", "Sampling temperature; 0 is greedy.")
-    ] = None,
-    top_k: Annotated[
-        int | None, option("top_k", "Sample from the k best tokens; 0 is off.")
-    ] = None,
-    top_p: Annotated[
-        float | None,
-        option(
-            "top_p", "Sample from the smallest set of best tokens with probability p; 1 is off."
-        ),
-    ] = None,
-    min_p: Annotated[
-        float | None,
-        option("min_p", "Sample from tokens at least p times as likely as the best; 0 is off."),
-    ] = None,
+    alpha: Alpha = None,
+    temperature: Temperature = None,
+    top_k: TopK = None,
+    top_p: TopP = None,
+    min_p: MinP = None,
     masked_score: Annotated[
         float | None,
         option(
@@ -81,9 +64,7 @@ def inspect(
     bos: Annotated[str | None, option("bos", "BOS before the text: auto, always or never.")] = None,
     seed: Annotated[int | None, option("seed", "Seed of the noise.")] = None,
     dtype: Annotated[str | None, option("dtype", "Number format of the weights.")] = None,
-    device: Annotated[
-        str | None, option("device", "cpu, cuda, or auto (cuda if there is a GPU).")
-    ] = None,
+    device: Device = None,
     table: Annotated[
         bool, typer.Option("--table", help="Print the facts of every token below the text.")
     ] = False,

@@ -14,8 +14,7 @@ from cdgen.engine.sequences import StepReport
 from cdgen.generation.build_engine import Engine
 from cdgen.generation.config import SequenceConfig
 from cdgen.generation.finished_rows import FinishedRows
-from cdgen.generation.fit_slots import auto_slots
-from cdgen.generation.new_plan import default_range_size, sequence_plan
+from cdgen.generation.new_plan import sequence_plan, with_sizes
 from cdgen.generation.threads import useful_threads
 from cdgen.progress import Progress
 
@@ -32,9 +31,7 @@ def memory_plan(config: SequenceConfig, pair: Pair, prompts: Sequence[list[int]]
         prompt_tokens=config.prompt_tokens,
     )
     plan = sequence_plan(config, pair, source, "jsonl")  # which needs no package; none is written
-    slots = auto_slots(plan, pair) if config.slots == "auto" else config.slots
-    range_size = default_range_size(plan.device_type, slots, plan.max_new_tokens)
-    return plan.model_copy(update={"slots": slots, "range_size": range_size})
+    return with_sizes(plan, pair, config.slots, "auto")
 
 
 @dataclass

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Literal
 
 from cdgen import __version__
 from cdgen.checkpoints.pair import Pair, tokenizer_sha256
@@ -36,7 +37,13 @@ def make_plan(config: GenerateConfig, pair: Pair, prompts: PromptPlan) -> Plan:
     """Return the plan of a run that writes a corpus, with every `auto` resolved. Raises
     UsageError."""
     plan = sequence_plan(config, pair, prompts, config.format)
-    return _with_sizes(plan, config, pair)
+    folder = CorpusFolder(config.out)
+    begun = folder.plan if folder.has_plan else None
+    slots, range_size = config.slots, config.range_size
+    if begun:  # `auto` means the sizes of the plan that is there
+        slots = begun.slots if slots == "auto" else slots
+        range_size = begun.range_size if range_size == "auto" else range_size
+    return with_sizes(plan, pair, slots, range_size)
 
 
 def sequence_plan(config: SequenceConfig, pair: Pair, prompts: PromptPlan, format: Format) -> Plan:
@@ -110,22 +117,16 @@ def _sampling(config: SequenceConfig) -> SamplingPlan:
     )
 
 
-def _with_sizes(plan: Plan, config: GenerateConfig, pair: Pair) -> Plan:
-    """Return `plan` with its slots and range size.
-
-    `auto` means the sizes of the plan that `config.out` already has, or else as many slots as fit
-    into the device's memory.
-    """
+def with_sizes(
+    plan: Plan, pair: Pair, slots: int | Literal["auto"], range_size: int | Literal["auto"]
+) -> Plan:
+    """Return `plan` with its slots and range size; `auto` means as many slots as fit into the
+    device's memory, and about a minute of work."""
     from cdgen.generation.fit_slots import auto_slots
 
-    folder = CorpusFolder(config.out)
-    begun = folder.plan if folder.has_plan else None
-    slots, range_size = config.slots, config.range_size
     if slots == "auto":
-        slots = begun.slots if begun else auto_slots(plan, pair)
-    if range_size == "auto" and begun:
-        range_size = begun.range_size
-    elif range_size == "auto":
+        slots = auto_slots(plan, pair)
+    if range_size == "auto":
         range_size = default_range_size(plan.device_type, slots, plan.max_new_tokens)
     return plan.model_copy(update={"slots": slots, "range_size": range_size})
 

@@ -10,12 +10,12 @@ from typing import Any
 
 from cdgen.checkpoints.pair import Pair
 from cdgen.corpus.plan import Plan
-from cdgen.inspection.corpus import open_corpus
+from cdgen.inspection.corpus import InspectedCorpus, open_corpus
 from cdgen.inspection.pieces import Piece, TokenTexts
 from cdgen.inspection.positions import Position, TokenSequence
 from cdgen.inspection.reader import SequenceReader
 from cdgen.inspection.strategies import STRATEGIES, Strategies
-from cdgen.inspection.text import open_text
+from cdgen.inspection.text import InspectedText, open_text
 
 
 @dataclass(frozen=True)
@@ -89,17 +89,7 @@ class Inspected:
 def inspect_text(text: str, flags: Mapping[str, Any]) -> Inspected:
     """Inspect a text with the models and settings in `flags`. Raises the errors of `open_text`."""
     opened = open_text(text, flags)
-    reader = SequenceReader.load(opened.plan, opened.pair, opened.strategies)
-    (positions,) = reader.positions([opened.sequence])
-    return Inspected(
-        "A text",
-        opened.sequence,
-        opened.plan,
-        opened.pair,
-        opened.strategies,
-        positions,
-        opened.pair.notes,
-    )
+    return _read("A text", opened, opened.sequence, opened.pair.notes)
 
 
 def inspect_row(out: Path, sequence_id: int, good: Path | None, bad: str | None) -> Inspected:
@@ -107,14 +97,15 @@ def inspect_row(out: Path, sequence_id: int, good: Path | None, bad: str | None)
     `InspectedCorpus.sequence`."""
     corpus = open_corpus(out, good, bad)
     sequence = corpus.sequence(sequence_id)
-    reader = SequenceReader.load(corpus.plan, corpus.pair, corpus.strategies)
+    return _read(f"{out}, sequence {sequence_id}", corpus, sequence, corpus.notes)
+
+
+def _read(
+    subject: str,
+    of: InspectedText | InspectedCorpus,
+    sequence: TokenSequence,
+    notes: tuple[str, ...],
+) -> Inspected:
+    reader = SequenceReader.load(of.plan, of.pair, of.strategies)
     (positions,) = reader.positions([sequence])
-    return Inspected(
-        f"{out}, sequence {sequence_id}",
-        sequence,
-        corpus.plan,
-        corpus.pair,
-        corpus.strategies,
-        positions,
-        corpus.notes,
-    )
+    return Inspected(subject, sequence, of.plan, of.pair, of.strategies, positions, notes)

@@ -15,7 +15,7 @@ import torch
 from cdgen.engine.paired import PairedModels
 from cdgen.engine.sequences import Request
 from cdgen.engine.slot_engine import SlotEngine
-from cdgen.inspection.positions import Draws, Position, TokenSequence, position_records
+from cdgen.inspection.positions import Position, TokenSequence, position_records
 from cdgen.inspection.strategies import Strategies
 from cdgen.kernels.sampling_params import SampleOutput, SamplingParams
 
@@ -92,11 +92,7 @@ class LockstepReader:
             out = replace(models, settings=settings).sample(good, bad_hidden, ids, positions)
             return out.of_rows(rows)
 
-        draws = Draws(
-            vanilla=draw(self.strategies.vanilla, None),
-            plausible=draw(self.strategies.plausible, None),
-            cd=None if bad_hidden is None else draw(self.strategies.cd, bad_hidden),
-        )
+        draws = self.strategies.draws(draw, bad_hidden)
         indices, own = [index] * len(rows), tokens[rows, 1]
         cd = self.strategies.cd
         return position_records(indices, own, good[rows, :vocab_size], bad, draws, cd)

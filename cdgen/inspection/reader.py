@@ -9,7 +9,7 @@ from cdgen.checkpoints.pair import Pair
 from cdgen.corpus.plan import Plan
 from cdgen.engine.slot_engine import SlotEngine
 from cdgen.generation.build_engine import Engine, make_engine
-from cdgen.generation.shard_writer import useful_threads
+from cdgen.generation.threads import useful_threads
 from cdgen.inspection.lockstep import LockstepReader
 from cdgen.inspection.positions import Position, TokenSequence
 from cdgen.inspection.strategies import Strategies

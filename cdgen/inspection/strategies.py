@@ -3,10 +3,14 @@ contrast."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+import torch
+
 from cdgen.corpus.plan import Plan
-from cdgen.kernels.sampling_params import SamplingParams
+from cdgen.inspection.positions import Draws
+from cdgen.kernels.sampling_params import SampleOutput, SamplingParams
 
 # The names of plans and of `DrawnTokens`, and how they are called in text.
 STRATEGIES = {"vanilla": "vanilla", "plausible": "plausible-only", "cd": "CD"}
@@ -27,6 +31,18 @@ class Strategies:
         if plan.strategy == "vanilla":
             own = replace(own, alpha=ALPHA)
         return cls(own if plan.strategy == "cd" else replace(own, bad_weight=CONTRAST))
+
+    def draws(
+        self,
+        draw: Callable[[SamplingParams, torch.Tensor | None], SampleOutput],
+        bad: torch.Tensor | None,  # what `draw` takes of BAD; None without a BAD
+    ) -> Draws:
+        """Let each strategy draw at the same positions."""
+        return Draws(
+            vanilla=draw(self.vanilla, None),
+            plausible=draw(self.plausible, None),
+            cd=None if bad is None else draw(self.cd, bad),
+        )
 
     @property
     def plausible(self) -> SamplingParams:

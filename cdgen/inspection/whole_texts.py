@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from cdgen.engine.wave_engine import WaveEngine
-from cdgen.inspection.positions import Draws, Position, TokenSequence, position_records
+from cdgen.inspection.positions import Position, TokenSequence, position_records
 from cdgen.inspection.strategies import Strategies
 from cdgen.kernels.sample_contrastive import sample_contrastive
 from cdgen.kernels.sampling_params import SampleOutput, SamplingParams
@@ -47,12 +47,7 @@ class WholeTextReader:
                 positions=positions,
             )
 
-        draws = Draws(
-            vanilla=draw(self.strategies.vanilla, None),
-            plausible=draw(self.strategies.plausible, None),
-            cd=None if bad is None else draw(self.strategies.cd, bad),
-        )
-        cd = self.strategies.cd
+        draws, cd = self.strategies.draws(draw, bad), self.strategies.cd
         return position_records(positions.tolist(), tokens[1:], good, bad, draws, cd)
 
     def _logits(
