@@ -7,6 +7,7 @@ list, and raises whatever its constructors happen to raise.
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import yaml
@@ -14,6 +15,7 @@ import yaml
 MAX_BYTES = 1 << 18  # of a file; the parser takes some seconds for that much
 _MAX_DEPTH = 20  # of lists and mappings in each other
 _INTEGERS = range(-(2**63), 2**64)
+_NO_TEXT = re.compile("[\0\ud800-\udfff]")  # half a character, or the end of a path
 
 
 class NotPlain(ValueError):
@@ -64,8 +66,15 @@ class _Loader(yaml.SafeLoader):
             raise ValueError(f"an integer of more than 64 bits: {node.value:.40}")
         return value
 
+    def construct_yaml_str(self, node: Any) -> str:
+        text: str = super().construct_yaml_str(node)
+        if found := _NO_TEXT.search(text):
+            raise ValueError(f"a text with {found[0]!a}, which no file or name can hold")
+        return text
+
 
 _Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
+_Loader.add_constructor("tag:yaml.org,2002:str", _Loader.construct_yaml_str)
 
 
 def _twice(loader: _Loader, node: Any) -> Any:

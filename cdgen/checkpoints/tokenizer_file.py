@@ -10,6 +10,7 @@ from cdgen.checkpoints.checkpoint import reading
 from cdgen.errors import ModelError, tokenizer_errors
 
 _MAX_BYTES = 256 << 20  # the largest known, of 262,144 tokens, has 33 MB
+_MAX_ID = (1 << 24) - 1  # writing a tokenizer out takes memory for every id below the largest
 
 
 def read_tokenizer(path: Path) -> Tokenizer:
@@ -23,4 +24,10 @@ def read_tokenizer(path: Path) -> Tokenizer:
             )
         content = path.read_bytes()
     with tokenizer_errors(f"{path} is not a usable tokenizer"):
-        return Tokenizer.from_buffer(content)
+        tokenizer = Tokenizer.from_buffer(content)
+    largest = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=0)
+    if largest > _MAX_ID:
+        raise ModelError(
+            f"{path}: expected token ids up to {_MAX_ID}, got {largest}: save the tokenizer again"
+        )
+    return tokenizer

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from cdgen.errors import Interrupted, LockHeld
-from cdgen.generation.ray_cluster import Share
+from cdgen.generation.ray.cluster import Share
 from cdgen.generation.signals import end_with_parent
 from cdgen.storage import lock
 

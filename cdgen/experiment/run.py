@@ -30,7 +30,7 @@ from cdgen.experiment.runner import Runner, last_line, threads_of_a_job
 from cdgen.experiment.stages import Plan, Stage
 from cdgen.experiment.student_recipes import write_recipe
 from cdgen.experiment.view import View
-from cdgen.generation.ray_cluster import connected, nodes, share_of
+from cdgen.generation.ray.cluster import connected, nodes, share_of
 from cdgen.storage import lock
 
 

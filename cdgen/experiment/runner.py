@@ -27,7 +27,7 @@ from cdgen.experiment.processes import (
 from cdgen.experiment.record import StageRecord, read_stages, write_stages
 from cdgen.experiment.stages import Stage, shown_command
 from cdgen.experiment.view import View
-from cdgen.generation.ray_cluster import Share
+from cdgen.generation.ray.cluster import Share
 from cdgen.generation.signals import StopSignals
 from cdgen.storage import make_folder
 

@@ -14,8 +14,8 @@ from cdgen.corpus.status import status
 from cdgen.errors import QuarantineError
 from cdgen.generation.config import GenerateConfig
 from cdgen.generation.one_process import Outcome, write_shard
-from cdgen.generation.ray_cluster import connected
-from cdgen.generation.ray_driver import write_by_ray
+from cdgen.generation.ray.cluster import connected
+from cdgen.generation.ray.driver import write_by_ray
 from cdgen.generation.signals import StopSignals
 from cdgen.generation.workers import run_workers, worker_count
 

@@ -12,7 +12,10 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset
 from small_corpus import begin, fill
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 
+from cdgen.checkpoints.tokenizer_file import read_tokenizer
 from cdgen.corpus.documents import open_source
 from cdgen.corpus.finalize import finalize
 from cdgen.corpus.folder import CorpusFolder
@@ -21,7 +24,9 @@ from cdgen.corpus.prompts import open_table
 from cdgen.corpus.reader import rows_so_far
 from cdgen.corpus.status import status
 from cdgen.corpus.verify import verify
-from cdgen.errors import PlanMismatch, StorageError, UsageError
+from cdgen.errors import ModelError, PlanMismatch, StorageError, UsageError
+from cdgen.experiment.layout import Layout
+from cdgen.experiment.load import load_run_recipe
 from cdgen.storage import read_record, write_record
 
 Edit = Callable[[dict[str, Any]], object]
@@ -132,3 +137,23 @@ def test_records_are_read_as_json_whatever_they_hold(begun: CorpusFolder) -> Non
         begun.plan_file.write_text(content)
         with pytest.raises(StorageError, match="is damaged"):
             CorpusFolder(begun.out).plan  # noqa: B018 - it raises
+
+
+def test_a_token_id_that_a_tokenizer_would_count_up_to(tmp_path: Path) -> None:
+    """Writing it out again, for its hash, took 8 GB."""
+    content = json.loads(Tokenizer(WordLevel({"a": 0}, unk_token="a")).to_str())
+    content["model"]["vocab"]["b"] = 2**31
+    path = tmp_path / "tokenizer.json"
+    path.write_text(json.dumps(content))
+    with pytest.raises(ModelError) as caught:
+        read_tokenizer(path)
+    assert f"expected token ids up to 16777215, got {2**31}" in line(caught.value)
+
+
+@pytest.mark.parametrize("text", ['"\\ud800"', '"a\\0b"'])
+def test_a_base_recipe_at_a_path_that_no_file_has(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(f"base: {text}\n")
+    with pytest.raises(UsageError) as caught:
+        load_run_recipe(path, tmp_path, Layout(tmp_path / "out"))
+    assert "which no file or name can hold" in line(caught.value)

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from cdgen.experiment.processes import RayProcess, StageOnNode
-from cdgen.generation.ray_cluster import Share
+from cdgen.generation.ray.cluster import Share
 
 ray = pytest.importorskip("ray")
 LOST = ray.exceptions.RayActorError()

@@ -29,18 +29,18 @@ from cdgen.corpus.shard import Shard
 from cdgen.corpus.status import status
 from cdgen.errors import Interrupted, PlanMismatch
 from cdgen.experiment.processes import RayProcess
-from cdgen.generation import ray_workers
 from cdgen.generation.config import GenerateConfig
-from cdgen.generation.ray_cluster import Node, Share, connected, share_of
-from cdgen.generation.ray_driver import RayDriver
-from cdgen.generation.ray_worker import (
+from cdgen.generation.ray import workers as ray_workers
+from cdgen.generation.ray.cluster import Node, Share, connected, share_of
+from cdgen.generation.ray.driver import RayDriver
+from cdgen.generation.ray.range_worker import (
     ModelFiles,
     Order,
     RangeWorker,
     model_files,
     with_absolute_models,
 )
-from cdgen.generation.ray_workers import Worker, WorkerLost, Workers
+from cdgen.generation.ray.workers import Worker, WorkerLost, Workers
 from cdgen.generation.run import generate
 from cdgen.generation.signals import StopSignals
 
@@ -182,7 +182,7 @@ def test_a_node_that_is_lost(
 
 
 def test_ray_is_not_installed(cdgen: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cdgen.generation.ray_cluster.find_spec", lambda name: None)
+    monkeypatch.setattr("cdgen.generation.ray.cluster.find_spec", lambda name: None)
     flags = ("--good", "g", "--strategy", "vanilla", "--prompts", "p", "--out", tmp_path / "out")
     ended = cdgen("generate", *flags, "--ray", "local")
     assert ended.code == 2

@@ -15,8 +15,8 @@ from cdgen.corpus.plan import Plan, PromptPlan, require_same
 from cdgen.differences import differences
 from cdgen.errors import Interrupted, PlanMismatch, one_line
 from cdgen.generation.config import GenerateConfig
-from cdgen.generation.ray_cluster import Node, Share, nodes
-from cdgen.generation.ray_worker import Drawn, ModelFiles, Order, RangeWorker, stored_files
+from cdgen.generation.ray.cluster import Node, Share, nodes
+from cdgen.generation.ray.range_worker import Drawn, ModelFiles, Order, RangeWorker, stored_files
 from cdgen.generation.signals import StopSignals
 
 _POLL = 0.2  # seconds

@@ -26,9 +26,9 @@ from cdgen.errors import Interrupted
 from cdgen.generation.config import GenerateConfig
 from cdgen.generation.inputs import model_names, open_models, open_prompts
 from cdgen.generation.one_process import Outcome
-from cdgen.generation.ray_cluster import share_of
-from cdgen.generation.ray_worker import Drawn, with_absolute_models
-from cdgen.generation.ray_workers import TRIES, Worker, WorkerLost, Workers, is_alive
+from cdgen.generation.ray.cluster import share_of
+from cdgen.generation.ray.range_worker import Drawn, with_absolute_models
+from cdgen.generation.ray.workers import TRIES, Worker, WorkerLost, Workers, is_alive
 from cdgen.generation.signals import StopSignals
 from cdgen.progress import Progress
 

@@ -1,0 +1,1 @@
+"""Generation on a Ray cluster: one driver, and workers that make ranges."""
