@@ -1,7 +1,8 @@
 """Files that are either complete or absent, records with their own checksum, and locks.
 
 Every file of a corpus is written by `write_atomic`: temporary file in the same folder, fsync,
-rename, fsync of the folder. A process killed at any moment leaves the old file or the new one.
+rename, fsync of the folder (heartbeats without fsync). A process killed at any moment leaves the
+old file or the new one.
 """
 
 from __future__ import annotations
@@ -81,8 +82,12 @@ def _open_no_link(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NOFOLLOW, 0o666)
 
 
-def write_atomic(path: Path, content: bytes | Callable[[BinaryIO], None]) -> WriteResult:
+def write_atomic(
+    path: Path, content: bytes | Callable[[BinaryIO], None], durably: bool = True
+) -> WriteResult:
     """Replace `path` by `content`, or by what the function `content` writes to its argument.
+
+    Not `durably`, a power loss may leave an empty file: for what the next moment replaces anyway.
 
     The function must write front to back. On any exception the temporary file is removed and
     `path` is untouched; an OSError becomes a StorageError. Callers that may write the same path at
@@ -90,10 +95,11 @@ def write_atomic(path: Path, content: bytes | Callable[[BinaryIO], None]) -> Wri
     """
     temporary = temporary_of(path)
     try:
-        written = _write_durably(temporary, content)
+        written = _write(temporary, content, durably)
         os.replace(temporary, path)
         crash_point("after-rename")
-        sync_folder(path.parent)
+        if durably:
+            sync_folder(path.parent)
     except OSError as error:
         _discard(temporary)
         raise StorageError(
@@ -106,7 +112,7 @@ def write_atomic(path: Path, content: bytes | Callable[[BinaryIO], None]) -> Wri
     return written
 
 
-def _write_durably(path: Path, content: bytes | Callable[[BinaryIO], None]) -> WriteResult:
+def _write(path: Path, content: bytes | Callable[[BinaryIO], None], durably: bool) -> WriteResult:
     raw = _HashingFile(path)
     with io.BufferedWriter(raw, _BUFFER_BYTES) as file:
         if isinstance(content, bytes):
@@ -114,8 +120,9 @@ def _write_durably(path: Path, content: bytes | Callable[[BinaryIO], None]) -> W
         else:
             content(file)
         file.flush()
-        os.fsync(raw.fileno())
-        crash_point("after-fsync")
+        if durably:
+            os.fsync(raw.fileno())
+            crash_point("after-fsync")
     return WriteResult(raw.written, raw.digest.hexdigest())
 
 
@@ -243,9 +250,10 @@ def record_checksum(fields: Mapping[str, Any]) -> str:
     return hashlib.sha256(canonical_json(fields)).hexdigest()
 
 
-def write_record(path: Path, fields: Mapping[str, Any]) -> None:
+def write_record(path: Path, fields: Mapping[str, Any], durably: bool = True) -> None:
     """Write a JSON object with its own sha256 under the key `checksum`."""
-    write_atomic(path, canonical_json({**fields, "checksum": record_checksum(fields)}))
+    content = canonical_json({**fields, "checksum": record_checksum(fields)})
+    write_atomic(path, content, durably)
 
 
 def read_record(path: Path) -> dict[str, Any]:

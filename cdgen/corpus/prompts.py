@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice, tee
 from pathlib import Path
@@ -19,7 +20,7 @@ from cdgen.corpus.folder import PROMPT_RECORD
 from cdgen.corpus.plan import PromptPlan, parse_stored
 from cdgen.corpus.special_marks import SpecialMarks
 from cdgen.errors import PlanMismatch, StorageError, UsageError
-from cdgen.storage import read_record, sha256_of, write_atomic, write_record
+from cdgen.storage import lock, read_record, sha256_of, write_atomic, write_record
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -96,8 +97,18 @@ def prepare_prompts(source: PromptSource, folder: Path) -> PromptTable:
         return open_table(folder)
     except StorageError as error:
         print(error, file=sys.stderr)
+        return _made_again(source, documents, origin, folder)
+
+
+def _made_again(
+    source: PromptSource, documents: DocumentSource, origin: dict[str, Any], folder: Path
+) -> PromptTable:
+    """Make a damaged table again, unless another process has done so while this one waited."""
+    with lock(folder / "again.lock"):
+        with suppress(StorageError):
+            return open_table(folder)
         _write_table(source, documents, origin, folder)
-        return open_table(folder)
+    return open_table(folder)
 
 
 def first_prompts(source: PromptSource, count: int) -> list[list[int]]:

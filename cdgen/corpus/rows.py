@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import AfterValidator
 
 from cdgen.corpus.cut_character import CutCharacter
 from cdgen.corpus.plan import FrozenModel, Plan
@@ -46,6 +48,12 @@ def columns_of(plan: Plan) -> dict[str, str]:
     return columns | ({"good_logprob": "float32"} if plan.logprobs else {})
 
 
+def _every_reason(counts: dict[str, int]) -> dict[str, int]:
+    if counts.keys() != set(FINISH_REASONS):
+        raise ValueError(f"expected {', '.join(FINISH_REASONS)}, got {', '.join(counts)}")
+    return counts
+
+
 class Counts(FrozenModel):
     """Totals over some rows."""
 
@@ -54,7 +62,7 @@ class Counts(FrozenModel):
     new_tokens: int
     words: int  # as `cdgen.words` divides them
     text_bytes: int  # UTF-8
-    finish_reasons: dict[str, int]
+    finish_reasons: Annotated[dict[str, int], AfterValidator(_every_reason)]
 
     def __add__(self, other: Counts) -> Counts:
         names = ("rows", "tokens", "new_tokens", "words", "text_bytes")

@@ -89,7 +89,7 @@ def beat(
     host, pid, now = socket.gethostname(), os.getpid(), time.time()
     heartbeat = Heartbeat(str(shard), now, host, pid, range_index, new_tokens, tokens_per_second)
     make_folder(path.parent)
-    write_record(path, asdict(heartbeat))
+    write_record(path, asdict(heartbeat), durably=False)  # a file server is not asked to wait
 
 
 def status(out: Path) -> Status:
@@ -177,7 +177,8 @@ def _read_heartbeats(folder: CorpusFolder) -> tuple[Heartbeat, ...]:
             content = json.loads(path.read_bytes())
             heartbeats.append(Heartbeat(**{name: content[name] for name in names}))
         except (OSError, ValueError, KeyError, TypeError):
-            # The worker ended just now, or on a network it replaced the file while it was read.
+            # The worker ended just now, on a network it replaced the file while it was read, or
+            # its machine lost power.
             continue
     return tuple(heartbeats)
 

@@ -59,6 +59,13 @@ def test_an_entry_of_a_range_without_a_size(begun: CorpusFolder) -> None:
     assert status(begun.out).ranges_done == begun.plan.num_ranges - 1
 
 
+def test_counts_without_a_reason(begun: CorpusFolder) -> None:
+    edited(begun.range_entry_path(1), lambda entry: entry["finish_reasons"].pop("eos"))
+    (problem,) = verify(begun.out)
+    assert "finish_reasons: expected eos, length, quarantined, got" in problem
+    assert status(begun.out).ranges_done == begun.plan.num_ranges - 1
+
+
 def test_a_record_of_prompts_without_a_hash(begun: CorpusFolder) -> None:
     edited(begun.prompts / "prompts.json", lambda record: record.update(tokens_sha256=None))
     with pytest.raises(StorageError) as caught:

@@ -7,10 +7,12 @@ import hashlib
 import json
 import os
 import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
-from threading import Thread
+from threading import Barrier, Thread
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -214,6 +216,36 @@ def test_a_damaged_table_is_named_and_made_again(
     with pytest.raises(PlanMismatch, match="prompt_tokens: was 6, now 5"):
         path.unlink()
         prepare(source, TOKENIZER, 1, 5, tmp_path)
+
+
+def test_two_workers_make_a_damaged_table_again_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = source_file(tmp_path, TEXT)
+    prepare(source, TOKENIZER, 1, 6, tmp_path)
+    path = tmp_path / "tokens.bin"
+    before = path.read_bytes()
+    path.write_bytes(before[:-1] + b"\x7f")
+    both, opened, written = Barrier(2), [], []
+    write = prompts._write_table
+
+    def open_at_once(folder: Path) -> PromptTable:
+        opened.append(1)
+        if len(opened) <= 2:
+            both.wait(60)  # both find the damage
+        return open_table(folder)
+
+    def count_writes(*arguments: Any) -> None:
+        written.append(1)
+        write(*arguments)
+
+    monkeypatch.setattr(prompts, "open_table", open_at_once)
+    monkeypatch.setattr(prompts, "_write_table", count_writes)
+    with ThreadPoolExecutor(2) as workers:
+        arguments = (source, TOKENIZER, 1, 6, tmp_path)
+        tables = [workers.submit(prepare, *arguments).result for _ in range(2)]
+        assert [[*table()] for table in tables] == [[*open_table(tmp_path)]] * 2
+    assert len(written) == 1 and path.read_bytes() == before
 
 
 def test_memory_does_not_grow_with_the_prompts(tmp_path: Path) -> None:
