@@ -85,6 +85,8 @@ bench: $(READY)
 	$(PYTHON) -m cdgen.bench.ops.bench_sample_contrastive --instruction-set avx2 \
 		--out bench/results/cpu-sample-contrastive-avx2.json
 	GOMP_SPINCOUNT=1000 $(PYTHON) -m cdgen.bench.end_to_end.bench_generate --out bench/results/cpu-generate.json
+	GOMP_SPINCOUNT=1000 $(PYTHON) -m cdgen.bench.end_to_end.bench_generate --dtype bfloat16 \
+		--out bench/results/cpu-generate-bf16.json
 	$(PYTHON) -m cdgen.bench.end_to_end.bench_startup --out bench/results/cpu-startup.json
 	$(MAKE) bench-pictures
 

@@ -50,7 +50,8 @@ def generate(run: Run, result: Result) -> Iterator[Row]:
     seconds = {"cdgen": result["engine_s"], "transformers": result["transformers_s"]}
     for provider, taken in seconds.items():
         compared = {} if provider == "transformers" else {"transformers": result["ratio"]}
-        yield _rate(run, "generate", provider, rates(rows * new, taken), shape, compared)
+        found = rates(rows * new, taken)
+        yield _rate(run, "generate", provider, found, shape, compared, result["dtype"])
 
 
 def bad_kinds(run: Run, result: Result) -> Iterator[Row]:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Sized
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -38,10 +39,8 @@ def write_rows(file: BinaryIO, plan: Plan, rows: Sequence[Mapping[str, Any]]) ->
         for row in rows:
             file.write(_json_line(row))
         return
-    import pyarrow as pa
-
     with _parquet_writer(file, plan) as writer:
-        writer.write_table(pa.Table.from_pylist(rows, schema=_schema(plan)))
+        writer.write_table(_table(plan, rows))
 
 
 def merge_files(file: BinaryIO, plan: Plan, paths: Sequence[Path]) -> None:
@@ -113,6 +112,38 @@ def _schema(plan: Plan) -> pa.Schema:
 
     types = {name: getattr(pa, kind)() for name, kind in columns_of(plan).items()}
     return pa.schema({**types, "tokens": pa.list_(types["tokens"])})
+
+
+def _table(plan: Plan, rows: Sequence[Mapping[str, Any]]) -> pa.Table:
+    """Return the rows as `pa.Table.from_pylist` would. That imports pandas, which takes longer than
+    the model of a small run."""
+    import pyarrow as pa
+
+    schema = _schema(plan)
+    columns = [_column(field.type, [row[field.name] for row in rows]) for field in schema]
+    return pa.Table.from_arrays(columns, schema=schema)
+
+
+def _column(kind: pa.DataType, values: Sequence[Any]) -> pa.Array:
+    """Return a column: numbers, of which some may be None, texts, or lists of numbers."""
+    import pyarrow as pa
+
+    if pa.types.is_list(kind):
+        numbers = _column(kind.value_type, [number for value in values for number in value])
+        return pa.ListArray.from_arrays(_column(pa.int32(), _offsets(values)), numbers, type=kind)
+    if pa.types.is_string(kind):
+        texts = [value.encode() for value in values]
+        offsets = pa.py_buffer(np.array(_offsets(texts), np.int32))
+        return pa.StringArray.from_buffers(len(texts), offsets, pa.py_buffer(b"".join(texts)))
+    given = [value is not None for value in values]
+    bits = None if all(given) else pa.py_buffer(np.packbits(given, bitorder="little"))
+    numbers = np.array([0 if v is None else v for v in values], kind.to_pandas_dtype())
+    return pa.Array.from_buffers(kind, len(numbers), [bits, pa.py_buffer(numbers)])
+
+
+def _offsets(values: Sequence[Sized]) -> list[int]:
+    """Return where each value begins if they follow one another, and the end of the last."""
+    return [0, *accumulate(map(len, values))]
 
 
 def _parquet_writer(file: BinaryIO, plan: Plan) -> pq.ParquetWriter:

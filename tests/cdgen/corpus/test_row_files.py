@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
+import pyarrow as pa
 import pytest
+import small_corpus
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_corpus import begin, fill, make_rows
 
 from cdgen import packages
+from cdgen.corpus import row_files
 from cdgen.corpus.finalize import finalize
 from cdgen.corpus.ranges import commit_range
 from cdgen.corpus.reader import corpus_rows, rows_so_far
@@ -49,6 +55,52 @@ def test_both_formats_hold_the_same_rows(drawn: list[tuple[str, float, float]]) 
     assert found[0] == found[1]
     stored = found[0][0][16:24]
     assert [(row["text"], row["mean_plausible"]) for row in stored] == [d[:2] for d in drawn]
+
+
+_COUNTS = st.integers(-(2**31), 2**31 - 1)
+_ROWS = st.fixed_dictionaries(
+    {
+        **dict.fromkeys(("sequence_id", "prompt_id"), st.integers(-(2**63), 2**63 - 1)),
+        **dict.fromkeys(("text", "finish_reason"), TEXTS),
+        "tokens": st.lists(_COUNTS, max_size=9),
+        **dict.fromkeys(("prompt_tokens", "new_tokens"), _COUNTS),
+        "mean_plausible": st.floats(width=32),
+        "good_logprob": NUMBERS | st.none(),
+    }
+)
+
+
+@settings(max_examples=30, deadline=None, derandomize=True)
+@given(rows=st.lists(_ROWS, max_size=20))
+def test_columns_are_those_that_pyarrow_makes(rows: list[dict[str, Any]]) -> None:
+    with TemporaryDirectory() as temporary:
+        plan = begin(Path(temporary) / "out", logprobs=True).plan
+    table = row_files._table(plan, rows)
+    table.validate(full=True)
+    expected = pa.Table.from_pylist(rows, schema=table.schema)
+    for name in table.column_names:
+        assert repr(table[name].to_pylist()) == repr(expected[name].to_pylist())  # NaN too
+        assert table[name].null_count == expected[name].null_count
+
+
+def test_writing_rows_does_not_import_pandas(tmp_path: Path) -> None:
+    program = """
+import sys
+from pathlib import Path
+from small_corpus import begin, make_rows
+from cdgen.corpus.ranges import commit_range
+folder = begin(Path(sys.argv[1]), format="parquet")
+commit_range(folder, 0, make_rows(folder.plan, 0))
+print("pandas" in sys.modules)
+"""
+    found = subprocess.run(
+        [sys.executable, "-c", program, tmp_path / "out"],
+        cwd=Path(small_corpus.__file__).parent,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert found.stdout == "False\n"
 
 
 def test_a_json_line_holds_the_columns_in_order_and_short_numbers(out: Path) -> None:
