@@ -108,9 +108,6 @@ def _load_tokenizer(model: Checkpoint) -> Tokenizer:
     tokenizer = read_tokenizer(path)
     if not tokenizer.get_vocab_size(with_added_tokens=True):
         raise ModelError(f"{path} defines no tokens: save the model's own tokenizer there")
-    # The file may have both turned on, which would cut or pad every document.
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
     return tokenizer
 
 

@@ -14,7 +14,11 @@ _MAX_ID = (1 << 24) - 1  # writing a tokenizer out takes memory for every id bel
 
 
 def read_tokenizer(path: Path) -> Tokenizer:
-    """Return the tokenizer in a file, as it is saved. Raises ModelError."""
+    """Return the tokenizer in a file. Raises ModelError.
+
+    The file may ask for truncation and padding, which would cut or pad every text, to any length;
+    both are off.
+    """
     with reading(path.parent):
         size = path.stat().st_size
         if size > _MAX_BYTES:
@@ -25,6 +29,8 @@ def read_tokenizer(path: Path) -> Tokenizer:
         content = path.read_bytes()
     with tokenizer_errors(f"{path} is not a usable tokenizer"):
         tokenizer = Tokenizer.from_buffer(content)
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
     largest = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=0)
     if largest > _MAX_ID:
         raise ModelError(

@@ -15,6 +15,7 @@ from small_corpus import begin, fill
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 
+from cdgen.checkpoints.text_prefix import prefix_of
 from cdgen.checkpoints.tokenizer_file import read_tokenizer
 from cdgen.corpus.documents import open_source
 from cdgen.corpus.finalize import finalize
@@ -155,6 +156,14 @@ def test_a_token_id_that_a_tokenizer_would_count_up_to(tmp_path: Path) -> None:
     with pytest.raises(ModelError) as caught:
         read_tokenizer(path)
     assert f"expected token ids up to 16777215, got {2**31}" in line(caught.value)
+
+
+def test_a_tokenizer_that_pads_every_text_to_gigabytes(tmp_path: Path) -> None:
+    tokenizer = Tokenizer(WordLevel({"a": 0}, unk_token="a"))
+    tokenizer.enable_padding(length=2**31)
+    path = tmp_path / "tokenizer.json"
+    path.write_text(tokenizer.to_str())
+    assert prefix_of(read_tokenizer(path)) == []
 
 
 @pytest.mark.parametrize("text", ['"\\ud800"', '"a\\0b"'])
