@@ -93,7 +93,8 @@ def _check(args: _Args, backend: Backend) -> None:
     if heads % kv_heads:
         raise ValueError(f"query: expected heads in groups of {kv_heads}, got {heads}")
     if args.dropout:
-        check_tensor("sequence_ids", args.dropout.sequence_ids, (len(args.lengths),), torch.int64)
+        sequences = args.lengths.shape[0]
+        check_tensor("sequence_ids", args.dropout.sequence_ids, (sequences,), torch.int64)
         if not 0 <= args.dropout.first_row <= rows:
             raise ValueError(f"first_row: expected 0 to {rows}, got {args.dropout.first_row}")
 
@@ -139,7 +140,7 @@ def _native(args: _Args) -> torch.Tensor:
         *addresses(args.lengths, out),
         dtype_name(args.query.dtype),
         native.CacheShape(rows, heads, kv_heads, capacity, head_dim),
-        len(args.lengths),
+        args.lengths.shape[0],
         args.scale,
         None if args.dropout is None else _native_dropout(args.dropout),
         threads(),

@@ -74,15 +74,16 @@ def rotary_to_cache(
 
 def _check(args: _Args, backend: Backend) -> int:  # M
     rows, kv_heads, capacity, head_dim = args.keys.shape
-    if args.heads < 1 or not 2 <= head_dim <= _WIDEST_HEAD or head_dim % 2:
+    heads = args.heads
+    if heads < 1 or not 2 <= head_dim <= _WIDEST_HEAD or head_dim % 2:
         raise ValueError(
             f"qkv: expected [{rows}, (H + 2 * {kv_heads}) * head_dim] with an even head_dim up to"
             f" {_WIDEST_HEAD}, got {list(args.qkv.shape)} and head_dim {head_dim}"
         )
     check_dtype("qkv", args.qkv, backend)
-    check_tensor("qkv", args.qkv, (rows, (args.heads + 2 * kv_heads) * head_dim), args.qkv.dtype)
+    check_tensor("qkv", args.qkv, (rows, (heads + 2 * kv_heads) * head_dim), args.qkv.dtype)
     for name, table in (("cos", args.cos), ("sin", args.sin)):
-        check_tensor(name, table, (max(len(args.cos), capacity), head_dim // 2))
+        check_tensor(name, table, (max(args.cos.shape[0], capacity), head_dim // 2))
     check_per_sequence("positions", args.positions, rows)
     shape = rows, kv_heads, capacity, head_dim
     check_caches(args.keys, args.values, args.scales, shape, args.qkv.dtype, backend)
@@ -106,8 +107,9 @@ def _triton(args: _Args, models: int) -> torch.Tensor:
 
 def _native(args: _Args, models: int) -> torch.Tensor:
     rows, kv_heads, capacity, head_dim = args.keys.shape
-    query = torch.empty(rows, args.heads, head_dim, dtype=args.qkv.dtype)
-    shape = native.CacheShape(rows, args.heads, kv_heads, capacity, head_dim)
+    heads = args.heads
+    query = torch.empty(rows, heads, head_dim, dtype=args.qkv.dtype)
+    shape = native.CacheShape(rows, heads, kv_heads, capacity, head_dim)
     inputs = addresses(args.qkv, args.cos, args.sin, args.positions, args.query_norm, args.key_norm)
     native.rotary_to_cache(
         *inputs,
@@ -115,7 +117,7 @@ def _native(args: _Args, models: int) -> torch.Tensor:
         dtype_name(args.qkv.dtype),
         native_cache(args.keys, args.values, args.scales),
         shape,
-        len(args.positions),
+        args.positions.shape[0],
         models,
         args.eps,
         threads(),
