@@ -35,7 +35,7 @@ from cdgen.eval.tasks.task_list import (
     where_tasks_are,
 )
 from cdgen.eval.tasks.tokenized import TaskCache, TokenizedTasks
-from cdgen.storage import lock, make_folder
+from cdgen.storage import lock, make_folder, remove_temporaries
 
 
 class EvalConfig(BaseModel):
@@ -76,6 +76,7 @@ def evaluate(config: EvalConfig) -> Outcome:
     with ExitStack() as held:
         busy = f"another cdgen eval writes to {config.out}: wait for it, or name another --out"
         held.enter_context(lock(config.out / ".lock", busy))
+        remove_temporaries(config.out)
         if len(checkpoints) > 1:
             make_room(config.out)
         display = held.enter_context(Display(len(checkpoints)))

@@ -156,6 +156,19 @@ def cdgen(
     return run
 
 
+@pytest.fixture
+def written(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return the names of files as `write_atomic` finishes them, in this order."""
+    names, replace = [], os.replace
+
+    def replace_and_note(source: Path, target: Path) -> None:
+        replace(source, target)
+        names.append(target.name)
+
+    monkeypatch.setattr(os, "replace", replace_and_note)
+    return names
+
+
 @pytest.fixture(scope="session")
 def device() -> str:
     """Return where the Triton kernels run: compiled on a GPU, otherwise interpreted on the CPU."""

@@ -6,6 +6,7 @@ looks for the file that each command writes last.
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import shlex
@@ -197,7 +198,7 @@ class Plan:
             *("--tasks", ",".join(wanted.tasks), "--compat", wanted.compat, "--out", str(out)),
         )
         maker = "base" if run == self.layout.base else f"student-{student.name}"
-        done = partial(_have_tasks, files, wanted.tasks)
+        done = partial(_are_scored, files, out / "curve.csv", wanted.tasks)
         return Stage(f"eval-{student.name}", command, (maker, "tasks"), out, done)
 
     def _checkpoint_steps(self, student: Student) -> list[int]:
@@ -265,10 +266,20 @@ def _are_files(paths: Sequence[Path]) -> bool:
     return all(path.is_file() for path in paths)
 
 
-def _have_tasks(results: Sequence[Path], tasks: Sequence[str]) -> bool:
-    """Return whether each file of `cdgen eval` holds a score of every task."""
+def _are_scored(results: Sequence[Path], curve: Path, tasks: Sequence[str]) -> bool:
+    """Return whether each results.json of `cdgen eval` holds a score of every task, and so does
+    the table that it writes last."""
     found = [_json(path).get("results", {}) for path in results]
+    found.append(_tasks_of_curve(curve))
     return all(folder_of_task(task) in scores for scores in found for task in tasks)
+
+
+def _tasks_of_curve(path: Path) -> set[str]:
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            return {row["task"] for row in csv.DictReader(file)}
+    except (OSError, ValueError, KeyError, csv.Error):
+        return set()
 
 
 def _result_files(scores: Sequence[Path]) -> list[Path]:

@@ -56,8 +56,9 @@ def write_report(report: Report, out: Path) -> None:
 
     make_folder(out)
     write_atomic(out / "compare.md", report.markdown().encode())
-    write_atomic(out / "compare.json", canonical_json(report.fields()))
     write_atomic(out / "figures.png", draw(panels_of(report)))
+    # Last: `cdgen run` takes it as a sign that all are there.
+    write_atomic(out / "compare.json", canonical_json(report.fields()))
 
 
 def _is_averaged(name: ScoreName, baseline: Scored) -> bool:

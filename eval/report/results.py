@@ -29,7 +29,14 @@ from cdgen.eval.summary import (
     label_fields,
     metric_fields,
 )
-from cdgen.storage import canonical_json, make_folder, remove_file, sha256_of, write_atomic
+from cdgen.storage import (
+    canonical_json,
+    make_folder,
+    remove_file,
+    sha256_of,
+    sync_folder,
+    write_atomic,
+)
 
 SCORING = 1  # raise it when the same model and data would get other scores
 
@@ -174,6 +181,9 @@ def make_room(out: Path) -> None:
     for name in ("predictions", "babylm2025", "results.json"):
         if (out / name).exists() and not (target / name).exists():
             (out / name).rename(target / name)
+            # At once: if power fails, results.json must not have moved without its predictions.
+            sync_folder(target)
+            sync_folder(out)
         elif (out / name).is_dir():
             shutil.rmtree(out / name)
         else:

@@ -55,8 +55,9 @@ def write_page(out: Path) -> Page:
             svg = figure.svg.replace("<svg", _OWN_COLOURS, 1)
             write_atomic(out / "figures" / f"{figure.name}.svg", svg.encode())
     write_atomic(out / "results.json", canonical_json(_numbers(found, page)))
-    write_atomic(out / "report.html", html_of(page).encode())
     write_atomic(out / "report.md", markdown_of(page).encode())
+    # Last: `cdgen run` takes it as a sign that all are there.
+    write_atomic(out / "report.html", html_of(page).encode())
     return page
 
 

@@ -14,7 +14,7 @@ import pytest
 from cdgen.errors import StorageError, UsageError
 from cdgen.eval.checkpoints import NamedCheckpoint
 from cdgen.eval.modes import MODES
-from cdgen.eval.report.compare import make_report
+from cdgen.eval.report.compare import make_report, write_report
 from cdgen.eval.report.methods import Method, parse_method, parse_select
 from cdgen.eval.report.results import ResultFolder
 from cdgen.eval.statistics.intervals import Estimate
@@ -96,6 +96,17 @@ def test_names_and_seeds() -> None:
             parse_method(text)
     with pytest.raises(UsageError, match="validation, last, paper"):
         parse_select("best")
+
+
+def test_the_numbers_are_the_last_file(
+    evaluated: Callable[..., Path], written: list[str], tmp_path: Path
+) -> None:
+    """`cdgen run` takes them as a sign that the table and the figures are there."""
+    methods = [Method(name, [evaluated(name)]) for name in ("one", "other")]
+    written.clear()
+    write_report(make_report(methods, None, None), tmp_path / "compared")
+    assert {*written} == {"compare.md", "figures.png", "compare.json"}
+    assert written[-1] == "compare.json"
 
 
 def test_a_large_difference_is_found_and_none_is_not(evaluated: Callable[..., Path]) -> None:

@@ -8,6 +8,10 @@ from pathlib import Path
 import pytest
 from eval_files import Run, document
 
+from cdgen.eval.checkpoints import NamedCheckpoint
+from cdgen.eval.modes import MODES
+from cdgen.eval.report import results
+from cdgen.eval.report.results import ResultFolder
 from cdgen.storage import lock
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -83,3 +87,33 @@ def test_a_call_that_scores_nothing_leaves_the_tables(run: Run, llama: Path, out
     ended = run(llama.parent / "nowhere", tasks="blimp_fast")
     assert ended.code == 4 and "no such folder" in ended.err
     assert before == {name: (out / name).read_bytes() for name in before}
+
+
+def test_results_move_once_their_predictions_have_durably(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a power failure could leave predictions in OUT itself, to be taken for the run's."""
+    named = NamedCheckpoint("model", tmp_path, None, None)
+    ResultFolder.open(tmp_path, named, "sha256", MODES["default"]).save()
+    (tmp_path / "babylm2025").mkdir()
+    synced = []
+
+    def sync(folder: Path) -> None:
+        synced.append((folder, sorted(path.name for path in (tmp_path / "model").iterdir())))
+
+    monkeypatch.setattr(results, "sync_folder", sync)
+    results.make_room(tmp_path)
+    moved = (["predictions"], ["babylm2025", "predictions"])
+    moved += (["babylm2025", "predictions", "results.json"],)
+    assert synced == [
+        (folder, names) for names in moved for folder in (tmp_path / "model", tmp_path)
+    ]
+
+
+def test_what_a_killed_call_was_writing_is_removed(run: Run, llama: Path, out: Path) -> None:
+    left = [out / f".{name}.tmp" for name in ("results.json", "results.md", "of-nobody")]
+    out.mkdir(parents=True)
+    for path in left:
+        path.touch()
+    assert run(llama, tasks="blimp_fast").code == 0
+    assert not any(path.exists() for path in left)

@@ -57,6 +57,13 @@ class Reader(HTMLParser):
         return " ".join(" ".join(self.words).split())  # non-breaking spaces too
 
 
+def test_the_page_is_the_last_file(whole: MadeUp, written: list[str]) -> None:
+    """`cdgen run` takes it as a sign that all others are there."""
+    write_page(whole.out)
+    assert {"report.md", "results.json"} < {*written}
+    assert written[-1] == "report.html"
+
+
 def test_a_finished_experiment(whole: MadeUp) -> None:
     page = write_page(whole.out)
     assert page.warnings == []
