@@ -57,6 +57,8 @@ def parts(trials: Trials, rounds: int) -> dict[str, Part]:
         yield from power_faults.power_loss_of_generate(trials)
         yield power_faults.missing_syncs(trials)
         yield from power_faults.power_loss_of_train(trials)
+        yield power_faults.power_loss_of_eval(trials)
+        yield power_faults.power_loss_of_run(trials, rounds // 2)
 
     def others() -> Iterator[Tally]:
         yield from process_faults.two_at_once(trials, few)
@@ -77,8 +79,9 @@ def run_campaign(folder: Path, chosen: argparse.Namespace) -> bool:
     warm = [material.generate(material.fresh(), format) for format in FORMATS]
     warm += [material.finalize(Path(warm[0][warm[0].index("--out") + 1]))]
     warm += [material.train(material.fresh())]
+    warm += [material.evaluate(material.fresh(), material.pair.good)]
     import_what_they_need(warm, material.said)
-    if not chosen.only or {"kills", "others"} & {*chosen.only}:
+    if not chosen.only or {"kills", "power", "others"} & {*chosen.only}:
         import_what_they_need([material.experiment(material.fresh())], material.said, fork_stages)
     trials = Trials(material, random.Random(chosen.seed), chosen.most)
     fine = True

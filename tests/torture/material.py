@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import json
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,31 +27,50 @@ RANGES = 3
 ROWS_PER_FILE = 32  # the first file has two ranges, the second one
 FORMATS = ("parquet", "jsonl")
 TRAINED = ("*.safetensors", "*.npy", "budget.json", "mixture.json", "validation.jsonl")
-EXPERIMENT = ("*.safetensors", "corpora/*/data/*", "predictions/*.jsonl", "measures/*.json")
+EXPERIMENT = (
+    *("*.safetensors", "corpora/*/data/*", "measures/*.json"),
+    *("predictions/*.jsonl", "eval/*/results.*", "eval/*/subtasks.md", "eval/*/curve.csv"),
+    *("compare/compare.*", "compare/figures.png"),
+)
+TASKS: dict[str, list[dict[str, str]]] = {
+    "blimp_words/order.jsonl": [
+        {"sentence_good": f"w{n} w{n + 1} w3", "sentence_bad": f"w{n + 1} w{n}"}
+        for n in range(5, 21)
+    ],
+    "perplexity/words.jsonl": [{"text": f"w{n} w9 w{n + 2}"} for n in range(5, 13)],
+}
+PAGE = ("report.html", "report.md", "figures/*.svg")  # with times in them
 
 
 @dataclass(frozen=True)
 class Expected:
     """The files of an undisturbed command. Of a training run and of an experiment, those with a
-    time, a rate or a path in them do not count."""
+    time, a rate or a path in them do not count, or need only be there."""
 
     names: tuple[str, ...]  # patterns
+    there: tuple[str, ...]  # patterns of files whose content does not count
     sha256: dict[str, str]
 
     @classmethod
-    def of(cls, out: Path, names: tuple[str, ...] = ("*",)) -> Expected:
+    def of(
+        cls, out: Path, names: tuple[str, ...] = ("*",), there: tuple[str, ...] = ()
+    ) -> Expected:
         """Read the files of `out`, except locks and heartbeats."""
         found = {}
         for path in sorted(out.rglob("*")):
-            passing = path.suffix == ".lock" or path.parent.name == "heartbeats"
-            if not passing and path.is_file() and any(map(path.match, names)):
+            passing = path.name.endswith(".lock") or path.parent.name == "heartbeats"
+            if passing or not path.is_file():
+                continue
+            if any(map(path.match, names)):
                 digest = hashlib.sha256(path.read_bytes()).hexdigest()
                 found[str(path.relative_to(out))] = digest
-        return cls(names, found)
+            elif any(map(path.match, there)):
+                found[str(path.relative_to(out))] = "there"
+        return cls(names, there, found)
 
     def differences(self, out: Path) -> list[str]:
         """Return the files of `out` that are missing, surplus or of other bytes."""
-        found = Expected.of(out, self.names).sha256
+        found = Expected.of(out, self.names, self.there).sha256
         names = {*found, *self.sha256}
         return sorted(name for name in names if found.get(name) != self.sha256.get(name))
 
@@ -104,6 +124,20 @@ class Material:
             toy_experiment.write_recipe(data, arms=arms, seeds=[1])
         return ["run", str(data / "recipe.yaml"), "--data", str(data), "--out", str(out)]
 
+    def evaluate(self, out: Path, *models: Path) -> list[str]:
+        """Return the command that scores the models on two tasks."""
+        data = self.folder / "tasks"
+        if not data.exists():
+            for name, rows in TASKS.items():
+                file = data / name
+                file.parent.mkdir(parents=True)
+                file.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+        return [
+            "eval",
+            *(argument for model in models for argument in ("--model", str(model))),
+            *("--data", str(data), "--tasks", "blimp_words,perplexity", "--out", str(out)),
+        ]
+
     # ---- what they make ------------------------------------------------------------------------
 
     def make(self, command: Sequence[str], change: Change = unchanged) -> None:
@@ -136,7 +170,8 @@ class Material:
     @cached_property
     def experimented(self) -> Expected:
         out = self.fresh()
-        return self._expected(self.experiment(out), out, *EXPERIMENT)
+        self.make(self.experiment(out), fork_stages)
+        return Expected.of(out, EXPERIMENT, PAGE)
 
     @cached_property
     def unfinished(self) -> dict[str, Path]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import shlex
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
-from material import FORMATS, RANGES, Expected
+from commands import Change, fork_stages, unchanged
+from material import EXPERIMENT, FORMATS, PAGE, RANGES, Expected
 from power_loss import (
     Disk,
     PowerLoss,
@@ -15,6 +17,7 @@ from power_loss import (
     read_state,
     without_sync,
     write_state,
+    write_times,
 )
 from strace_record import STRACE, Event, record
 from trials import SAME, Tally, Trials, Wrong, require_same
@@ -23,9 +26,17 @@ from cdgen.corpus.status import status
 from cdgen.errors import CdgenError
 
 
-def recorded(trials: Trials, command: Sequence[str], out: Path) -> list[Event]:
-    """Run a command and record what it does to the disk. Played back, that must give its files."""
-    events, disk = record(command, trials.material.said, out), Disk()
+def recorded(
+    trials: Trials,
+    command: Sequence[str],
+    out: Path,
+    before: Sequence[Event] = (),
+    change: Change = unchanged,
+) -> list[Event]:
+    """Run a command and record what it does to the disk, after the events before it. Played back,
+    that must give its files."""
+    events = [*before, *record(command, trials.material.said, out, change)]
+    disk = Disk()
     for event in events:
         disk.apply(event)
     now = {path: content for path, content in disk.now().items() if path.startswith(out.name)}
@@ -51,7 +62,7 @@ def lose_power(
 ) -> None:
     """Restore every state that a power failure may leave, and go on from it."""
     for loss in trials.some(power_losses(events, trials.noise.randrange(2**32))):
-        with tally.trial(f"after event {loss.after}, {loss.lost} of what was not synced lost"):
+        with tally.trial(_named(loss)):
             _survive(trials, loss, events, top, format)
             tally.outcomes[f"nothing committed was lost; {SAME}"] += 1
 
@@ -114,8 +125,7 @@ def power_loss_of_train(trials: Trials) -> Iterator[Tally]:
             ended = [loss for loss in losses if loss.after == len(events)]
             during = trials.some(losses[: -len(ended)]) if exports == "pair" else []
             for loss in [*during, *ended]:
-                name = f"after event {loss.after}, {loss.lost} of what was not synced lost"
-                with tally.trial(name):
+                with tally.trial(_named(loss)):
                     _go_on_training(trials, loss, events, out.name, command, expected)
                     tally.outcomes[SAME] += 1
         else:
@@ -139,6 +149,62 @@ def _go_on_training(
     if loss.after == len(events):
         require_same(out, expected)
     trials.repeat(command(out), out, expected)
+
+
+def power_loss_of_eval(trials: Trials) -> Tally:
+    """Score a checkpoint, then that one and another, which moves the results of the first; go on
+    from every state that a power failure may leave of both."""
+    tally, material = (
+        Tally("power loss during `cdgen eval`, twice into one folder"),
+        trials.material,
+    )
+    if not STRACE:
+        tally.left_out = "strace is not installed"
+        return tally
+    out, pair = material.fresh(), material.pair
+    both = material.evaluate(out, pair.good, pair.bad)
+    alone = recorded(trials, material.evaluate(out, pair.good), out)
+    events = recorded(trials, both, out, alone)
+    expected = Expected.of(out)
+    for loss in trials.some(power_losses(events, trials.noise.randrange(2**32))):
+        with tally.trial(_named(loss)):
+            _restore(loss, events, out)
+            trials.repeat(both, out, expected)
+            tally.outcomes[SAME] += 1
+    return tally
+
+
+def power_loss_of_run(trials: Trials, most: int) -> Tally:
+    """Go on with an experiment from up to `most` states, drawn by chance, that a power failure may
+    leave: each takes seconds."""
+    tally, material = Tally("power loss during `cdgen run`"), trials.material
+    if not STRACE:
+        tally.left_out = "strace is not installed"
+        return tally
+    out = material.fresh()
+    command = material.experiment(out)
+    events = recorded(trials, command, out, change=fork_stages)
+    expected = Expected.of(out, EXPERIMENT, PAGE)
+    losses = list(power_losses(events, trials.noise.randrange(2**32)))
+    tally.fault += f", drawn from {len(losses):,} states of the disk"
+    drawn = sorted(trials.noise.sample(range(len(losses)), min(most, len(losses))))
+    for loss in trials.some(losses[number] for number in drawn):
+        with tally.trial(_named(loss)):
+            _restore(loss, events, out)
+            trials.repeat(command, out, expected, fork_stages)
+            tally.outcomes[SAME] += 1
+    return tally
+
+
+def _named(loss: PowerLoss) -> str:
+    return f"after event {loss.after}, {loss.lost} of what was not synced lost"
+
+
+def _restore(loss: PowerLoss, events: Sequence[Event], out: Path) -> None:
+    """Make `out` what a power failure left of it. Its files may name its path, so it stays."""
+    shutil.rmtree(out, ignore_errors=True)
+    write_state(loss.state, out.name, out)
+    write_times(events[: loss.after], out.name, out)
 
 
 def ranges_passed(events: Sequence[Event]) -> int:

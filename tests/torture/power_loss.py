@@ -8,10 +8,13 @@ all; anything else may be lost, in any combination, and a write may be torn.
 
 from __future__ import annotations
 
+import os
 import random
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeAlias
 
 from strace_record import Event
 
@@ -34,17 +37,27 @@ class _File:
         return content
 
 
+@dataclass(frozen=True)
+class Link:
+    """A symbolic link. Its target comes and goes with its name."""
+
+    target: bytes
+
+
 @dataclass(eq=False)
 class _Folder:
-    now: dict[str, _Folder | _File] = field(default_factory=dict)
-    saved: dict[str, _Folder | _File] = field(default_factory=dict)
+    now: dict[str, _Node] = field(default_factory=dict)
+    saved: dict[str, _Node] = field(default_factory=dict)
+
+
+_Node: TypeAlias = "_Folder | _File | Link"
 
 
 @dataclass(eq=False)
 class _Renaming:
     """Names that change together, or not at all: a file created, removed or renamed."""
 
-    changes: list[tuple[_Folder, str, _Folder | _File | None]]
+    changes: list[tuple[_Folder, str, _Node | None]]
 
 
 def _changed(content: bytes, change: Event) -> bytes:
@@ -54,7 +67,7 @@ def _changed(content: bytes, change: Event) -> bytes:
     return content[:start].ljust(start, b"\0") + change.data + content[start + len(change.data) :]
 
 
-State = dict[str, bytes | None]  # the content of files by path; None for a folder
+State = dict[str, bytes | Link | None]  # the content of files by path; None for a folder
 
 
 class Disk:
@@ -80,17 +93,18 @@ class Disk:
             if event.kind in ("unlink", "rmdir"):
                 self._name([(folder, name, None)])
             elif name not in folder.now:
-                self._name([(folder, name, _Folder() if event.kind == "mkdir" else _File())])
+                self._name([(folder, name, _new(event))])
 
-    def _name(self, changes: list[tuple[_Folder, str, _Folder | _File | None]]) -> None:
+    def _name(self, changes: list[tuple[_Folder, str, _Node | None]]) -> None:
         for folder, name, node in changes:
             _assign(folder.now, name, node)
         self.waiting.append(_Renaming(changes))
 
-    def _sync(self, node: _Folder | _File) -> None:
+    def _sync(self, node: _Node) -> None:
         if isinstance(node, _File):
             node.saved, node.waiting = node.now, []
             return
+        assert isinstance(node, _Folder)  # nothing opens a link itself
         for renaming in self.waiting:
             if any(folder is node for folder, _, _ in renaming.changes):
                 for folder, name, target in renaming.changes:
@@ -103,8 +117,8 @@ class Disk:
         assert isinstance(folder, _Folder)
         return folder, name
 
-    def _node(self, path: str) -> _Folder | _File:
-        node: _Folder | _File = self.root
+    def _node(self, path: str) -> _Node:
+        node: _Node = self.root
         for name in [] if path == "." else path.split("/"):
             assert isinstance(node, _Folder)
             node = node.now[name]
@@ -132,9 +146,9 @@ class Disk:
         )
 
     def _left(self, kept: list[_Renaming], content: Callable[[_File], bytes]) -> State:
-        names: dict[int, dict[str, _Folder | _File]] = {}
+        names: dict[int, dict[str, _Node]] = {}
 
-        def of(folder: _Folder) -> dict[str, _Folder | _File]:
+        def of(folder: _Folder) -> dict[str, _Node]:
             return names.setdefault(id(folder), dict(folder.saved))
 
         for renaming in kept:
@@ -143,7 +157,13 @@ class Disk:
         return _tree(self.root, of, content)
 
 
-def _assign(names: dict[str, _Folder | _File], name: str, node: _Folder | _File | None) -> None:
+def _new(event: Event) -> _Node:
+    if event.kind == "symlink":
+        return Link(event.data)
+    return _Folder() if event.kind == "mkdir" else _File()
+
+
+def _assign(names: dict[str, _Node], name: str, node: _Node | None) -> None:
     if node is None:
         names.pop(name, None)
     else:
@@ -152,7 +172,7 @@ def _assign(names: dict[str, _Folder | _File], name: str, node: _Folder | _File 
 
 def _tree(
     folder: _Folder,
-    names: Callable[[_Folder], dict[str, _Folder | _File]],
+    names: Callable[[_Folder], dict[str, _Node]],
     content: Callable[[_File], bytes],
     prefix: str = "",
 ) -> State:
@@ -160,6 +180,8 @@ def _tree(
     for name, node in sorted(names(folder).items()):
         if isinstance(node, _File):
             state[prefix + name] = content(node)
+        elif isinstance(node, Link):
+            state[prefix + name] = node
         else:
             state[prefix + name] = None
             state |= _tree(node, names, content, f"{prefix}{name}/")
@@ -168,11 +190,14 @@ def _tree(
 
 def read_state(folder: Path) -> State:
     """Return the files and folders below `folder`, with its own name before their paths."""
-    paths = [folder, *folder.rglob("*")]
-    return {
-        str(path.relative_to(folder.parent)): path.read_bytes() if path.is_file() else None
-        for path in sorted(paths)
-    }
+    paths = sorted([folder, *folder.rglob("*")])
+    return {str(path.relative_to(folder.parent)): _content(path) for path in paths}
+
+
+def _content(path: Path) -> bytes | Link | None:
+    if path.is_symlink():
+        return Link(os.fsencode(os.readlink(path)))
+    return path.read_bytes() if path.is_file() else None
 
 
 def write_state(state: State, top: str, out: Path) -> None:
@@ -182,8 +207,19 @@ def write_state(state: State, top: str, out: Path) -> None:
             place = out.joinpath(*Path(path).parts[1:])
             if content is None:
                 place.mkdir()
+            elif isinstance(content, Link):
+                place.symlink_to(os.fsdecode(content.target))
             else:
                 place.write_bytes(content)
+
+
+def write_times(events: Sequence[Event], top: str, out: Path) -> None:
+    """Date the files of `out` in the order in which these events changed or renamed them last."""
+    last = {event.target or event.path: number for number, event in enumerate(events)}
+    began = time.time_ns() - 10**9 * (1 + len(events))
+    for path in sorted(out.rglob("*")):
+        moment = began + 10**9 * last.get(f"{top}/{path.relative_to(out)}", 0)
+        os.utime(path, ns=(moment, moment), follow_symlinks=False)
 
 
 # ---- every state -------------------------------------------------------------------------------

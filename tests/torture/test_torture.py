@@ -6,13 +6,14 @@ import errno
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 import system_calls
-from power_loss import Disk, power_losses, without_sync
+from power_loss import Disk, Link, power_losses, without_sync, write_state, write_times
 from reliability_page import BEGIN, END, table
-from strace_record import Event
+from strace_record import STRACE, Event, parse_log, trace_into
 
 from cdgen.errors import StorageError
 from cdgen.storage import write_atomic
@@ -40,7 +41,7 @@ def test_a_small_campaign(tmp_path: Path) -> None:
     assert ended.returncode == 0, ended.stderr
     parts = json.loads(figures.read_text()).values()
     faults = [fault for part in parts for fault in part["faults"]]
-    assert len(faults) == 26
+    assert len(faults) == 28
     for fault in faults:
         assert fault["tried"] or fault["left_out"], fault["fault"]
         assert not fault["wrong"]
@@ -88,6 +89,58 @@ def test_a_disk_forgets_what_was_not_synced() -> None:
     assert "out/a" not in disk.now()
     assert disk.left(keeps_names=False, keeps_data=False)["out/a"] == b"content"
     assert "out/a" not in disk.left(keeps_names=True, keeps_data=False)
+
+
+def test_a_disk_forgets_links_with_their_names() -> None:
+    disk = Disk()
+    for event in [*ATOMIC, Event("symlink", "out/link", b"../data"), Event("sync", "out/a")]:
+        disk.apply(event)
+    assert disk.now()["out/link"] == Link(b"../data")
+    assert "out/link" not in disk.left(keeps_names=False, keeps_data=True)
+    disk.apply(Event("sync", "out"))
+    assert disk.left(keeps_names=False, keeps_data=False)["out/link"] == Link(b"../data")
+
+
+def test_files_are_dated_in_the_order_of_their_changes(tmp_path: Path) -> None:
+    write_state({"was": None, "was/a": b"", "was/b": b""}, "was", tmp_path / "out")
+    events = [Event("create", "was/b"), Event("rename", "was/.a.tmp", target="was/a")]
+    write_times(events, "was", tmp_path / "out")
+    moments = [(tmp_path / "out" / name).stat().st_mtime_ns for name in "ba"]
+    assert moments == sorted(moments) and moments[0] < moments[1] < time.time_ns()
+
+
+@pytest.mark.skipif(not STRACE, reason="strace is not installed")
+def test_a_record_holds_what_children_write(tmp_path: Path) -> None:
+    """Theirs is the offset of a file that they inherit, and their descriptors are their own."""
+    out = tmp_path / "out"
+    program = f"""
+import os
+os.mkdir({str(out)!r})
+first = os.open({str(out / "first")!r}, os.O_WRONLY | os.O_CREAT)
+os.write(first, b"parent ")
+if os.fork() == 0:
+    os.write(first, b"child ")
+    os.close(first)
+    again = os.open({str(out / "second")!r}, os.O_WRONLY | os.O_CREAT)
+    os.dup2(again, 100)
+    os.write(100, b"two ")
+    os.write(again, b"names")
+    os._exit(0)
+os.wait()
+os.write(first, b"parent")
+os.symlink("first", {str(out / "link")!r})
+"""
+    log = tmp_path / "log"
+    subprocess.run([*trace_into(log), sys.executable, "-c", program], check=True)
+    disk = Disk()
+    for event in parse_log(log, out):
+        disk.apply(event)
+    assert disk.now() == {
+        "out": None,
+        "out/first": b"parent child parent",
+        "out/link": Link(b"first"),
+        "out/second": b"two names",
+    }
 
 
 def test_calls_are_counted_and_fail_in_turn(tmp_path: Path) -> None:
