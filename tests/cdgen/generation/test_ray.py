@@ -5,11 +5,13 @@ The thorough tests run a real cluster of two nodes on this machine, with one CPU
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -19,6 +21,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import toy_experiment
 from generate_process import starter
 
 from cdgen.checkpoints.bad_source import parse_bad
@@ -29,6 +32,7 @@ from cdgen.corpus.shard import Shard
 from cdgen.corpus.status import status
 from cdgen.errors import Interrupted, PlanMismatch
 from cdgen.experiment.processes import RayProcess
+from cdgen.experiment.record import read_stages
 from cdgen.generation.config import GenerateConfig
 from cdgen.generation.ray import workers as ray_workers
 from cdgen.generation.ray.cluster import Node, Share, connected, share_of
@@ -161,6 +165,57 @@ def test_stages_of_an_experiment_on_nodes(cluster: Any, tiny_pair: Any, tmp_path
         stages[2].send_signal(signal.SIGINT)
         assert stages[2].wait(PATIENCE) == 75
     assert "Run the same command again to resume" in logs[2].read_text()
+
+
+@pytest.mark.thorough
+@pytest.mark.timeout(1200)  # three minutes beside other jobs
+def test_an_experiment_on_nodes_is_that_of_one_machine(cluster: Any, tmp_path: Path) -> None:
+    """Weights, rows, scores and their comparison are the same; the page is there."""
+    data = toy_experiment.write_text(tmp_path / "data")
+    recipe = toy_experiment.write_recipe(tmp_path, seeds=[1])
+    command = [sys.executable, "-m", "cdgen", "run", recipe, "--data", data]
+    here, nodes = tmp_path / "here", tmp_path / "nodes"
+    for out, more in ((here, ()), (nodes, ("--ray", cluster.address))):
+        ended = subprocess.run(
+            [*map(str, [*command, "--out", out, *more])],
+            env=os.environ | {"OMP_NUM_THREADS": "1"},  # as many as a stage on a node has
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert ended.returncode == 0, ended.stderr
+    assert {*read_stages(nodes)} == {*read_stages(here)}
+    for stages in (read_stages(here), read_stages(nodes)):
+        assert all((stage.state, stage.attempts) == ("done", 1) for stage in stages.values())
+    expected = outcome(here)
+    assert {name.partition("/")[0] for name in expected} == {*PARTS_OF_EXPERIMENT}
+    assert outcome(nodes) == expected
+    pages = [page_without_times(out) for out in (here, nodes)]
+    assert pages[0] == pages[1]
+
+
+PARTS_OF_EXPERIMENT = ("base", "students", "corpora", "measures", "tasks", "eval", "compare")
+OF_TRAINING = ("*.safetensors", "mixture.json", "validation.jsonl", "prompts.jsonl")
+
+
+def outcome(out: Path) -> dict[str, bytes]:
+    """Return the files of an experiment but those with a time, a rate or its path in them."""
+    patterns = [f"{run}/**/{name}" for run in ("base", "students") for name in OF_TRAINING]
+    patterns += ["corpora/*/data/*", "measures/*", "tasks/**/*", "compare/*"]
+    patterns += [f"eval/*/{name}" for name in ("predictions/*", "results.*", "*.md", "*.csv")]
+    return {
+        str(path.relative_to(out)): path.read_bytes()
+        for pattern in patterns
+        for path in out.glob(pattern)
+        if path.is_file()
+    }
+
+
+def page_without_times(out: Path) -> dict[str, Any]:
+    """Return the numbers of the page of an experiment; those that a run takes are left out."""
+    assert (out / "report.html").is_file() and (out / "report.md").is_file()
+    numbers = json.loads((out / "results.json").read_text())
+    kept = ("answer", "warnings", "missing_students", "against_real_text", "against_vanilla")
+    return {name: numbers[name] for name in kept}
 
 
 @pytest.mark.thorough
