@@ -129,7 +129,8 @@ def _work(config: GenerateConfig, number: int) -> None:
         os.environ["CUDA_VISIBLE_DEVICES"] = own
     protect_terminal()
     try:
-        with StopSignals(config.grace) as signals:
+        # A terminal sends Ctrl-C to all processes, and one of them says how to resume.
+        with StopSignals(config.grace, kept="") as signals:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
             write_shard(config, signals, shows_progress=False)
     except Exception as error:

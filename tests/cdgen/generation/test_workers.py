@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import time
@@ -130,8 +131,13 @@ def test_workers_finish_their_ranges_within_the_grace(
     assert code == 75, said
     assert said.splitlines()[-1].startswith("cdgen: stopped by a signal; committed ranges are kept")
     assert "Traceback" not in said
+    *parts, end = said.splitlines()
+    assert end.endswith("; committed ranges are kept. Run the same command again to resume.")
+    for line in parts:  # each says what became of the range of its shard, and no more
+        if line.startswith("cdgen: stopped by a signal; "):
+            assert re.search(r"range \d+ of shard [01]/2 (was finished first|is dropped .*)$", line)
     if not grace:
-        assert "finishing range" not in said
+        assert "will be finished" not in said
     assert _workers(out) == []
 
 
