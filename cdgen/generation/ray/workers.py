@@ -228,6 +228,8 @@ def cause_of_loss(error: Exception) -> str:
     said = one_line(error)
     if "node has died" in said or "node was terminated" in said:
         return "its node has died"
+    if "unavailable" in said:
+        return "it cannot be reached any more"
     if "running low on memory" in said:
         return "its node ran out of memory"
     if "process has died" in said:

@@ -175,7 +175,7 @@ def test_a_node_that_is_lost(
     cluster.remove_node(cluster.list_all_nodes()[1], allow_graceful=False)
     code, said = process.wait(), process.stderr.read()
     assert code == 0, said
-    assert re.search(r"a worker on \S+ was lost \(.*\): range \d+ goes to another worker\n", said)
+    assert re.search(r"a worker on \S+ was lost .*(goes to another worker|is started)\n", said)
     assert "\x1b" not in said
     assert published(out) == published(by_one)
 
@@ -519,6 +519,11 @@ def test_workers_that_keep_dying_end_the_run(pool: Pool, monkeypatch: pytest.Mon
             "The actor died because its node has died. Node Id: 0f\n\tthe actor's node was"
             " terminated unexpectedly: health check failed",
             "its node has died",
+        ),
+        (
+            "The actor e9f80599 is unavailable: The actor is temporarily unavailable: RpcError: RPC"
+            " error: Connection reset by peer rpc_code: 14. The task may or may not have run",
+            "it cannot be reached any more",
         ),
         ("It went away.\nNobody knows why. Look at the logs of", "Nobody knows why"),
         ("", "RayError"),
