@@ -158,6 +158,11 @@ def sparkline(values: Sequence[float], width: int = 24) -> str:
     return "".join(_BLOCKS[round((value - low) * scale)] for value in means)
 
 
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun: 1 worker, 2 workers."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def duration(seconds: float) -> str:
     """Format a duration as 1:02:03 or 2:03."""
     minutes, second = divmod(round(seconds), 60)

@@ -100,16 +100,20 @@ def status_lines(found: Status) -> list[str]:
         bad = found.models.bad or found.bad_of_good
         lines.insert(0, f"GOOD {found.models.good}{f'  BAD {bad}' if bad else ''}")
     for worker in found.workers:
-        lines.append(
-            f"shard {worker.shard} on {worker.host} (pid {worker.pid}): {_state(found, worker)},"
-            f" range {worker.range_index}, {worker.tokens_per_second:,.0f} tokens/s"
-        )
+        who = f"shard {worker.shard} on {worker.host} (pid {worker.pid})"
+        lines.append(f"{who}: {_state(found, worker)}")
     if found.eta_seconds is not None:
         lines.append(f"time left {duration(found.eta_seconds)}")
     return lines
 
 
 def _state(found: Status, worker: Heartbeat) -> str:
+    at = f"range {worker.range_index}"
     if found.is_alive(worker):
-        return "at work"
-    return f"silent for {found.silence[worker.shard]:.0f} s"
+        return f"at work, {at}, {worker.tokens_per_second:,.0f} tokens/s"
+    if worker.shard in found.gone:
+        return f"gone, {at}: it ended without finishing; run the same command again to resume"
+    return (
+        f"silent for {found.silence[worker.shard]:.0f} s, {at}: it was killed, hangs, or is cut off"
+        " from this folder; once it has ended, run the same command again to resume"
+    )

@@ -197,8 +197,8 @@ class CorpusFolder:
                 for path in self.locks.glob("shard-*.lock"):
                     other = Shard.parse(path.stem.removeprefix("shard-").replace("-of-", "/"))
                     if other != shard and other.overlaps(shard):
-                        with lock(path, busy):
-                            pass
+                        with lock(path, busy):  # nobody is at work there, though one was killed
+                            remove_file(self.heartbeat_path(other))
             heartbeat = self.heartbeat_path(shard)
             remove_file(temporary_of(heartbeat))
             remove_temporaries(self.ranges, lambda name: shard.owns(_range_index(name)))

@@ -1,7 +1,8 @@
 """The progress of a corpus: its committed ranges, and the heartbeats of its workers.
 
 Only files are read, so it can be seen from every machine that shares the folder. `status` judges a
-heartbeat by its time; `Watch` by whether it changes, so the clocks of two machines may differ.
+heartbeat by its time; `Watch` by whether it changes, so the clocks of two machines may differ. On
+the worker's own machine, the absence of its process tells at once that it has ended.
 """
 
 from __future__ import annotations
@@ -11,17 +12,19 @@ import os
 import socket
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from cdgen.corpus.folder import CorpusFolder
 from cdgen.corpus.manifest import read_manifest
 from cdgen.corpus.model_names import ModelNames
+from cdgen.corpus.plan import Plan
 from cdgen.corpus.ranges import read_range
 from cdgen.corpus.rows import NOTHING, Counts
 from cdgen.corpus.shard import Shard
-from cdgen.progress import duration
+from cdgen.pids import is_running, pid_space
+from cdgen.progress import counted, duration
 from cdgen.storage import make_folder, write_record
 
 # Workers beat every few seconds, but a step on a slow machine or a paused node may take longer, and
@@ -37,6 +40,7 @@ class Heartbeat:
     time: float  # seconds since 1970
     host: str
     pid: int
+    pid_space: str  # what `pid` is unique in; see cdgen/pids.py
     range_index: int  # in progress
     new_tokens: int  # since the worker began
     tokens_per_second: float
@@ -51,13 +55,14 @@ class Status:
     counts: Counts  # of the committed ranges
     workers: tuple[Heartbeat, ...]
     silence: Mapping[str, float]  # seconds since each shard's worker was last heard of
+    gone: frozenset[str]  # shards whose worker has ended and left its heartbeat: it was killed
     eta_seconds: float | None  # None if nothing is left, or if nobody works on it
     finalized: bool
     models: ModelNames | None  # None in corpora of earlier versions
     bad_of_good: str | None  # a BAD made of GOOD, such as layers:8
 
     def is_alive(self, worker: Heartbeat) -> bool:
-        return self.silence[worker.shard] < ALIVE_SECONDS
+        return worker.shard not in self.gone and self.silence[worker.shard] < ALIVE_SECONDS
 
     def fields(self) -> dict[str, Any]:
         """Return the status in JSON types, as docs/commands/status.md describes it."""
@@ -66,6 +71,7 @@ class Status:
                 **asdict(worker),
                 "silent_seconds": self.silence[worker.shard],
                 "alive": self.is_alive(worker),
+                "gone": worker.shard in self.gone,
             }
             for worker in self.workers
         ]
@@ -87,7 +93,9 @@ def beat(
     """Write this worker's heartbeat for `status`. Call it every few seconds."""
     path = folder.heartbeat_path(shard)
     host, pid, now = socket.gethostname(), os.getpid(), time.time()
-    heartbeat = Heartbeat(str(shard), now, host, pid, range_index, new_tokens, tokens_per_second)
+    heartbeat = Heartbeat(
+        str(shard), now, host, pid, pid_space(), range_index, new_tokens, tokens_per_second
+    )
     make_folder(path.parent)
     write_record(path, asdict(heartbeat), durably=False)  # a file server is not asked to wait
 
@@ -161,12 +169,26 @@ def _look(
         done, counts, models = len(ranges.indices), ranges.counts, folder.model_names
     workers = () if finalized else _read_heartbeats(folder)
     silence = {worker.shard: silence_of(worker) for worker in workers}
-    rate = sum(w.tokens_per_second for w in workers if silence[w.shard] < ALIVE_SECONDS)
+    gone = frozenset(worker.shard for worker in workers if _is_gone(worker))
+    bad = plan.bad if ":" in plan.bad else None
+    found = Status(
+        done, plan.num_ranges, counts, workers, silence, gone, None, finalized, models, bad
+    )
+    return replace(found, eta_seconds=_seconds_left(found, plan))
+
+
+def _seconds_left(found: Status, plan: Plan) -> float | None:
+    counts = found.counts
+    rate = sum(w.tokens_per_second for w in found.workers if found.is_alive(w))
     per_row = counts.new_tokens / counts.rows if counts.rows else plan.max_new_tokens
     left = (plan.num_sequences - counts.rows) * per_row
-    eta = left / rate if left and rate else None
-    bad = plan.bad if ":" in plan.bad else None
-    return Status(done, plan.num_ranges, counts, workers, silence, eta, finalized, models, bad)
+    return left / rate if left and rate else None
+
+
+def _is_gone(worker: Heartbeat) -> bool:
+    """Return True if the worker's process would be seen from here and is not there."""
+    here = (worker.host, worker.pid_space) == (socket.gethostname(), pid_space())
+    return here and not is_running(worker.pid)
 
 
 def _read_heartbeats(folder: CorpusFolder) -> tuple[Heartbeat, ...]:
@@ -186,9 +208,18 @@ def _read_heartbeats(folder: CorpusFolder) -> tuple[Heartbeat, ...]:
 def progress_line(found: Status) -> str:
     """Return the progress in one line."""
     alive = [worker for worker in found.workers if found.is_alive(worker)]
-    left = "?" if found.eta_seconds is None else duration(found.eta_seconds)
-    return (
-        f"ranges {found.ranges_done}/{found.ranges_total}  {len(alive)} workers"
-        f"  {sum(w.new_tokens for w in alive):,} tokens"
-        f"  {sum(w.tokens_per_second for w in alive):,.0f} tokens/s  left {left}"
-    )
+    gone, silent = len(found.gone), len(found.workers) - len(alive) - len(found.gone)
+    parts = [f"ranges {found.ranges_done}/{found.ranges_total}"]
+    if alive:
+        left = "?" if found.eta_seconds is None else duration(found.eta_seconds)
+        parts += [
+            counted(len(alive), "worker"),
+            f"{sum(w.new_tokens for w in alive):,} tokens",
+            f"{sum(w.tokens_per_second for w in alive):,.0f} tokens/s",
+            f"left {left}",
+        ]
+    elif found.ranges_done < found.ranges_total:
+        parts.append("nobody at work")
+    parts += [f"{counted(gone, 'worker')} gone"] if gone else []
+    parts += [f"{counted(silent, 'worker')} silent"] if silent else []
+    return "  ".join(parts)

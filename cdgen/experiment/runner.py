@@ -70,7 +70,11 @@ class Runner:
 
     def _run(self) -> None:
         self.done = {stage.name for stage in self.stages if stage.is_done()}
-        with StopSignals() as signals, signals.between_steps(), self.view:
+        with (
+            StopSignals(kept="finished stages are kept") as signals,
+            signals.between_steps(),
+            self.view,
+        ):
             try:
                 while self._begin() or self.running:
                     if signals.seen:

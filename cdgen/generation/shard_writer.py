@@ -75,7 +75,7 @@ class ShardWriter:
         commit_range(self.folder, index, self._rows(engine, index))
         self.pace.finish()
         self.watchdog.sign()
-        self.signals.check("the one in progress too")
+        self.signals.check(f"{self._in_progress()} was finished first")
 
     def _rows(self, engine: SlotEngine | WaveEngine, index: int) -> Iterator[Row]:
         ids = self.plan.sequence_ids(index)
@@ -95,23 +95,31 @@ class ShardWriter:
         """After a signal, go on if the range in progress can be finished within the grace; else
         raise Interrupted. That is decided once, and what does not fit after all is dropped when the
         grace is over."""
-        time_left = self.signals.deadline - time.monotonic()
-        grace = f"--grace {self.signals.grace:g}"
+        time_left, grace = self.signals.deadline - time.monotonic(), self.signals.grace
         if self.finishes:
             if time_left <= 0:
-                self.signals.check(f"the one in progress was not finished within {grace}")
+                late = f"was not finished within --grace ({grace:g} s) and is dropped"
+                self.signals.check(f"{self._in_progress()} {late}")
             return
         needed = self.pace.seconds_left()
         if needed >= time_left:
-            takes = "no rate yet" if math.isinf(needed) else f"about {duration(needed)} left"
-            self.signals.check(f"the one in progress is not ({takes}, {grace})")
+            if math.isinf(needed):
+                why = "nothing tells yet how long it takes"
+            else:
+                why = f"about {duration(needed)} left, --grace is {grace:g} s"
+            self.signals.check(f"{self._in_progress()} is dropped ({why})")
         self.finishes = True
         print(
-            f"cdgen: stopped by a signal; finishing range {self.current} first, in about"
+            f"cdgen: stopping: {self._in_progress()} will be finished first, which takes about"
             f" {duration(needed)} (a second Ctrl-C ends it at once)",
             file=sys.stderr,
             flush=True,
         )
+
+    def _in_progress(self) -> str:
+        """Name the range in progress, among those of several processes."""
+        shard = f" of shard {self.shard}" if self.shard.count > 1 else ""
+        return f"range {self.current}{shard}"
 
     def _beat(self, new_tokens: int, rate: float) -> None:
         beat(self.folder, self.shard, self.current, new_tokens, rate)

@@ -8,7 +8,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import NoReturn, Self
 
@@ -27,13 +27,15 @@ class StopSignals:
     """Handlers that turn SIGINT, SIGTERM and SIGUSR1 into Interrupted, raised by the `with`.
 
     The block ends at once, or inside `between_steps` when `check` is called after a step. A second
-    SIGINT calls `at_second_sigint` and ends the process with exit code 130.
+    SIGINT calls `at_second_sigint` and ends the process with exit code 130. The messages end with
+    `kept` and with how to resume, unless another process says so: then `kept` is empty.
     """
 
     NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
-    def __init__(self, grace: float = 0.0) -> None:
+    def __init__(self, grace: float = 0.0, kept: str = "committed ranges are kept") -> None:
         self.grace = grace  # seconds from the first signal on, in which work may be finished
+        self.advice = f"; {kept}. Run the same command again to resume." if kept else ""
         self.seen: list[int] = []
         self.deadline = 0.0  # monotonic seconds: the first signal plus the grace
         self.deferred = False
@@ -52,7 +54,7 @@ class StopSignals:
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT and signal.SIGINT in self.seen:
             self.at_second_sigint()
-            leave(130)
+            leave(130, f"cdgen: ended by a second Ctrl-C{self.advice}\n" if self.advice else "")
         if not self.seen:
             self.deadline = time.monotonic() + self.grace
         self.seen.append(number)
@@ -68,14 +70,11 @@ class StopSignals:
         finally:
             self.deferred = False
 
-    def check(self, rest: str = "the one in progress is not") -> None:
-        """End the block if a signal has arrived; `rest` says what becomes of the range in
+    def check(self, fate: str = "") -> None:
+        """End the block if a signal has arrived; `fate` says what became of the range in
         progress."""
         if self.seen:
-            raise _Stop(
-                f"stopped by a signal; committed ranges are kept, {rest}."
-                " Run the same command again to resume."
-            )
+            raise _Stop(f"stopped by a signal{fate and '; '}{fate}{self.advice}")
 
 
 def end_with_parent(number: signal.Signals) -> None:
@@ -84,8 +83,11 @@ def end_with_parent(number: signal.Signals) -> None:
         _libc.prctl(_DIE_WITH_PARENT, number)
 
 
-def leave(code: int) -> NoReturn:
-    """End the process at once, wherever its threads are, and give the terminal its cursor back."""
-    if sys.stderr.isatty():
-        os.write(2, b"\x1b[?25h\n")  # a live view hides it
+def leave(code: int, said: str = "") -> NoReturn:
+    """End the process at once, wherever its threads are, with these last words, and give the
+    terminal its cursor back. `print` may be what was interrupted, so it is not called."""
+    with suppress(OSError):  # nobody reads stderr any more
+        if sys.stderr.isatty():
+            os.write(2, b"\x1b[?25h\n")  # a live view hides it
+        os.write(2, said.encode())
     os._exit(code)

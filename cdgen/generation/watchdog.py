@@ -62,5 +62,4 @@ class Watchdog:
             " ends itself; committed ranges are kept. Run the same command again to resume; if it"
             " hangs again, report the stacks above.\n"
         )
-        os.write(2, said.encode())
-        leave(Interrupted.exit_code)
+        leave(Interrupted.exit_code, said)

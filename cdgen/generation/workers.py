@@ -16,11 +16,11 @@ from multiprocessing.context import SpawnProcess
 from cdgen.corpus.folder import CorpusFolder
 from cdgen.corpus.shard import Shard
 from cdgen.corpus.status import Watch, progress_line
-from cdgen.errors import CdgenError, UsageError, report
+from cdgen.errors import CdgenError, Interrupted, UsageError, report
 from cdgen.generation.config import GenerateConfig
 from cdgen.generation.one_process import write_shard
 from cdgen.generation.signals import StopSignals, end_with_parent
-from cdgen.progress import LOG_INTERVAL
+from cdgen.progress import LOG_INTERVAL, counted
 from cdgen.shown_text import protect_terminal
 
 _POLL = 0.2  # seconds
@@ -46,10 +46,10 @@ def worker_count(config: GenerateConfig) -> int:
 def run_workers(config: GenerateConfig, count: int, signals: StopSignals) -> None:
     """Make the ranges of `config.shard` with `count` processes.
 
-    A worker that fails reports its own error; the others continue, and their commits are kept. Once
-    all have ended, raises the error class of the first failure. A signal is passed on: each worker
-    finishes its range if that fits into the grace, and then this raises Interrupted. A second
-    Ctrl-C ends the workers too.
+    A worker that fails reports its own error, and one that is killed is reported here; the others
+    continue, and their commits are kept. Once all have ended, raises the error class of the first
+    failure, or Interrupted. A signal is passed on: each worker finishes its range if that fits into
+    the grace, and then this raises Interrupted. A second Ctrl-C ends the workers too.
     """
     own = Shard.parse(config.shard)
     context = multiprocessing.get_context("spawn")
@@ -59,7 +59,7 @@ def run_workers(config: GenerateConfig, count: int, signals: StopSignals) -> Non
         for number in range(count):
             shard = Shard(own.index + own.count * number, own.count * count)
             alone = config.model_copy(update={"shard": str(shard), "workers": 1})
-            process = context.Process(target=_work, args=(alone, number), name=f"worker {number}")
+            process = context.Process(target=_work, args=(alone, number), name=str(shard))
             with signals.between_steps(), _sigint_held():
                 process.start()
                 processes.append(process)
@@ -73,13 +73,23 @@ def run_workers(config: GenerateConfig, count: int, signals: StopSignals) -> Non
                 process.terminate()  # has no effect on one that has ended
             for process in processes:
                 process.join()
-    failed = [process.exitcode for process in processes if process.exitcode]
-    if failed:
-        kinds = {kind.exit_code: kind for kind in CdgenError.__subclasses__()}
-        raise kinds.get(failed[0] or 0, CdgenError)(
-            f"{len(failed)} of {len(processes)} workers stopped (exit code {failed[0]}, see above);"
-            " committed ranges are kept"
-        )
+    _raise_failure([process.exitcode or 0 for process in processes])
+
+
+def _raise_failure(exit_codes: list[int]) -> None:
+    """Raise the error class of the first worker that met an error which has to be mended, or else
+    Interrupted if some were stopped or killed. Do nothing if all succeeded."""
+    failed = [code for code in exit_codes if code]
+    if not failed:
+        return
+    kinds = {kind.exit_code: kind for kind in CdgenError.__subclasses__()}
+    error = next((code for code in failed if code > 0 and code != Interrupted.exit_code), None)
+    kind = Interrupted if error is None else kinds.get(error, CdgenError)
+    advice = "Run" if error is None else "Remove the cause, then run"
+    raise kind(
+        f"{len(failed)} of {counted(len(exit_codes), 'worker')} ended early (see above); committed"
+        f" ranges are kept. {advice} the same command again to resume."
+    )
 
 
 def _kill(processes: list[SpawnProcess]) -> None:
@@ -119,7 +129,8 @@ def _work(config: GenerateConfig, number: int) -> None:
         os.environ["CUDA_VISIBLE_DEVICES"] = own
     protect_terminal()
     try:
-        with StopSignals(config.grace) as signals:
+        # A terminal sends Ctrl-C to all processes, and one of them says how to resume.
+        with StopSignals(config.grace, kept="") as signals:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
             write_shard(config, signals, shows_progress=False)
     except Exception as error:
@@ -138,12 +149,33 @@ def visible_device(number: int, device: str) -> str | None:
 
 
 def _watch(config: GenerateConfig, processes: list[SpawnProcess], signals: StopSignals) -> None:
-    """Wait until all workers have ended, and print a line of progress now and then."""
+    """Wait until all workers have ended, say which one was killed, and print a line of progress now
+    and then."""
     watch = Watch(config.out)
     due = time.monotonic() + LOG_INTERVAL
-    while any(process.is_alive() for process in processes):
+    alive = processes
+    while alive:
         signals.check()
         time.sleep(_POLL)
+        alive, before = [process for process in alive if process.is_alive()], alive
+        for process in before:
+            _say_if_killed(process)
         if time.monotonic() >= due and watch.folder.has_plan:
             due = time.monotonic() + LOG_INTERVAL
-            print(progress_line(watch.look()), file=sys.stderr, flush=True)
+            found = watch.look()
+            if any(map(found.is_alive, found.workers)):  # otherwise they only load, or have ended
+                print(progress_line(found), file=sys.stderr, flush=True)
+
+
+def _say_if_killed(process: SpawnProcess) -> None:
+    """Report a worker that a signal has killed: it could say nothing itself."""
+    if (process.exitcode or 0) >= 0:
+        return
+    number = -(process.exitcode or 0)
+    why = " (often by the system, when memory runs out)" if number == signal.SIGKILL else ""
+    print(
+        f"cdgen: the worker of shard {process.name} was killed by signal {number}{why}; what it had"
+        " not committed is left to do",
+        file=sys.stderr,
+        flush=True,
+    )

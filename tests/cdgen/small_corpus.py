@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,7 @@ from cdgen.corpus.prompts import PromptSource, prepare_prompts
 from cdgen.corpus.ranges import commit_range, pending_ranges
 from cdgen.corpus.rows import Row
 from cdgen.corpus.shard import Shard
+from cdgen.storage import canonical_json
 
 WORDS = ["<unk>", "<s>", "</s>", "one", "two", "three", "four", "five", "six", "seven"]
 WHOLE = Shard(0, 1)
@@ -104,3 +108,16 @@ def fill(folder: CorpusFolder) -> None:
     """Commit every range that is missing."""
     for index in pending_ranges(folder, WHOLE):
         commit_range(folder, index, make_rows(folder.plan, index))
+
+
+def change_heartbeat(out: Path, shard: Shard, **changes: Any) -> None:
+    """Change fields of the heartbeat of a worker."""
+    path = CorpusFolder(out).heartbeat_path(shard)
+    path.write_bytes(canonical_json(json.loads(path.read_bytes()) | changes))
+
+
+def ended_process() -> int:
+    """Return the number of a process that has just ended."""
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid

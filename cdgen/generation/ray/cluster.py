@@ -53,6 +53,8 @@ def connected(address: str | None) -> Iterator[None]:
     _require_reachable(address)
     # A cluster that cdgen itself starts reports to nobody; the user's own setting wins.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # Ray's own lines are coloured even in a file.
+    os.environ.setdefault("RAY_COLOR_PREFIX", "0")
     import ray
 
     try:

@@ -30,7 +30,7 @@ from cdgen.generation.ray.cluster import share_of
 from cdgen.generation.ray.range_worker import Drawn, with_absolute_models
 from cdgen.generation.ray.workers import TRIES, Worker, WorkerLost, Workers, is_alive
 from cdgen.generation.signals import StopSignals
-from cdgen.progress import Progress
+from cdgen.progress import Progress, counted
 
 _LOOK_INTERVAL = 2.0  # seconds between looks at the nodes and at what the workers have drawn
 
@@ -100,6 +100,7 @@ class RayDriver:
         self.plan, self.workers, self.signals = folder.plan, workers, signals
         self.queue = deque(pending_ranges(folder, shard))
         self.crashes: Counter[int] = Counter()  # of workers, by the range that they were at
+        self.told = False  # that a signal has come
         self.seconds = 0.0  # spent in `write`
         total = sum(len(self.plan.sequence_ids(index)) for index in self.queue)
         self.progress = Progress(total, self._beat, shows_progress)
@@ -125,8 +126,10 @@ class RayDriver:
     def _run(self) -> None:
         look = 0.0
         while (self.queue and not self.signals.seen) or self._writing():
-            if self.signals.seen and time.monotonic() >= self.signals.deadline:
-                break
+            if self.signals.seen:
+                if time.monotonic() >= self.signals.deadline:
+                    break
+                self._say_stopping()
             if time.monotonic() >= look:
                 look = time.monotonic() + _LOOK_INTERVAL
                 self._hire()
@@ -134,9 +137,22 @@ class RayDriver:
             for worker in self.workers.ended():
                 self._ended(worker)
         if self.queue or self._writing():
-            self.signals.check("what was not finished within the grace is not")
+            late = f"what was not finished within --grace ({self.signals.grace:g} s) is dropped"
+            self.signals.check(
+                late if self._writing() else "the ranges in progress were finished first"
+            )
         for worker in list(self.workers.alive):  # they have only just loaded the models
             self.workers.end(worker)
+
+    def _say_stopping(self) -> None:
+        if self.told:
+            return
+        self.told = True
+        self.progress.say(
+            f"cdgen: stopping: up to {self.signals.grace:g} s (--grace) are left for"
+            f" {counted(len(self._writing()), 'range')} in progress (a second Ctrl-C ends it at"
+            " once)"
+        )
 
     def _writing(self) -> list[Worker]:
         return [worker for worker in self.workers.alive if worker.index is not None]
@@ -156,8 +172,8 @@ class RayDriver:
         index = worker.index
         try:
             encoded, drawn = self.workers.result(worker)
-        except WorkerLost:
-            self._lost(index, worker)
+        except WorkerLost as lost:
+            self._lost(index, worker, str(lost))
             return
         self._count(worker, drawn)
         self._give(worker)  # before the commit, so that it does not wait for the disk
@@ -175,15 +191,17 @@ class RayDriver:
         prompts = [self.table[prompt] for prompt in range(first, last + 1)]
         worker.call = worker.actor.write.remote(index, prompts)
 
-    def _lost(self, index: int, worker: Worker) -> None:
+    def _lost(self, index: int, worker: Worker, why: str) -> None:
         """Put a range back. Raises Interrupted if it keeps killing workers on nodes that live."""
         self.crashes[index] += is_alive(worker.node)
         if self.crashes[index] >= TRIES:
             raise Interrupted(
-                f"range {index} has cost {TRIES} workers; committed ranges are kept. Remove the"
-                " cause (see above), then run the same command again to resume."
+                f"range {index} has cost {TRIES} workers, the last one by: {why}; committed ranges"
+                " are kept. Remove the cause, then run the same command again to resume."
             )
         self.queue.appendleft(index)
+        then = "is dropped" if self.signals.seen else "goes to another worker"
+        self.workers.say(f"a worker on {worker.node.name} was lost ({why}): range {index} {then}")
 
     def _commit(self, index: int, encoded: EncodedRange) -> None:
         commit_encoded(self.folder, index, encoded)
@@ -214,7 +232,7 @@ class RayDriver:
                 worker.question = worker.actor.drawn.options(concurrency_group="look").remote()
         at_work = self._writing()
         places = len({worker.node.id for worker in at_work})
-        self.progress.note = f"  {len(at_work)} workers on {places} nodes"
+        self.progress.note = f"  {counted(len(at_work), 'worker')} on {counted(places, 'node')}"
         self.progress.step(0, 0)
 
     def _count(self, worker: Worker, drawn: Drawn) -> None:

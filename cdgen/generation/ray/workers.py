@@ -136,8 +136,8 @@ class Workers:
     def result(self, worker: Worker) -> Any:
         """Return the result of a call that has ended; the worker then waits.
 
-        Raises WorkerLost, after saying why, and the error that the worker met unless another
-        worker may do better.
+        Raises WorkerLost, which says why, and the error that the worker met unless another worker
+        may do better.
         """
         import ray
         from ray.exceptions import RayError, RayTaskError
@@ -149,13 +149,12 @@ class Workers:
                 raise error.cause from error
             self._lose(worker, one_line(error.cause, 300))
         except RayError as error:
-            self._lose(worker, last_line(error))
+            self._lose(worker, cause_of_loss(error))
         worker.call = None
         return found
 
     def _lose(self, worker: Worker, why: str) -> None:
         self.end(worker)
-        self.say(f"a worker on {worker.node.name} was lost: {why}")
         raise WorkerLost(why)
 
     def end(self, worker: Worker) -> None:
@@ -194,6 +193,10 @@ class Workers:
                 f"{TRIES} workers in a row were lost before they had loaded the models, the last"
                 f" one by: {why}. Remove the cause, then run the same command again."
             )
+        self.say(
+            f"a worker on {worker.node.name} was lost while it loaded the models ({why}): another"
+            " one is started"
+        )
 
     def _refuse(self, worker: Worker, plan: Plan, made: Plan) -> None:
         """Leave a node out that would write other bytes. Raises PlanMismatch if more than the
@@ -220,7 +223,17 @@ def is_alive(node: Node) -> bool:
     return any(node.id == other.id for other in nodes())
 
 
-def last_line(error: Exception) -> str:
-    """Return the last line of Ray's long messages, which names the cause."""
+def cause_of_loss(error: Exception) -> str:
+    """Return in a few words what Ray says at length, with guesses, of a worker that is lost."""
+    said = one_line(error)
+    if "node has died" in said or "node was terminated" in said:
+        return "its node has died"
+    if "unavailable" in said:
+        return "it cannot be reached any more"
+    if "running low on memory" in said:
+        return "its node ran out of memory"
+    if "process has died" in said:
+        return "its process was killed, often because memory ran out, or has crashed"
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1][:300] if lines else type(error).__name__
+    first_sentence = lines[-1].partition(". ")[0] if lines else type(error).__name__
+    return first_sentence[:200].rstrip(".")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import time
 from collections.abc import Callable
@@ -10,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small_corpus import WHOLE, begin, fill
+from small_corpus import WHOLE, begin, change_heartbeat, ended_process, fill
 
 from cdgen.cli import status as module
 from cdgen.corpus.finalize import finalize
 from cdgen.corpus.folder import CorpusFolder
+from cdgen.corpus.shard import Shard
 from cdgen.corpus.status import beat
 
 Command = Callable[..., Any]
@@ -55,8 +57,8 @@ def test_lines_until_the_corpus_is_complete(
     ended = cdgen("status", folder.out, "--watch")
     assert (ended.code, ended.err) == (0, "")
     lines = ended.out.splitlines()
-    assert lines[0].startswith("ranges 0/5  0 workers")
-    assert lines[1].startswith("ranges 0/5  1 workers  70 tokens  2 tokens/s")
+    assert lines[0].startswith("ranges 0/5  nobody at work")
+    assert lines[1].startswith("ranges 0/5  1 worker  70 tokens  2 tokens/s")
     assert lines[2].startswith("ranges 5/5")
     assert lines[3] == "ranges 5/5, finalized"
     assert pauses == [10.0] * 3
@@ -106,6 +108,21 @@ def test_a_worker_elsewhere_may_have_another_clock(cdgen: Command, folder: Corpu
     path.write_text(json.dumps(json.loads(path.read_text()) | {"host": "node-7", "time": 0.0}))
     said = cdgen("status", folder.out).out
     assert "on node-7" in said and "silent for " in said and "--watch uses one" in said
+
+
+def test_what_a_silent_and_a_killed_worker_mean(cdgen: Command, folder: CorpusFolder) -> None:
+    """Their last rates are no longer true."""
+    beat(folder, Shard(0, 2), 4, 1, 777.0)
+    beat(folder, Shard(1, 2), 3, 1, 777.0)
+    change_heartbeat(folder.out, Shard(0, 2), pid=ended_process())
+    change_heartbeat(folder.out, Shard(1, 2), host="node-7", time=time.time() - 203)
+    said = cdgen("status", folder.out).out
+    assert "gone, range 4: it ended without finishing; run the same command again to resume" in said
+    assert re.search("silent for 20[34] s, range 3: it was killed, hangs, or is cut off", said)
+    assert "777" not in said
+    gone, silent = json.loads(cdgen("status", folder.out, "--json").out)["workers"]
+    assert (gone["alive"], gone["gone"]) == (False, True)
+    assert (silent["alive"], silent["gone"]) == (False, False)
 
 
 def test_as_json(cdgen: Command, folder: CorpusFolder) -> None:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import socket
 import time
-from dataclasses import asdict
 from pathlib import Path
 
 import pytest
-from small_corpus import WHOLE, begin, fill, make_rows
+from small_corpus import WHOLE, begin, change_heartbeat, ended_process, fill, make_rows
 
 from cdgen.corpus.finalize import finalize
 from cdgen.corpus.ranges import commit_range, read_range
@@ -17,7 +16,6 @@ from cdgen.corpus.shard import Shard
 from cdgen.corpus.status import Watch, beat, progress_line, status
 from cdgen.corpus.verify import verify
 from cdgen.errors import UsageError
-from cdgen.storage import canonical_json
 
 
 def test_status_counts_ranges_and_workers(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -78,11 +76,8 @@ def clocks(monkeypatch: pytest.MonkeyPatch) -> Clocks:
 
 def beat_elsewhere(out: Path, clock: float, new_tokens: int) -> None:
     """Leave the heartbeat of a worker on another machine, whose clock shows `clock`."""
-    folder = begin(out)
-    beat(folder, WHOLE, range_index=0, new_tokens=new_tokens, tokens_per_second=2.0)
-    (worker,) = status(out).workers
-    moved = asdict(worker) | {"host": "node-7", "time": clock}
-    folder.heartbeat_path(WHOLE).write_bytes(canonical_json(moved))
+    beat(begin(out), WHOLE, range_index=0, new_tokens=new_tokens, tokens_per_second=2.0)
+    change_heartbeat(out, WHOLE, host="node-7", time=clock)
 
 
 @pytest.mark.parametrize("clock", [0.0, 1_005_000.0, 9e9], ids=["behind", "equal", "ahead"])
@@ -133,6 +128,42 @@ def test_a_watch_reads_a_range_once(out: Path, monkeypatch: pytest.MonkeyPatch) 
     assert watch.look() == status(out)
 
 
+# ---- a worker that was killed --------------------------------------------------------------------
+
+
+def test_a_killed_worker_of_this_machine_is_gone_at_once(out: Path) -> None:
+    folder = begin(out)
+    beat(folder, Shard(0, 2), 0, 100, 4.0)
+    beat(folder, Shard(1, 2), 1, 100, 4.0)
+    both = status(out)
+    change_heartbeat(out, Shard(1, 2), pid=ended_process())
+    for found in (status(out), Watch(out).look()):
+        assert found.gone == {"1/2"}
+        assert list(map(found.is_alive, found.workers)) == [True, False]
+        assert both.eta_seconds and found.eta_seconds == 2 * both.eta_seconds
+
+
+@pytest.mark.parametrize("elsewhere", [{"host": "node-7"}, {"pid_space": "another container"}])
+def test_a_process_of_another_machine_cannot_be_asked_for(
+    out: Path, elsewhere: dict[str, object]
+) -> None:
+    beat(begin(out), WHOLE, 0, 100, 4.0)
+    change_heartbeat(out, WHOLE, pid=ended_process(), **elsewhere)
+    found = status(out)
+    assert found.gone == frozenset() and found.is_alive(found.workers[0])
+
+
+def test_who_takes_over_a_killed_workers_ranges_removes_its_heartbeat(out: Path) -> None:
+    folder = begin(out)
+    with folder.hold_shard(Shard(1, 2)):
+        pass
+    beat(folder, Shard(1, 2), 1, 100, 4.0)
+    with folder.hold_shard(Shard(0, 2)):
+        assert [worker.shard for worker in status(out).workers] == ["1/2"]
+    with folder.hold_shard(WHOLE):
+        assert status(out).workers == ()
+
+
 def test_half_a_heartbeat_is_passed_over(out: Path) -> None:
     """Where a network file system shows a file that is being replaced."""
     folder = begin(out)
@@ -145,7 +176,14 @@ def test_half_a_heartbeat_is_passed_over(out: Path) -> None:
 
 def test_the_line_of_a_log(out: Path) -> None:
     folder = begin(out)
-    assert progress_line(status(out)) == "ranges 0/5  0 workers  0 tokens  0 tokens/s  left ?"
+    assert progress_line(status(out)) == "ranges 0/5  nobody at work"
     beat(folder, WHOLE, 0, 1200, 4.0)
-    expected = "ranges 0/5  1 workers  1,200 tokens  4 tokens/s  left 1:00"
+    expected = "ranges 0/5  1 worker  1,200 tokens  4 tokens/s  left 1:00"
     assert progress_line(status(out)) == expected
+    change_heartbeat(out, WHOLE, host="node-7", time=0.0)
+    assert progress_line(status(out)) == "ranges 0/5  nobody at work  1 worker silent"
+    change_heartbeat(out, WHOLE, host=socket.gethostname(), pid=ended_process())
+    assert progress_line(status(out)) == "ranges 0/5  nobody at work  1 worker gone"
+    folder.heartbeat_path(WHOLE).unlink()
+    fill(folder)
+    assert progress_line(status(out)) == "ranges 5/5"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -229,7 +230,8 @@ def test_a_node_that_is_lost(
     cluster.remove_node(cluster.list_all_nodes()[1], allow_graceful=False)
     code, said = process.wait(), process.stderr.read()
     assert code == 0, said
-    assert "was lost: " in said
+    assert re.search(r"a worker on \S+ was lost .*(goes to another worker|is started)\n", said)
+    assert "\x1b" not in said
     assert published(out) == published(by_one)
 
 
@@ -444,7 +446,11 @@ def test_a_lost_range_is_made_by_another_worker(
     driven: Callable[..., RayDriver], half: GenerateConfig
 ) -> None:
     driver = driven({0: 2, 3: 1})
+    said: list[str] = []
+    driver.workers.say = said.append
     driver.write()
+    assert len(said) == 3
+    assert said[0] == "a worker on one was lost (killed): range 0 goes to another worker"
     assert not driver.workers.alive and not driver.queue
     made, kept = committed(driver.folder.out), committed(half.out)
     assert len(made) == 2 * 5 and len(kept) == 2 * 3
@@ -478,6 +484,30 @@ def test_a_signal_keeps_what_has_come_back(
         driver.write()
     assert status(driver.folder.out).ranges_done == 2
     assert [worker.index for worker in driver.workers.alive] == [0, 1]
+
+
+def test_a_signal_tells_how_long_ranges_are_waited_for(
+    driven: Callable[..., RayDriver],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    driver = driven({})
+    give = driver._give
+
+    def stop_after_the_second(worker: Worker) -> None:
+        give(worker)
+        if worker.index == 1 and not driver.signals.seen:
+            driver.signals.seen.append(signal.SIGTERM)
+            driver.signals.grace, driver.signals.deadline = 30.0, time.monotonic() + 30.0
+
+    monkeypatch.setattr(driver, "_give", stop_after_the_second)
+    with pytest.raises(
+        BaseException, match="by a signal; the ranges in progress were finished first"
+    ):
+        driver.write()
+    said = "cdgen: stopping: up to 30 s (--grace) are left for 2 ranges in progress (a second"
+    assert capsys.readouterr().err.count(said) == 1
+    assert status(driver.folder.out).ranges_done == 2
 
 
 def test_a_node_that_would_write_other_bytes_is_left_out(
@@ -524,8 +554,41 @@ def test_workers_that_keep_dying_end_the_run(pool: Pool, monkeypatch: pytest.Mon
     dead = Worker(Node("3", "gone", 1, 0), None, None)  # that its worker died is no wonder
     assert [pool.loaded(dead) for _ in range(5)] == [None] * 5
     assert [pool.loaded(pool.alive[0]) for _ in range(2)] == [None] * 2
+    why = "a worker on gone was lost while it loaded the models (no module named cdgen)"
+    assert pool.said[0] == f"{why}: another one is started"
     with pytest.raises(Interrupted, match=r"3 workers in a row.*no module named cdgen"):
         pool.loaded(pool.alive[0])
+
+
+@pytest.mark.parametrize(
+    ("said", "cause"),
+    [
+        (
+            "The actor died unexpectedly before finishing this task.\n\tpid: 7\nThe actor is dead"
+            " because its worker process has died. Worker exit type: SYSTEM_ERROR Worker exit"
+            " detail: Worker unexpectedly exits with a connection error code 2. End of file. There"
+            " are some potential root causes. (1) The process is killed by SIGKILL by OOM killer",
+            "its process was killed, often because memory ran out, or has crashed",
+        ),
+        (
+            "The actor died because its node has died. Node Id: 0f\n\tthe actor's node was"
+            " terminated unexpectedly: health check failed",
+            "its node has died",
+        ),
+        (
+            "The actor e9f80599 is unavailable: The actor is temporarily unavailable: RpcError: RPC"
+            " error: Connection reset by peer rpc_code: 14. The task may or may not have run",
+            "it cannot be reached any more",
+        ),
+        ("It went away.\nNobody knows why. Look at the logs of", "Nobody knows why"),
+        ("", "RayError"),
+    ],
+)
+def test_the_cause_of_a_loss_in_a_few_words(said: str, cause: str) -> None:
+    class RayError(Exception):
+        pass
+
+    assert ray_workers.cause_of_loss(RayError(said)) == cause
 
 
 def test_a_cluster_without_nodes_is_waited_for(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import random
+import re
 import runpy
 import signal
 import subprocess
@@ -164,8 +165,9 @@ def test_sigterm_in_mid_run(
     said, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == 75, errors
     assert said == ""
-    assert "cdgen: stopped by a signal; committed ranges are kept" in errors.splitlines()[-1]
-    assert errors.endswith("Run the same command again to resume.\n")
+    last = errors.splitlines()[-1]
+    assert re.match(r"cdgen: stopped by a signal; range \d+ (was finished first|is dropped)", last)
+    assert errors.endswith("committed ranges are kept. Run the same command again to resume.\n")
     done = ranges_done(out)
     assert 2 <= done < RANGES
 
@@ -224,6 +226,11 @@ def test_a_second_ctrl_c_ends_the_process_at_once() -> None:
     )
     ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert (ended.returncode, ended.stdout) == (130, "still here\n")
+    says = "cdgen: ended by a second Ctrl-C; committed ranges are kept."
+    assert ended.stderr == f"{says} Run the same command again to resume.\n"
+    part = script.replace("StopSignals()", "StopSignals(kept='')")  # another process says so
+    ended = subprocess.run([sys.executable, "-c", part], capture_output=True, text=True)
+    assert (ended.returncode, ended.stderr) == (130, "")
 
 
 # ---- the grace ---------------------------------------------------------------------------------
@@ -267,8 +274,9 @@ def test_a_range_that_fits_into_the_grace_is_finished(
     out = tmp_path / "out"
     said = stopped_in_range_1(out, 15.0, "--grace", 1000).err
     assert ranges_done(out) == 2
-    assert "stopped by a signal; finishing range 1 first, in about 0:15 (a second Ctrl-C" in said
-    assert "committed ranges are kept, the one in progress too." in said
+    stopping = "cdgen: stopping: range 1 will be finished first, which takes about 0:15 (a second"
+    assert f"{stopping} Ctrl-C ends it at once)" in said
+    assert "cdgen: stopped by a signal; range 1 was finished first; committed ranges are" in said
     assert generate_200(out, "--range-size", 64).code == 0
     assert generate_200(tmp_path / "whole", "--range-size", 64).code == 0
     assert published(out) == published(tmp_path / "whole")
@@ -277,9 +285,9 @@ def test_a_range_that_fits_into_the_grace_is_finished(
 @pytest.mark.parametrize(
     ("left", "grace", "says"),
     [
-        (15.0, 10, "(about 0:15 left, --grace 10)"),
-        (float("inf"), 1000, "(no rate yet, --grace 1000)"),
-        (0.0, 0, "(about 0:00 left, --grace 0)"),
+        (15.0, 10, "about 0:15 left, --grace is 10 s"),
+        (float("inf"), 1000, "nothing tells yet how long it takes"),
+        (0.0, 0, "about 0:00 left, --grace is 0 s"),
     ],
 )
 def test_a_range_that_does_not_fit_is_dropped(
@@ -287,8 +295,8 @@ def test_a_range_that_does_not_fit_is_dropped(
 ) -> None:
     said = stopped_in_range_1(tmp_path / "out", left, "--grace", grace).err
     assert ranges_done(tmp_path / "out") == 1
-    assert f"committed ranges are kept, the one in progress is not {says}." in said
-    assert "finishing" not in said
+    assert f"; range 1 is dropped ({says}); committed ranges are kept. Run the same" in said
+    assert "stopping" not in said
 
 
 def test_a_range_that_turns_out_not_to_fit_is_dropped(
@@ -299,8 +307,9 @@ def test_a_range_that_turns_out_not_to_fit_is_dropped(
 
     said = stopped_in_range_1(tmp_path / "out", 15.0, "--grace", 1000, then=overrun).err
     assert ranges_done(tmp_path / "out") == 1
-    assert "finishing range 1 first" in said
-    assert "kept, the one in progress was not finished within --grace 1000." in said
+    assert "range 1 will be finished first" in said
+    late = "range 1 was not finished within --grace (1000 s) and is dropped"
+    assert f"; {late}; committed ranges are kept." in said
 
 
 def test_the_grace_begins_with_the_first_signal(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import time
@@ -14,9 +15,10 @@ import pytest
 from generate_process import starter
 
 from cdgen.corpus.status import status
-from cdgen.errors import UsageError
+from cdgen.errors import CdgenError, UsageError
 from cdgen.generation.config import GenerateConfig
-from cdgen.generation.workers import visible_device, worker_count
+from cdgen.generation.signals import StopSignals
+from cdgen.generation.workers import _raise_failure, _watch, visible_device, worker_count
 
 Published = Callable[[Path], dict[str, bytes]]
 PATIENCE = 240.0  # seconds
@@ -73,7 +75,12 @@ def test_a_worker_that_is_killed_is_told_and_made_up_for(
     if code == 0:  # it had just done its last range
         assert published(out) == by_one
         return
-    assert code == 1 and "workers stopped" in said
+    assert code == 75, said
+    killed = "was killed by signal 9 (often by the system, when memory runs out); what it had not"
+    assert f"cdgen: the worker of shard 0/2 {killed} committed is left to do" in said
+    end = said.splitlines()[-1]  # the second one may not have begun yet
+    assert end.startswith(("cdgen: 1 of 2 workers ended early", "cdgen: 1 of 1 worker ended"))
+    assert end.endswith("committed ranges are kept. Run the same command again to resume.")
     assert not (out / "manifest.json").exists()
     assert start(out, "--workers", 2).wait() == 0
     assert published(out) == by_one
@@ -124,8 +131,13 @@ def test_workers_finish_their_ranges_within_the_grace(
     assert code == 75, said
     assert said.splitlines()[-1].startswith("cdgen: stopped by a signal; committed ranges are kept")
     assert "Traceback" not in said
+    *parts, end = said.splitlines()
+    assert end.endswith("; committed ranges are kept. Run the same command again to resume.")
+    for line in parts:  # each says what became of the range of its shard, and no more
+        if line.startswith("cdgen: stopped by a signal; "):
+            assert re.search(r"range \d+ of shard [01]/2 (was finished first|is dropped .*)$", line)
     if not grace:
-        assert "finishing range" not in said
+        assert "will be finished" not in said
     assert _workers(out) == []
 
 
@@ -159,6 +171,48 @@ def _is_running(pid: int) -> bool:
     except ProcessLookupError:
         return False
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+class Ended:
+    """A worker process that has ended."""
+
+    def __init__(self, name: str, exitcode: int) -> None:
+        self.name, self.exitcode = name, exitcode
+
+    def is_alive(self) -> bool:
+        return False
+
+
+def test_what_a_killed_worker_cannot_say(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    needed = {"good": "g", "bad": "b", "prompts": "p", "out": tmp_path}
+    ended: Any = [Ended("0/3", 0), Ended("1/3", -signal.SIGSEGV), Ended("2/3", 75)]
+    with StopSignals() as signals:
+        _watch(GenerateConfig.model_validate(needed), ended, signals)
+    said = "cdgen: the worker of shard 1/3 was killed by signal 11; what it had not committed is"
+    assert capsys.readouterr().err == f"{said} left to do\n"
+
+
+@pytest.mark.parametrize(
+    ("exit_codes", "code", "says"),
+    [
+        ([0, -9], 75, r"1 of 2 workers ended .* kept\. Run the same command again to resume"),
+        ([-9], 75, "1 of 1 worker ended early"),
+        ([75, 5, -9], 5, r"3 of 3 workers .* Remove the cause, then run the same command again"),
+        ([1, 0], 1, "1 of 2 workers"),
+    ],
+)
+def test_an_error_to_mend_decides_the_exit_code(
+    exit_codes: list[int], code: int, says: str
+) -> None:
+    with pytest.raises(CdgenError, match=says) as raised:
+        _raise_failure(exit_codes)
+    assert raised.value.exit_code == code
+
+
+def test_workers_that_all_succeed() -> None:
+    _raise_failure([0, 0])
 
 
 def test_a_gpu_for_each(monkeypatch: pytest.MonkeyPatch) -> None:
