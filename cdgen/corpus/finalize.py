@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 from typing import BinaryIO
 
+from cdgen.corpus import advice
 from cdgen.corpus.card import render_card
 from cdgen.corpus.folder import CorpusFolder
 from cdgen.corpus.manifest import (
@@ -16,6 +17,7 @@ from cdgen.corpus.manifest import (
     damage,
     foreign,
     read_manifest,
+    wrong_size,
 )
 from cdgen.corpus.plan import library_versions
 from cdgen.corpus.prompts import ORIGINS, open_table
@@ -40,7 +42,8 @@ def finalize(out: Path) -> Manifest:
     """Merge the ranges of `out` into data/, README.md and manifest.json, then delete them.
 
     Does nothing if that is done; killed anywhere, it completes the same bytes when called again.
-    Raises StorageError if a range is missing or damaged, PlanMismatch if pyarrow is not the plan's.
+    Raises StorageError if a range is missing or damaged, or a file of a finished corpus is missing
+    or has another size, PlanMismatch if pyarrow is not the plan's.
     """
     folder = CorpusFolder(out)
     folder.plan  # noqa: B018 - raises if there is no corpus
@@ -50,7 +53,17 @@ def finalize(out: Path) -> Manifest:
             if not folder.is_finalized:
                 _write_dataset(folder)
             _remove_ranges(folder)
-    return read_manifest(folder)
+    manifest = read_manifest(folder)
+    _require_data(folder, manifest)
+    return manifest
+
+
+def _require_data(folder: CorpusFolder, manifest: Manifest) -> None:
+    """Raise StorageError if a data file is missing or has another size: a user may have deleted a
+    damaged one. Only `verify` reads them."""
+    for entry in manifest.files:
+        if problem := wrong_size(folder, entry):
+            raise StorageError(f"{folder} is damaged: {problem}. {advice.for_the_dataset(folder)}")
 
 
 def _write_dataset(folder: CorpusFolder) -> None:

@@ -322,6 +322,22 @@ def test_a_folder_without_a_corpus_is_refused(
         refused(2, "holds no cdgen corpus", command=lambda out=folder: cdgen(command, out))
 
 
+def test_a_finished_corpus_without_its_data_is_not_called_complete(
+    generate: Command, cdgen: Command, published: Command, out: Path
+) -> None:
+    assert generate().code == 0
+    before = published(out)
+    (data,) = (out / "data").iterdir()
+    data.unlink()
+    for ended in (generate(), cdgen("finalize", out)):
+        assert ended.code == 5 and "complete" not in ended.out
+        assert f"data/{data.name}: No such file" in ended.err
+        assert f"Delete {out}/manifest.json and run the same generate command again" in ended.err
+    (out / "manifest.json").unlink()
+    assert generate().code == 0
+    assert published(out) == before
+
+
 def test_finalize_waits_for_the_last_shard(
     generate: Command, cdgen: Command, published: Command, out: Path
 ) -> None:
