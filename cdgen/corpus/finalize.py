@@ -33,6 +33,7 @@ from cdgen.storage import (
     remove_folder,
     remove_temporaries,
     require_space,
+    sha256_of,
     write_atomic,
     write_record,
 )
@@ -41,9 +42,10 @@ from cdgen.storage import (
 def finalize(out: Path) -> Manifest:
     """Merge the ranges of `out` into data/, README.md and manifest.json, then delete them.
 
-    Does nothing if that is done; killed anywhere, it completes the same bytes when called again.
-    Raises StorageError if a range is missing or damaged, or a file of a finished corpus is missing
-    or has another size, PlanMismatch if pyarrow is not the plan's.
+    Of a finished corpus, only writes a card or prompts.jsonl that was deleted. Killed anywhere, it
+    completes the same bytes when called again. Raises StorageError if a range is missing or
+    damaged, or a file of a finished corpus is missing or has another size, PlanMismatch if pyarrow
+    is not the plan's.
     """
     folder = CorpusFolder(out)
     folder.plan  # noqa: B018 - raises if there is no corpus
@@ -55,6 +57,7 @@ def finalize(out: Path) -> Manifest:
             _remove_ranges(folder)
     manifest = read_manifest(folder)
     _require_data(folder, manifest)
+    _restore(folder, manifest)
     return manifest
 
 
@@ -63,7 +66,27 @@ def _require_data(folder: CorpusFolder, manifest: Manifest) -> None:
     damaged one. Only `verify` reads them."""
     for entry in manifest.files:
         if problem := wrong_size(folder, entry):
-            raise StorageError(f"{folder} is damaged: {problem}. {advice.for_the_dataset(folder)}")
+            raise StorageError(f"{folder} is damaged: {problem}. {advice.on_dataset(folder)}")
+
+
+def _restore(folder: CorpusFolder, manifest: Manifest) -> None:
+    """Write README.md and prompts.jsonl again if a user deleted them, as `verify` advises."""
+    beside = [folder.card, *([folder.prompt_origins] if manifest.prompts else [])]
+    if advice.is_published(folder) or all(path.exists() for path in beside):
+        return
+    folder.require_contained()
+    with lock(folder.locks / "finalize.lock"):
+        if not folder.card.exists():
+            write_atomic(folder.card, render_card(manifest).encode())
+        if manifest.prompts and not folder.prompt_origins.exists():
+            _require_origins(folder, manifest.prompts)
+            _publish_prompt_origins(folder)
+
+
+def _require_origins(folder: CorpusFolder, published: WrittenFile) -> None:
+    path = folder.prompts / ORIGINS
+    if not path.is_file() or sha256_of(path) != published.sha256:
+        raise StorageError(f"{folder.prompt_origins} is gone. {advice.on_prompt_origins(folder)}")
 
 
 def _write_dataset(folder: CorpusFolder) -> None:

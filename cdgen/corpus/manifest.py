@@ -90,7 +90,7 @@ def damage(folder: CorpusFolder, entry: WrittenFile) -> str | None:
     except OSError as error:
         return f"{entry.path}: {error.strerror}"
     if digest != entry.sha256:
-        return f"{entry.path}: damaged, sha256 {digest[:12]}..., expected {entry.sha256[:12]}..."
+        return f"{entry.path}: damaged, sha256 is {digest[:12]}, expected {entry.sha256[:12]}"
     return None
 
 
