@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cdgen.corpus.folder import CorpusFolder
+from cdgen.corpus.shard import Shard
 
+_MOST_LISTED = 8
 _AGAIN = "run the same generate command again"
 
 
@@ -81,8 +83,39 @@ def on_ranges(folder: CorpusFolder) -> str:
     )
 
 
-def on_missing(folder: CorpusFolder) -> str:
-    return f"R{_AGAIN[1:]}."
+def on_missing(folder: CorpusFolder, missing: Sequence[int], busy: Sequence[Shard] = ()) -> str:
+    """Return what to do about the ranges `missing`, while processes work on the shards `busy`."""
+    left = [index for index in missing if not any(shard.owns(index) for shard in busy)]
+    sentences = []
+    if busy:
+        one = len(busy) == 1
+        who = "process that still works on shard" if one else "processes that still work on shards"
+        sentences.append(f"Wait for the {who} {_listed(busy)}.")
+    if left:
+        sentences.append(_on_idle(left, folder.begun_shards()))
+    return " ".join(sentences)
+
+
+def _on_idle(missing: Sequence[int], begun: Sequence[Shard]) -> str:
+    """Return how to make ranges on which nobody works, if these shards were begun."""
+    counts = {shard.count for shard in begun}
+    if counts == {1}:
+        return f"R{_AGAIN[1:]}."
+    if len(counts) != 1:  # several divisions, or none is known
+        return f"R{_AGAIN[1:]}, without --shard for all that is missing."
+    (count,) = counts
+    shards = [Shard(index, count) for index in sorted({index % count for index in missing})]
+    flag, owners = ("--shard", "it") if len(shards) == 1 else ("each of --shard", "them")
+    return (
+        f"R{_AGAIN[1:]} without --shard, or with {flag} {_listed(shards)}: what is missing belongs"
+        f" to {owners}."
+    )
+
+
+def _listed(shards: Sequence[Shard]) -> str:
+    names = ", ".join(map(str, shards[:_MOST_LISTED]))
+    more = len(shards) - _MOST_LISTED
+    return names if more <= 0 else f"{names} and {more} more"
 
 
 def is_published(folder: CorpusFolder) -> bool:

@@ -140,18 +140,17 @@ def _require_pyarrow(folder: CorpusFolder, wanted: str) -> None:
 
 def _require_complete(folder: CorpusFolder) -> None:
     num_ranges = folder.plan.num_ranges
-    size = missing = 0
-    first = None
+    size, missing = 0, []
     for index in range(num_ranges):
         if entry := read_range(folder, index):
             size += entry.bytes
         else:
-            first = index if first is None else first
-            missing += 1
+            missing.append(index)
     if missing:
         raise StorageError(
-            f"{folder} is incomplete: {missing} of {num_ranges} ranges are missing, the first is "
-            f"range {first}. Run the same generate command again."
+            f"{folder} is incomplete: {len(missing)} of {num_ranges} ranges are missing, the first"
+            f" is range {missing[0]}."
+            f" {advice.on_missing(folder, missing, folder.busy_shards())}"
         )
     # Merged rows compress at least as well as those of ranges.
     require_space(folder.out, size, "the merged files")
@@ -178,8 +177,8 @@ def _intact_range(folder: CorpusFolder, index: int) -> RangeEntry:
         if not problem:
             return entry
     raise StorageError(
-        f"range {index} of {folder.plan.num_ranges} is unusable: {problem}. Delete "
-        f"{folder.range_path(index)} and run the same generate command again."
+        f"range {index} of {folder.plan.num_ranges} is unusable: {problem}. Delete"
+        f" {folder.range_path(index)}. {advice.on_missing(folder, [index])}"
     )
 
 

@@ -21,7 +21,7 @@ from cdgen.contained import require_contained
 from cdgen.corpus.model_names import ModelNames
 from cdgen.corpus.plan import Plan, parse_plan, parse_stored, require_same
 from cdgen.corpus.shard import Shard
-from cdgen.errors import PlanMismatch, StorageError, UsageError
+from cdgen.errors import LockHeld, PlanMismatch, StorageError, UsageError
 from cdgen.storage import (
     lock,
     make_folder,
@@ -211,11 +211,10 @@ class CorpusFolder:
         )
         with ExitStack() as held:
             with lock(self.locks / "set-up.lock"):  # one newcomer at a time tries the other locks
-                held.enter_context(lock(self.locks / f"shard-{shard.label}.lock", busy))
-                for path in self.locks.glob("shard-*.lock"):
-                    other = Shard.parse(path.stem.removeprefix("shard-").replace("-of-", "/"))
+                held.enter_context(lock(self._lock_of(shard), busy))
+                for other in self.begun_shards():
                     if other != shard and other.overlaps(shard):
-                        with lock(path, busy):
+                        with lock(self._lock_of(other), busy):
                             pass
             heartbeat = self.heartbeat_path(shard)
             remove_file(temporary_of(heartbeat))
@@ -225,6 +224,29 @@ class CorpusFolder:
             finally:
                 with suppress(OSError):  # what is left of it harms nobody: it only looks silent
                     heartbeat.unlink()
+
+    def begun_shards(self) -> list[Shard]:
+        """Return the shards that some process has worked on, by the locks that they leave."""
+        shards = []
+        for path in sorted(self.locks.glob("shard-*.lock")):
+            with suppress(UsageError):  # a file that is none of ours
+                shards.append(Shard.parse(path.stem.removeprefix("shard-").replace("-of-", "/")))
+        return shards
+
+    def busy_shards(self) -> list[Shard]:
+        """Return the shards that some process works on now."""
+        busy = []
+        with lock(self.locks / "set-up.lock"):  # else a newcomer might find a lock that we try
+            for shard in self.begun_shards():
+                try:
+                    with lock(self._lock_of(shard), "busy"):
+                        pass
+                except LockHeld:
+                    busy.append(shard)
+        return busy
+
+    def _lock_of(self, shard: Shard) -> Path:
+        return self.locks / f"shard-{shard.label}.lock"
 
 
 def _range_index(file_name: str) -> int:

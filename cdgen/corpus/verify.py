@@ -115,11 +115,11 @@ def _wrong_with_data(folder: CorpusFolder, manifest: Manifest) -> Iterator[str]:
 
 
 def _verify_ranges(folder: CorpusFolder) -> Iterator[Problem]:
-    plan, missing = folder.plan, 0
+    plan, missing = folder.plan, []
     for index in range(plan.num_ranges):
         path = folder.range_entry_path(index)
         if not path.exists():
-            missing += 1
+            missing.append(index)
             continue
         try:
             entry = parse_stored(RangeEntry, read_record(path), path, "range's entry")
@@ -130,8 +130,8 @@ def _verify_ranges(folder: CorpusFolder) -> Iterator[Problem]:
         if text:
             yield Problem(text, advice.on_ranges(folder))
     if missing:
-        text = f"{folder} is incomplete: {missing} of {plan.num_ranges} ranges are missing."
-        yield Problem(text, advice.on_missing(folder))
+        text = f"{folder} is incomplete: {len(missing)} of {plan.num_ranges} ranges are missing."
+        yield Problem(text, advice.on_missing(folder, missing))
 
 
 def _contradiction(folder: CorpusFolder, entry: FileEntry, ids: range) -> str | None:

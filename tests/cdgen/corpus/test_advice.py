@@ -8,15 +8,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from small_corpus import WHOLE, begin, fill
+from small_corpus import WHOLE, begin, fill, make_rows
 
 from cdgen.corpus.advice import on_problems
 from cdgen.corpus.finalize import finalize
 from cdgen.corpus.folder import CorpusFolder
 from cdgen.corpus.model_names import ModelName, ModelNames
+from cdgen.corpus.ranges import commit_range, pending_ranges
+from cdgen.corpus.shard import Shard
 from cdgen.corpus.status import beat
 from cdgen.corpus.verify import find_problems, verify
-from cdgen.errors import PlanMismatch, UsageError
+from cdgen.errors import PlanMismatch, StorageError, UsageError
 
 NAMES = ModelNames(good=ModelName(name="org/good"))
 Damage = Callable[[Path], None]
@@ -162,7 +164,8 @@ def test_missing_ranges_are_made_by_the_same_command(
     out: Path, format: str, before: dict[str, bytes]
 ) -> None:
     shutil.rmtree(out)
-    begin(out, NAMES, format=format)
+    with begin(out, NAMES, format=format).hold_shard(WHOLE):
+        pass
     assert advice(out) == ["Run the same generate command again."]
     follow(out, format)
     assert published(out) == before
@@ -203,3 +206,87 @@ def test_ranges_outlive_a_set_up_that_fails(out: Path) -> None:
     assert not folder.plan_file.exists()
     generate(out, "jsonl")
     assert verify(out) == []
+
+
+# ---- missing ranges of shards ------------------------------------------------------------------
+
+
+def fill_shard(folder: CorpusFolder, shard: str, most: int = 9) -> None:
+    """Commit the missing ranges of a shard, at most so many."""
+    own = Shard.parse(shard)
+    with folder.hold_shard(own):
+        for index in pending_ranges(folder, own)[:most]:
+            commit_range(folder, index, make_rows(folder.plan, index))
+
+
+def said_by_finalize(out: Path) -> str:
+    with pytest.raises(StorageError) as refused:
+        finalize(out)
+    text = str(refused.value)
+    return text[text.index("the first is range") :]
+
+
+@pytest.mark.parametrize(
+    ("written", "says"),
+    [
+        (["0/1"], "0. Run the same generate command again."),
+        (
+            [],
+            "0. Run the same generate command again, without --shard for all that is missing.",
+        ),
+        (
+            ["0/3", "1/2"],
+            "2. Run the same generate command again, without --shard for all that is missing.",
+        ),
+        (
+            ["0/2"],
+            "1. Run the same generate command again without --shard, or with --shard 1/2: what is"
+            " missing belongs to it.",
+        ),
+        (
+            ["1/3"],
+            "0. Run the same generate command again without --shard, or with each of --shard 0/3,"
+            " 2/3: what is missing belongs to them.",
+        ),
+    ],
+)
+def test_finalize_says_whose_ranges_are_missing(out: Path, written: list[str], says: str) -> None:
+    folder = begin(out)
+    for shard in written:
+        fill_shard(folder, shard, most=0 if shard == "0/1" else 9)
+    assert said_by_finalize(out) == f"the first is range {says}"
+    assert says.endswith(advice(out)[0])
+
+
+def test_finalize_says_who_is_still_at_work(out: Path) -> None:
+    folder = begin(out)
+    fill_shard(folder, "0/3")
+    with folder.hold_shard(Shard(2, 3)):
+        assert said_by_finalize(out) == (
+            "the first is range 1. Wait for the process that still works on shard 2/3. Run the same"
+            " generate command again without --shard, or with --shard 1/3: what is missing belongs"
+            " to it."
+        )
+        fill_shard(folder, "1/3")
+        expected = "the first is range 2. Wait for the process that still works on shard 2/3."
+        assert said_by_finalize(out) == expected
+    fill_shard(folder, "2/3")
+    finalize(out)
+
+
+def test_many_shards_are_not_all_listed(out: Path) -> None:
+    folder = begin(out, range_size=1)
+    fill_shard(folder, "0/40")
+    assert "--shard 1/40, 2/40, 3/40, 4/40, 5/40, 6/40, 7/40, 8/40 and 31 more:" in advice(out)[0]
+
+
+def test_a_damaged_range_belongs_to_a_shard_as_well(out: Path) -> None:
+    folder = begin(out)
+    for shard in ("0/2", "1/2"):
+        fill_shard(folder, shard)
+    flip(folder.range_path(3))
+    with pytest.raises(StorageError, match=r"Delete (\S+)\. Run .* with --shard 1/2: what is mis"):
+        finalize(out)
+    folder.range_path(3).unlink()
+    fill_shard(folder, "1/2")
+    finalize(out)
