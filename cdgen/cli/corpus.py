@@ -250,16 +250,21 @@ def verify(
     as_json: Annotated[bool, typer.Option("--json", help="Print the problems as JSON.")] = False,
 ) -> None:
     """Check a corpus: checksums, every sequence once, token counts."""
-    from cdgen.corpus.verify import verify as find_problems
+    from cdgen.corpus.advice import on_problems
+    from cdgen.corpus.folder import CorpusFolder
+    from cdgen.corpus.verify import find_problems
     from cdgen.errors import StorageError
 
     problems = find_problems(out)
+    texts, advice = [p.text for p in problems], on_problems(CorpusFolder(out), problems)
     if as_json:
-        typer.echo(json.dumps({"intact": not problems, "problems": problems}, indent=2))
+        found = {"intact": not problems, "problems": texts, "advice": advice}
+        typer.echo(json.dumps(found, indent=2))
     else:
-        typer.echo("\n".join(problems or [f"{out}: intact"]))
+        typer.echo("\n".join([*texts, *advice] or [f"{out}: intact"]))
     if problems:
-        raise StorageError(f"{out}: {len(problems)} problems")
+        count = f"{len(problems)} problem{'s' * (len(problems) > 1)}"
+        raise StorageError(f"{out}: {count}")
 
 
 def finalize(out: Annotated[Path, typer.Argument(help="Corpus folder.")]) -> None:

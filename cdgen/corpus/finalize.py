@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 from typing import BinaryIO
 
+from cdgen.corpus import advice
 from cdgen.corpus.card import render_card
 from cdgen.corpus.folder import CorpusFolder
 from cdgen.corpus.manifest import (
@@ -16,6 +17,7 @@ from cdgen.corpus.manifest import (
     damage,
     foreign,
     read_manifest,
+    wrong_size,
 )
 from cdgen.corpus.plan import library_versions
 from cdgen.corpus.prompts import ORIGINS, open_table
@@ -31,6 +33,7 @@ from cdgen.storage import (
     remove_folder,
     remove_temporaries,
     require_space,
+    sha256_of,
     write_atomic,
     write_record,
 )
@@ -39,8 +42,10 @@ from cdgen.storage import (
 def finalize(out: Path) -> Manifest:
     """Merge the ranges of `out` into data/, README.md and manifest.json, then delete them.
 
-    Does nothing if that is done; killed anywhere, it completes the same bytes when called again.
-    Raises StorageError if a range is missing or damaged, PlanMismatch if pyarrow is not the plan's.
+    Of a finished corpus, only writes a card or prompts.jsonl that was deleted. Killed anywhere, it
+    completes the same bytes when called again. Raises StorageError if a range is missing or
+    damaged, or a file of a finished corpus is missing or has another size, PlanMismatch if pyarrow
+    is not the plan's.
     """
     folder = CorpusFolder(out)
     folder.plan  # noqa: B018 - raises if there is no corpus
@@ -50,7 +55,38 @@ def finalize(out: Path) -> Manifest:
             if not folder.is_finalized:
                 _write_dataset(folder)
             _remove_ranges(folder)
-    return read_manifest(folder)
+    manifest = read_manifest(folder)
+    _require_data(folder, manifest)
+    _restore(folder, manifest)
+    return manifest
+
+
+def _require_data(folder: CorpusFolder, manifest: Manifest) -> None:
+    """Raise StorageError if a data file is missing or has another size: a user may have deleted a
+    damaged one. Only `verify` reads them."""
+    for entry in manifest.files:
+        if problem := wrong_size(folder, entry):
+            raise StorageError(f"{folder} is damaged: {problem}. {advice.on_dataset(folder)}")
+
+
+def _restore(folder: CorpusFolder, manifest: Manifest) -> None:
+    """Write README.md and prompts.jsonl again if a user deleted them, as `verify` advises."""
+    beside = [folder.card, *([folder.prompt_origins] if manifest.prompts else [])]
+    if advice.is_published(folder) or all(path.exists() for path in beside):
+        return
+    folder.require_contained()
+    with lock(folder.locks / "finalize.lock"):
+        if not folder.card.exists():
+            write_atomic(folder.card, render_card(manifest).encode())
+        if manifest.prompts and not folder.prompt_origins.exists():
+            _require_origins(folder, manifest.prompts)
+            _publish_prompt_origins(folder)
+
+
+def _require_origins(folder: CorpusFolder, published: WrittenFile) -> None:
+    path = folder.prompts / ORIGINS
+    if not path.is_file() or sha256_of(path) != published.sha256:
+        raise StorageError(f"{folder.prompt_origins} is gone. {advice.on_prompt_origins(folder)}")
 
 
 def _write_dataset(folder: CorpusFolder) -> None:
@@ -104,18 +140,17 @@ def _require_pyarrow(folder: CorpusFolder, wanted: str) -> None:
 
 def _require_complete(folder: CorpusFolder) -> None:
     num_ranges = folder.plan.num_ranges
-    size = missing = 0
-    first = None
+    size, missing = 0, []
     for index in range(num_ranges):
         if entry := read_range(folder, index):
             size += entry.bytes
         else:
-            first = index if first is None else first
-            missing += 1
+            missing.append(index)
     if missing:
         raise StorageError(
-            f"{folder} is incomplete: {missing} of {num_ranges} ranges are missing, the first is "
-            f"range {first}. Run the same generate command again."
+            f"{folder} is incomplete: {len(missing)} of {num_ranges} ranges are missing, the first"
+            f" is range {missing[0]}."
+            f" {advice.on_missing(folder, missing, folder.busy_shards())}"
         )
     # Merged rows compress at least as well as those of ranges.
     require_space(folder.out, size, "the merged files")
@@ -142,8 +177,8 @@ def _intact_range(folder: CorpusFolder, index: int) -> RangeEntry:
         if not problem:
             return entry
     raise StorageError(
-        f"range {index} of {folder.plan.num_ranges} is unusable: {problem}. Delete "
-        f"{folder.range_path(index)} and run the same generate command again."
+        f"range {index} of {folder.plan.num_ranges} is unusable: {problem}. Delete"
+        f" {folder.range_path(index)}. {advice.on_missing(folder, [index])}"
     )
 
 

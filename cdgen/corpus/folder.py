@@ -21,7 +21,7 @@ from cdgen.contained import require_contained
 from cdgen.corpus.model_names import ModelNames
 from cdgen.corpus.plan import Plan, parse_plan, parse_stored, require_same
 from cdgen.corpus.shard import Shard
-from cdgen.errors import PlanMismatch, StorageError, UsageError
+from cdgen.errors import LockHeld, PlanMismatch, StorageError, UsageError
 from cdgen.storage import (
     lock,
     make_folder,
@@ -118,8 +118,8 @@ class CorpusFolder:
 
         Once both are there, nothing is left to write: a thousand workers may then read and compare
         them at the same time. If the block raises before there is a plan, everything that was
-        written is removed again. Raises PlanMismatch if the folder holds something else,
-        StorageError if it is not writable.
+        written is removed again, unless there are ranges of an earlier call. Raises PlanMismatch if
+        the folder holds something else, StorageError if it is not writable.
         """
         self._require_ours()
         if self.plan_file.exists() and (self.prompts / PROMPT_RECORD).exists():
@@ -143,10 +143,11 @@ class CorpusFolder:
 
     @contextmanager
     def _undone_without_plan(self) -> Iterator[None]:
+        has_ranges = any(self.ranges.glob("*"))  # a user deleted a damaged plan: they are good
         try:
             yield
         except BaseException:
-            if not self.plan_file.exists():
+            if not self.plan_file.exists() and not has_ranges:
                 shutil.rmtree(self.state, ignore_errors=True)  # report the error that led here
             raise
 
@@ -169,16 +170,33 @@ class CorpusFolder:
         """Begin the corpus of `plan`, by models of these names, or resume it. Call this inside
         `set_up`.
 
-        Raises PlanMismatch, with the differences, if the folder has another plan.
+        Raises PlanMismatch, with the differences, if the folder has another plan, or ranges of one.
         """
         if self.has_plan:
             require_same(self.plan, plan, self.out)
         if not self.is_finalized:
             make_folder(self.ranges)
+            self._name_models(names)
         if not self.plan_file.exists():
-            if names:
-                write_record(self.names_file, names.model_dump(mode="json"))
+            self._require_no_ranges_of_another(plan)
             write_record(self.plan_file, plan.fields)
+
+    def _name_models(self, names: ModelNames | None) -> None:
+        """Write the names of the models, unless the call that began the corpus did."""
+        if names and not (self.plan_file.exists() and self.names_file.exists()):
+            with lock(self.locks / "names.lock"):  # workers that join do so at the same time
+                write_record(self.names_file, names.model_dump(mode="json"))
+
+    def _require_no_ranges_of_another(self, plan: Plan) -> None:
+        """Raise PlanMismatch if ranges of another plan outlived their plan.json."""
+        for path in self.ranges.glob("range-*.json"):
+            with suppress(StorageError):  # a damaged range is made again
+                if read_record(path).get("plan_sha256") != plan.sha256:
+                    raise PlanMismatch(
+                        f"{self.out} has no {self.plan_file.name}, but ranges made from another"
+                        " plan: use the earlier values (also of --slots and --range-size, if they"
+                        f" were auto), or delete {self.ranges} to begin anew."
+                    )
 
     @contextmanager
     def hold_shard(self, shard: Shard) -> Iterator[None]:
@@ -193,11 +211,11 @@ class CorpusFolder:
         )
         with ExitStack() as held:
             with lock(self.locks / "set-up.lock"):  # one newcomer at a time tries the other locks
-                held.enter_context(lock(self.locks / f"shard-{shard.label}.lock", busy))
-                for path in self.locks.glob("shard-*.lock"):
-                    other = Shard.parse(path.stem.removeprefix("shard-").replace("-of-", "/"))
+                held.enter_context(lock(self._lock_of(shard), busy))
+                for other in self.begun_shards():
                     if other != shard and other.overlaps(shard):
-                        with lock(path, busy):  # nobody is at work there, though one was killed
+                        # Nobody is at work there, though one may have been killed.
+                        with lock(self._lock_of(other), busy):
                             remove_file(self.heartbeat_path(other))
             heartbeat = self.heartbeat_path(shard)
             remove_file(temporary_of(heartbeat))
@@ -207,6 +225,29 @@ class CorpusFolder:
             finally:
                 with suppress(OSError):  # what is left of it harms nobody: it only looks silent
                     heartbeat.unlink()
+
+    def begun_shards(self) -> list[Shard]:
+        """Return the shards that some process has worked on, by the locks that they leave."""
+        shards = []
+        for path in sorted(self.locks.glob("shard-*.lock")):
+            with suppress(UsageError):  # a file that is none of ours
+                shards.append(Shard.parse(path.stem.removeprefix("shard-").replace("-of-", "/")))
+        return shards
+
+    def busy_shards(self) -> list[Shard]:
+        """Return the shards that some process works on now."""
+        busy = []
+        with lock(self.locks / "set-up.lock"):  # else a newcomer might find a lock that we try
+            for shard in self.begun_shards():
+                try:
+                    with lock(self._lock_of(shard), "busy"):
+                        pass
+                except LockHeld:
+                    busy.append(shard)
+        return busy
+
+    def _lock_of(self, shard: Shard) -> Path:
+        return self.locks / f"shard-{shard.label}.lock"
 
 
 def _range_index(file_name: str) -> int:

@@ -71,18 +71,26 @@ def read_manifest(folder: CorpusFolder) -> Manifest:
     return parse_stored(Manifest, fields, path, "manifest")
 
 
+def wrong_size(folder: CorpusFolder, entry: WrittenFile) -> str | None:
+    """Return why a file does not have the size of its entry, or None if it does. Its content is not
+    read."""
+    try:
+        size = (folder.out / entry.path).stat().st_size
+    except OSError as error:
+        return f"{entry.path}: {error.strerror}"
+    return None if size == entry.bytes else f"{entry.path}: {size} bytes, expected {entry.bytes}"
+
+
 def damage(folder: CorpusFolder, entry: WrittenFile) -> str | None:
     """Return why a file does not have the bytes of its entry, or None if it does."""
-    path = folder.out / entry.path
+    if problem := wrong_size(folder, entry):
+        return problem
     try:
-        size = path.stat().st_size
-        if size != entry.bytes:
-            return f"{entry.path}: {size} bytes, expected {entry.bytes}"
-        digest = sha256_of(path)
+        digest = sha256_of(folder.out / entry.path)
     except OSError as error:
         return f"{entry.path}: {error.strerror}"
     if digest != entry.sha256:
-        return f"{entry.path}: damaged, sha256 {digest[:12]}..., expected {entry.sha256[:12]}..."
+        return f"{entry.path}: damaged, sha256 is {digest[:12]}, expected {entry.sha256[:12]}"
     return None
 
 

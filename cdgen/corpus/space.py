@@ -38,7 +38,7 @@ def require_plan_space(folder: CorpusFolder, plan: Plan) -> None:
     or, if there are committed ranges, as those are. One listing of a folder and a few files are
     read, however large the corpus is.
     """
-    done = _committed(folder)
+    done = _committed(folder, plan.format)
     left = max(0, plan.num_sequences - done.ranges * plan.range_size)
     whole = _bytes_of_rows(plan, plan.num_sequences)
     if done.ranges:
@@ -54,7 +54,7 @@ class _Committed(NamedTuple):
     range_bytes: int  # of one, on average
 
 
-def _committed(folder: CorpusFolder) -> _Committed:
+def _committed(folder: CorpusFolder, format: Format) -> _Committed:
     """Count the entries of ranges, and read the sizes of a few."""
     if not folder.ranges.is_dir():
         return _Committed(0, 0)
@@ -63,7 +63,7 @@ def _committed(folder: CorpusFolder) -> _Committed:
     sizes = []
     for name in islice(names, _SAMPLED):
         with suppress(FileNotFoundError):
-            path = folder.ranges / name.replace(".json", f".{folder.plan.format}")
+            path = folder.ranges / name.replace(".json", f".{format}")
             sizes.append(path.stat().st_size)
     return _Committed(len(names), sum(sizes) // max(1, len(sizes)))
 

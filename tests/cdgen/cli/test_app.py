@@ -322,6 +322,42 @@ def test_a_folder_without_a_corpus_is_refused(
         refused(2, "holds no cdgen corpus", command=lambda out=folder: cdgen(command, out))
 
 
+def test_a_finished_corpus_without_its_data_is_not_called_complete(
+    generate: Command, cdgen: Command, published: Command, out: Path
+) -> None:
+    assert generate().code == 0
+    before = published(out)
+    (data,) = (out / "data").iterdir()
+    data.unlink()
+    verified = cdgen("verify", out)
+    assert f"\nDelete {out}/manifest.json and run the same" in verified.out
+    assert verified.err == f"cdgen: {out}: 1 problem\n"
+    for ended in (generate(), cdgen("finalize", out)):
+        assert ended.code == 5 and "complete" not in ended.out
+        assert f"data/{data.name}: No such file" in ended.err
+        assert f"Delete {out}/manifest.json and run the same generate command again" in ended.err
+    (out / "manifest.json").unlink()
+    assert generate().code == 0
+    assert published(out) == before
+
+
+def test_a_damaged_plan_costs_no_ranges(
+    generate: Command, cdgen: Command, published: Command, out: Path, tmp_path: Path
+) -> None:
+    assert generate(out=tmp_path / "whole", range_size=2).code == 0
+    assert generate(shard="0/2", range_size=2).code == 0
+    made = (out / ".cdgen/ranges/range-0000002.parquet").stat().st_ino
+    plan = out / ".cdgen/plan.json"
+    plan.write_bytes(plan.read_bytes()[:-9])
+    assert f"\nDelete {plan} and run the same generate command again" in cdgen("verify", out).out
+    plan.unlink()
+    assert generate(shard="0/2", range_size=2, good="/nowhere").code == 4
+    assert generate(shard="0/2", range_size=2).code == 0
+    assert (out / ".cdgen/ranges/range-0000002.parquet").stat().st_ino == made
+    assert generate(range_size=2).code == 0
+    assert published(out) == published(tmp_path / "whole")
+
+
 def test_finalize_waits_for_the_last_shard(
     generate: Command, cdgen: Command, published: Command, out: Path
 ) -> None:
@@ -340,12 +376,14 @@ def test_finalize_waits_for_the_last_shard(
     as_json = cdgen("verify", out, "--json")
     assert as_json.code == 5
     found = json.loads(as_json.out)
-    assert not found["intact"] and found["problems"] == unfinished.out.splitlines()
+    assert not found["intact"]
+    assert found["problems"] + found["advice"] == unfinished.out.splitlines()
     assert generate(shard="1/2", range_size=2).code == 0
     assert cdgen("finalize", out).code == 0
     assert "finalized" in cdgen("status", out).out
     assert cdgen("verify", out).out == f"{out}: intact\n"
-    assert json.loads(cdgen("verify", out, "--json").out) == {"intact": True, "problems": []}
+    whole = {"intact": True, "problems": [], "advice": []}
+    assert json.loads(cdgen("verify", out, "--json").out) == whole
 
 
 # ---- --config ----------------------------------------------------------------------------------

@@ -94,7 +94,7 @@ def test_no_memory_anywhere_else(
     def fails(out: Path) -> None:
         too_much_for_numpy()
 
-    monkeypatch.setattr("cdgen.corpus.verify.verify", fails)
+    monkeypatch.setattr("cdgen.corpus.verify.find_problems", fails)
     ended = cdgen("verify", tmp_path)
     assert ended.code == 75
     first, second = ended.err.splitlines()
@@ -123,7 +123,7 @@ def test_its_traceback_is_for_debug(
     def fails(out: Path) -> None:
         raise RuntimeError("unforeseen")
 
-    monkeypatch.setattr("cdgen.corpus.verify.verify", fails)
+    monkeypatch.setattr("cdgen.corpus.verify.find_problems", fails)
     assert "Traceback" not in cdgen("verify", tmp_path).err
     assert "Traceback" in cdgen("--debug", "verify", tmp_path).err
 

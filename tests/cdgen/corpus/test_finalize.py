@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -70,6 +71,13 @@ def test_the_manifest_says_nothing_of_time_or_place(out: Path, tmp_path: Path) -
     assert set(manifest["plan"]["libraries"]) == {"torch", "transformers", "tokenizers", "pyarrow"}
 
 
+def published(out: Path) -> dict[str, bytes]:
+    """Return every file of the finished corpus, without the state of its making."""
+    files = (path for path in sorted(out.rglob("*")) if path.is_file())
+    names = {path: str(path.relative_to(out)) for path in files}
+    return {name: path.read_bytes() for path, name in names.items() if name[0] != "."}
+
+
 def snapshot(out: Path) -> dict[str, tuple[int, int]]:
     """Return the inode and modification time of every file except locks."""
     files = (path for path in out.rglob("*") if path.is_file() and path.suffix != ".lock")
@@ -103,6 +111,43 @@ def test_a_published_copy_without_its_state_is_still_a_corpus(out: Path, tmp_pat
     assert not (out / ".cdgen").exists()
     with pytest.raises(PlanMismatch, match="seed: was 0, now 1"):
         begin(out, seed=1)
+
+
+def lose(path: Path) -> None:
+    path.unlink()
+
+
+def shorten(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+@pytest.mark.parametrize("damage", [lose, shorten])
+def test_a_finished_corpus_whose_data_is_not_there_is_not_complete(
+    out: Path, format: str, damage: Callable[[Path], None]
+) -> None:
+    folder = begin(out, format=format)
+    fill(folder)
+    first = finalize(out)
+    before = published(out)
+    damage(folder.data_path(1))
+    expected = rf"{out} is damaged: data/train-00001-of-00003\.{format}: .*\. Delete {out}/manifest"
+    with pytest.raises(StorageError, match=expected):
+        finalize(out)
+    folder.manifest_file.unlink()  # what it says
+    fill(begin(out, format=format))
+    assert finalize(out) == first
+    assert published(out) == before
+
+
+def test_a_published_copy_that_lacks_a_file_is_to_be_fetched_again(out: Path) -> None:
+    folder = begin(out)
+    fill(folder)
+    finalize(out)
+    folder.data_path(2).unlink()
+    shutil.rmtree(folder.state)
+    with pytest.raises(StorageError, match=rf"Fetch {out} again from where it was published\.$"):
+        finalize(out)
+    assert not folder.state.exists()
 
 
 def test_finalize_refuses_missing_and_damaged_ranges(out: Path, format: str) -> None:
