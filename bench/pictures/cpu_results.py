@@ -48,10 +48,11 @@ def generate(run: Run, result: Result) -> Iterator[Row]:
     rows, new = result["rows"], result["new_tokens"]
     shape = f"{rows} rows, {result['prompt_tokens']} + {new} tokens"
     seconds = {"cdgen": result["engine_s"], "transformers": result["transformers_s"]}
+    dtype = result.get("dtype", "float32")  # earlier files name none
     for provider, taken in seconds.items():
         compared = {} if provider == "transformers" else {"transformers": result["ratio"]}
         found = rates(rows * new, taken)
-        yield _rate(run, "generate", provider, found, shape, compared, result["dtype"])
+        yield _rate(run, "generate", provider, found, shape, compared, dtype)
 
 
 def bad_kinds(run: Run, result: Result) -> Iterator[Row]:
