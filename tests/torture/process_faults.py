@@ -155,7 +155,8 @@ def moved_times(trials: Trials, rounds: int) -> Tally:
 
 def leave_heartbeat(folder: CorpusFolder, shard: Shard, moment: float) -> None:
     """Write the heartbeat of a worker on another host."""
-    beat = Heartbeat(str(shard), moment, "a-host-that-died", os.getpid(), 1, 100, 10.0)
+    there = "a-host-that-died", os.getpid(), "its pids"
+    beat = Heartbeat(str(shard), moment, *there, 1, 100, 10.0)
     make_folder(folder.heartbeats)
     write_record(folder.heartbeat_path(shard), asdict(beat))
 
