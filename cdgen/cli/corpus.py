@@ -254,6 +254,7 @@ def verify(
     from cdgen.corpus.folder import CorpusFolder
     from cdgen.corpus.verify import find_problems
     from cdgen.errors import StorageError
+    from cdgen.progress import counted
 
     problems = find_problems(out)
     texts, advice = [p.text for p in problems], on_problems(CorpusFolder(out), problems)
@@ -263,8 +264,7 @@ def verify(
     else:
         typer.echo("\n".join([*texts, *advice] or [f"{out}: intact"]))
     if problems:
-        count = f"{len(problems)} problem{'s' * (len(problems) > 1)}"
-        raise StorageError(f"{out}: {count}")
+        raise StorageError(f"{out}: {counted(len(problems), 'problem')}")
 
 
 def finalize(out: Annotated[Path, typer.Argument(help="Corpus folder.")]) -> None:

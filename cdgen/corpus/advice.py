@@ -10,6 +10,7 @@ from cdgen.corpus.shard import Shard
 
 _MOST_LISTED = 8
 _AGAIN = "run the same generate command again"
+_RUN_AGAIN = _AGAIN.capitalize()
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,26 +55,31 @@ def on_card(folder: CorpusFolder) -> str:
 def on_prompt_origins(folder: CorpusFolder) -> str:
     if is_published(folder):
         return _fetch(folder)
-    delete = f"Delete {folder.prompt_origins} and r" if folder.prompt_origins.exists() else "R"
-    return f"{delete}{_AGAIN[1:]}, without --shard: it writes only this file again."
+    exists = folder.prompt_origins.exists()
+    again = f"Delete {folder.prompt_origins} and {_AGAIN}" if exists else _RUN_AGAIN
+    return f"{again}, without --shard: it writes only this file again."
 
 
 def on_plan(folder: CorpusFolder) -> str:
-    if folder.is_finalized:
-        return f"Delete {folder.plan_file}: the manifest holds the plan as well."
-    return f"Delete {folder.plan_file} and {_AGAIN}: it writes the plan again and keeps the ranges."
+    again = "it writes the plan again and keeps the ranges"
+    return _delete(folder, folder.plan_file, "the manifest holds the plan as well", again)
 
 
 def on_names(folder: CorpusFolder) -> str:
-    if folder.is_finalized:
-        return f"Delete {folder.names_file}: the manifest holds the names as well."
-    return f"Delete {folder.names_file} and {_AGAIN}: it writes the names again."
+    spare = "the manifest holds the names as well"
+    return _delete(folder, folder.names_file, spare, "it writes the names again")
 
 
 def on_prompts(folder: CorpusFolder) -> str:
+    what, spare = f"the folder {folder.prompts}", "a finished corpus does not need it"
+    return _delete(folder, what, spare, "it makes the prompts again")
+
+
+def _delete(folder: CorpusFolder, what: object, spare: str, again: str) -> str:
+    """Return the advice to delete what a finished corpus can spare, and another one makes again."""
     if folder.is_finalized:
-        return f"Delete the folder {folder.prompts}: a finished corpus does not need it."
-    return f"Delete the folder {folder.prompts} and {_AGAIN}: it makes the prompts again."
+        return f"Delete {what}: {spare}."
+    return f"Delete {what} and {_AGAIN}: {again}."
 
 
 def on_ranges(folder: CorpusFolder) -> str:
@@ -100,14 +106,14 @@ def _on_idle(missing: Sequence[int], begun: Sequence[Shard]) -> str:
     """Return how to make ranges on which nobody works, if these shards were begun."""
     counts = {shard.count for shard in begun}
     if counts == {1}:
-        return f"R{_AGAIN[1:]}."
+        return f"{_RUN_AGAIN}."
     if len(counts) != 1:  # several divisions, or none is known
-        return f"R{_AGAIN[1:]}, without --shard for all that is missing."
+        return f"{_RUN_AGAIN}, without --shard for all that is missing."
     (count,) = counts
     shards = [Shard(index, count) for index in sorted({index % count for index in missing})]
     flag, owners = ("--shard", "it") if len(shards) == 1 else ("each of --shard", "them")
     return (
-        f"R{_AGAIN[1:]} without --shard, or with {flag} {_listed(shards)}: what is missing belongs"
+        f"{_RUN_AGAIN} without --shard, or with {flag} {_listed(shards)}: what is missing belongs"
         f" to {owners}."
     )
 

@@ -200,14 +200,19 @@ def test_another_column_is_another_table(tmp_path: Path) -> None:
         prepare_prompts(replace(origin, text_column="body"), tmp_path)
 
 
+def damaged_table(folder: Path) -> tuple[str, Path, bytes]:
+    """Make a table and change a byte; return the source, the damaged file, and what was in it."""
+    source, path = source_file(folder, TEXT), folder / "tokens.bin"
+    prepare(source, TOKENIZER, 1, 6, folder)
+    before = path.read_bytes()
+    path.write_bytes(before[:-1] + b"\x7f")
+    return source, path, before
+
+
 def test_a_damaged_table_is_named_and_made_again(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    source = source_file(tmp_path, TEXT)
-    prepare(source, TOKENIZER, 1, 6, tmp_path)
-    path = tmp_path / "tokens.bin"
-    before = path.read_bytes()
-    path.write_bytes(before[:-1] + b"\x7f")
+    source, path, before = damaged_table(tmp_path)
     with pytest.raises(StorageError, match=r"tokens\.bin is damaged"):
         open_table(tmp_path)
     prepare(source, TOKENIZER, 1, 6, tmp_path)
@@ -221,11 +226,7 @@ def test_a_damaged_table_is_named_and_made_again(
 def test_two_workers_make_a_damaged_table_again_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    source = source_file(tmp_path, TEXT)
-    prepare(source, TOKENIZER, 1, 6, tmp_path)
-    path = tmp_path / "tokens.bin"
-    before = path.read_bytes()
-    path.write_bytes(before[:-1] + b"\x7f")
+    source, path, before = damaged_table(tmp_path)
     both, opened, written = Barrier(2), [], []
     write = prompts._write_table
 
