@@ -58,8 +58,7 @@ def choose_dtypes(dtype: str, kv_dtype: str, device: str, lean: bool) -> tuple[s
 def _require_cpu_dtype(dtype: str, lean: bool) -> None:
     """Raise UsageError unless a CPU is to compute in this dtype.
 
-    Without an instruction for bf16 products, oneDNN refuses them or takes three times as long as
-    for fp32 ones (docs/decisions.md, 2026-11-27).
+    Without an instruction for bf16 products, plain code takes many times as long as for fp32 ones.
     """
     if dtype == "float32":
         return
@@ -67,38 +66,33 @@ def _require_cpu_dtype(dtype: str, lean: bool) -> None:
         models = "" if lean else " for models that run through transformers"
         also = " or bfloat16" if lean else ""
         raise UsageError(f"--dtype {dtype}: expected auto, float32{also} on a CPU{models}")
-    if cpu_bf16_products() is None:
+    if not has_bf16_products():
         raise UsageError(
-            "--dtype bfloat16: this processor has no bf16 products (AVX-512 BF16, AMX), and float32"
+            "--dtype bfloat16: this processor has no bf16 products (AVX-512 BF16), and float32"
             " is faster; --kv-dtype bfloat16 or int8 makes the KV cache smaller"
         )
 
 
-def cpu_bf16_products() -> str | None:
-    """Return the instructions that compute bf16 products here, None if there are none."""
+def has_bf16_products() -> bool:
+    """Return whether this processor has the instruction that kernels/cpu/packed_linear.cpp takes
+    for bf16."""
     import torch
 
-    if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
-        return None
-    if torch.cpu._is_amx_tile_supported():
-        return "AMX"
-    return "AVX512_BF16" if torch.cpu._is_avx512_bf16_supported() else None
+    return torch.cpu._is_avx512_bf16_supported()
 
 
-def device_kind(device: str, lean: bool, dtype: str) -> str:
+def device_kind(device: str, lean: bool) -> str:
     """Return what a plan records of the device: everything about it that changes how sums round.
 
-    Matrix products round differently on another instruction set or another GPU model, those in bf16
-    also with other instructions for them. With transformers they may also depend on the number of
-    threads; in the lean decoder they do not.
+    Matrix products round differently on another GPU model, and with transformers on another
+    instruction set and perhaps with another number of threads. The lean decoder's do not on a CPU,
+    but torch makes its tables of cosines, and may round them differently.
     """
     import torch
 
     if device == "cuda":
         return f"cuda {torch.cuda.get_device_name()}"
     kind = f"cpu {torch.backends.cpu.get_cpu_capability()}"
-    if dtype == "bfloat16":
-        kind = f"{kind} {cpu_bf16_products()}"
     return kind if lean else f"{kind}, {torch.get_num_threads()} threads"
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cdgen import machine
-from cdgen.device import cpu_bf16_products
+from cdgen.device import has_bf16_products
 
 PACKAGES = (
     *("cdgen", "torch", "triton", "transformers", "tokenizers", "safetensors", "numpy"),
@@ -39,7 +39,7 @@ def examine(folder: Path) -> dict[str, Any]:
             "threads": torch.get_num_threads(),
             "native_kernels": machine.instruction_set(),
             "torch": torch.backends.cpu.get_cpu_capability(),
-            "bf16_products": cpu_bf16_products(),
+            "bf16_products": "AVX512_BF16" if has_bf16_products() else None,
         },
         "gpu": machine.gpu() if torch.cuda.is_available() else None,
         "memory": machine.memory(),

@@ -18,6 +18,7 @@ from cdgen.kernels.arguments import (
     native_cache,
 )
 from cdgen.kernels.dispatch import Backend, choose_backend, native, threads
+from cdgen.kernels.recording import empty
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,7 @@ def _reference(args: _Args) -> torch.Tensor:
 def _native(args: _Args) -> torch.Tensor:
     rows, heads, head_dim = args.query.shape
     kv_heads, capacity = args.keys.shape[1:3]
-    out = torch.empty_like(args.query)
+    out = empty(rows, heads, head_dim, dtype=args.query.dtype)
     native.decode_attention(
         args.query.data_ptr(),
         native_cache(args.keys, args.values, args.scales),

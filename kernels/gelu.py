@@ -9,6 +9,7 @@ import torch
 from cdgen.kernels import reference
 from cdgen.kernels.arguments import addresses, check_dtype, check_tensor, dtype_name
 from cdgen.kernels.dispatch import choose_backend, native, threads
+from cdgen.kernels.recording import empty
 
 # `erf`: x times the normal distribution function; `tanh`: GPT-2's approximation of it.
 GeluKind = Literal["tanh", "erf"]
@@ -36,6 +37,6 @@ def gelu(
         return gpu.gelu(x, kind == "tanh")
     if chosen == "reference":
         return reference.gelu(x, kind)
-    out = torch.empty_like(x)
+    out = empty(*x.shape, dtype=x.dtype)
     native.gelu(*addresses(x, out), dtype_name(x.dtype), x.numel(), kind == "tanh", threads())
     return out

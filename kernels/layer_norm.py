@@ -14,6 +14,7 @@ from cdgen.kernels.arguments import (
     per_row,
 )
 from cdgen.kernels.dispatch import choose_backend, native, threads
+from cdgen.kernels.recording import empty
 
 
 def layer_norm(
@@ -46,7 +47,7 @@ def layer_norm(
         if delta is not None:
             x += delta
         return reference.layer_norm(x, per_row(weight, rows), per_row(bias, rows), eps)
-    out = torch.empty_like(x, dtype=weight.dtype)
+    out = empty(rows, hidden_size, dtype=weight.dtype)
     pointers, dtype = addresses(x, delta, weight, bias, out), dtype_name(weight.dtype)
     native.layer_norm(*pointers, dtype, rows, models, hidden_size, eps, threads())
     return out

@@ -142,13 +142,29 @@ def sample_contrastive(
     )
 
 
-def head_logits(
-    hidden: torch.Tensor,  # [B, D]
-    head: torch.Tensor,  # [V, D]
-    bias: torch.Tensor | None,  # [V]
-) -> torch.Tensor:  # [B, V] float32
-    """Return all of BAD's logits; `sample_contrastive_heads` is `sample_contrastive` on them."""
-    return F.linear(hidden.float(), head.float(), None if bias is None else bias.float())
+def embedding(
+    tokens: torch.Tensor,  # [N] int64
+    positions: torch.Tensor,  # [N] int64
+    models: torch.Tensor,  # [blocks] int64
+    table: torch.Tensor,  # [M, V, D]
+    position_table: torch.Tensor | None,  # [M, P, D]
+) -> torch.Tensor:  # [blocks * N, D] float32
+    """Return each block's rows of the tokens, plus those of their positions if these are
+    learned."""
+    blocks = []
+    for model in models.tolist():
+        x = table[model, tokens].float()
+        blocks.append(x if position_table is None else x + position_table[model, positions].float())
+    return torch.cat(blocks)
+
+
+def linear(
+    x: torch.Tensor,  # [R, in]
+    weight: torch.Tensor,  # [out, in]
+    bias: torch.Tensor | None,  # [out]
+) -> torch.Tensor:  # [R, out] float32
+    """Return x @ weight.T + bias in fp32."""
+    return F.linear(x.float(), weight.float(), None if bias is None else bias.float())
 
 
 def dropout_keep(

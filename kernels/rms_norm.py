@@ -14,6 +14,7 @@ from cdgen.kernels.arguments import (
     per_row,
 )
 from cdgen.kernels.dispatch import choose_backend, native, threads
+from cdgen.kernels.recording import empty
 
 
 def rms_norm(
@@ -43,7 +44,7 @@ def rms_norm(
         if delta is not None:
             x += delta
         return reference.rms_norm(x, per_row(weight, rows), eps)
-    out = torch.empty_like(x, dtype=weight.dtype)
+    out = empty(rows, hidden_size, dtype=weight.dtype)
     pointers, dtype = addresses(x, delta, weight, out), dtype_name(weight.dtype)
     native.rms_norm(*pointers, dtype, rows, models, hidden_size, eps, threads())
     return out

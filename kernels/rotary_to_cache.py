@@ -19,6 +19,7 @@ from cdgen.kernels.arguments import (
     per_row,
 )
 from cdgen.kernels.dispatch import Backend, choose_backend, native, threads
+from cdgen.kernels.recording import empty
 
 _WIDEST_HEAD = 1024  # the native kernel keeps a normed head on its stack
 
@@ -108,7 +109,7 @@ def _triton(args: _Args, models: int) -> torch.Tensor:
 def _native(args: _Args, models: int) -> torch.Tensor:
     rows, kv_heads, capacity, head_dim = args.keys.shape
     heads = args.heads
-    query = torch.empty(rows, heads, head_dim, dtype=args.qkv.dtype)
+    query = empty(rows, heads, head_dim, dtype=args.qkv.dtype)
     shape = native.CacheShape(rows, heads, kv_heads, capacity, head_dim)
     inputs = addresses(args.qkv, args.cos, args.sin, args.positions, args.query_norm, args.key_norm)
     native.rotary_to_cache(

@@ -89,7 +89,7 @@ def sample_contrastive_heads(
     chosen = sampling_backend(good.device, params, backend)
     if chosen == "reference":
         bias = None if bad_bias is None else bad_bias[:vocab]
-        bad = reference.head_logits(bad_hidden, bad_head[:vocab], bias)
+        bad = reference.linear(bad_hidden, bad_head[:vocab], bias)
         return reference.sample_contrastive(good, bad, params, seed, sequence_ids, positions, vocab)
     head = bad_head if fp32(params.bad_weight) else None
     args = _Args(

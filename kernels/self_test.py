@@ -15,11 +15,12 @@ from typing import Any, Literal
 import torch
 
 from cdgen.kernels.advance_slots import SlotState, advance_slots
-from cdgen.kernels.bf16_logits import PackedHead, bf16_logits
 from cdgen.kernels.decode_attention import AttentionDropout, decode_attention
 from cdgen.kernels.dispatch import NotBuilt, interpreting, native
+from cdgen.kernels.embedding import embedding
 from cdgen.kernels.gelu import gelu
 from cdgen.kernels.layer_norm import layer_norm
+from cdgen.kernels.packed_linear import PackedWeights, packed_linear
 from cdgen.kernels.reference import quantized
 from cdgen.kernels.rms_norm import rms_norm
 from cdgen.kernels.rotary_to_cache import rotary_to_cache
@@ -128,10 +129,17 @@ def _tree_attention(backend: str, device: torch.device) -> Tensors:
     return (tree_attention(q, k, v, Forest(parents), scale=DH**-0.5, backend=backend),)
 
 
-def _bf16_logits(backend: str, device: torch.device) -> Tensors:
+def _embedding(backend: str, device: torch.device, dtype: torch.dtype) -> Tensors:
     x = Numbers(device)
-    head = PackedHead(x.normal(V, D, dtype=torch.bfloat16) / 8)
-    return (bf16_logits(x.normal(R, D, dtype=torch.bfloat16), head, backend),)
+    tables = x.normal(2, V, D, dtype=dtype), x.normal(2, T, D, dtype=dtype)
+    models = torch.tensor([1, 0, 1], device=device)
+    return (embedding(x.integers(V, R), x.integers(T, R), models, *tables, backend),)
+
+
+def _packed_linear(backend: str, device: torch.device, dtype: torch.dtype) -> Tensors:
+    x = Numbers(device)
+    weights = PackedWeights(x.normal(V, D, dtype=dtype) / 8, x.normal(V, dtype=dtype))
+    return (packed_linear(x.normal(R, D, dtype=dtype), weights, backend=backend),)
 
 
 def _draws(out: SampleOutput) -> Tensors:
@@ -189,13 +197,14 @@ _FORMATS = (torch.float32, torch.bfloat16)
 # The calls of every op; those with an int8 cache are for backend cpu alone.
 _CALLS: Mapping[str, tuple[Call, ...]] = {
     "advance_slots": (_advance_slots,),
-    "bf16_logits": (_bf16_logits,),
     "decode_attention": tuple(
         partial(_decode_attention, int8=False, dropout=dropout) for dropout in (False, True)
     ),
     "decode_attention, int8 cache": (partial(_decode_attention, int8=True, dropout=False),),
+    "embedding": tuple(partial(_embedding, dtype=dtype) for dtype in _FORMATS),
     "gelu": tuple(partial(_gelu, dtype=dtype) for dtype in _FORMATS),
     "layer_norm": (_layer_norm,),
+    "packed_linear": tuple(partial(_packed_linear, dtype=dtype) for dtype in _FORMATS),
     "rms_norm": (_rms_norm,),
     "rotary_to_cache": (partial(_rotary_to_cache, cache=torch.float32),),
     "rotary_to_cache, int8 cache": (partial(_rotary_to_cache, cache=torch.int8),),
@@ -205,8 +214,9 @@ _CALLS: Mapping[str, tuple[Call, ...]] = {
     "tree_attention": (_tree_attention,),
 }
 _CPU_ONLY = (
-    "bf16_logits",
     "decode_attention, int8 cache",
+    "embedding",
+    "packed_linear",
     "rotary_to_cache, int8 cache",
     "tree_attention",
 )

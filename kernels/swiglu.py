@@ -7,6 +7,7 @@ import torch
 from cdgen.kernels import reference
 from cdgen.kernels.arguments import addresses, check_dtype, check_tensor, dtype_name
 from cdgen.kernels.dispatch import choose_backend, native, threads
+from cdgen.kernels.recording import empty
 
 
 def swiglu(
@@ -27,7 +28,7 @@ def swiglu(
         return gpu.swiglu(gate_up)
     if chosen == "reference":
         return reference.swiglu(gate_up)
-    out = torch.empty(rows, intermediate_size, dtype=gate_up.dtype)
+    out = empty(rows, intermediate_size, dtype=gate_up.dtype)
     dtype = dtype_name(gate_up.dtype)
     native.swiglu(*addresses(gate_up, out), dtype, rows, intermediate_size, threads())
     return out

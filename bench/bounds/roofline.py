@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cdgen.engine.memory import kv_bytes_per_token, layer_parameters
+from cdgen.engine.memory import kv_bytes_per_token
 from cdgen.errors import CdgenError, ModelError, UsageError
 
 if TYPE_CHECKING:
@@ -111,8 +111,8 @@ def step_bound(
     """Return the bytes and FLOPs of one step by part. With `plausible` the vocabulary size, BAD's
     head is a whole product."""
     models = [good] if bad is None else [good, bad]
-    weights = sum(layer_parameters(m) for m in (models[:1] if shared_weights else models))
-    products = 2 * slots * sum(map(layer_parameters, models))
+    weights = sum(m.layer_parameters for m in (models[:1] if shared_weights else models))
+    products = 2 * slots * sum(m.layer_parameters for m in models)
     keys = slots * context
     scores = 4 * keys * sum(m.num_hidden_layers * m.query_size for m in models)
     cached = slots * sum(kv_bytes_per_token(m, kv_bytes) for m in models)

@@ -75,7 +75,7 @@ def make_inputs() -> Inputs:
         good, hidden = 1.05 * good, 1.05 * hidden
     if not 5 <= mean_plausible() <= 30:
         raise RuntimeError(f"mean plausible set: expected 5 to 30, got {mean_plausible():.1f}")
-    bad = reference.head_logits(hidden, head, None)
+    bad = reference.linear(hidden, head, None)
     return Inputs(good, bad, hidden, head, mean_plausible())
 
 

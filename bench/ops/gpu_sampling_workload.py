@@ -112,7 +112,7 @@ def make_inputs(setting: Setting, sets: int, device: str) -> Inputs:
         if setting.heads:
             inputs.hidden.append(normal(rows, WIDTH).to(setting.dtype))
             inputs.head.append((spread * WIDTH**-0.5 * normal(vocab, WIDTH)).to(setting.dtype))
-            bad = reference.head_logits(inputs.hidden[-1], inputs.head[-1], None)
+            bad = reference.linear(inputs.hidden[-1], inputs.head[-1], None)
         else:
             bad = spread * normal(rows, vocab)
             inputs.bad.append(bad.to(setting.dtype))

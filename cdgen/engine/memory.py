@@ -47,20 +47,12 @@ class MemoryNeeds:
         return list(zip(self.models, rooms, strict=False))  # there may be no BAD
 
 
-def layer_parameters(shape: DecoderConfig) -> int:
-    """Count the numbers in the matrices of all layers."""
-    attention = 2 * shape.hidden_size * (shape.query_size + shape.kv_size)
-    matrices = 3 if shape.activation == "silu" else 2  # with a gate or without
-    mlp = matrices * shape.hidden_size * shape.intermediate_size
-    return shape.num_hidden_layers * (attention + mlp)
-
-
 def parameters(shape: DecoderConfig) -> int:
     """Count the numbers in matrices, embedding, head and norms. Biases, a thousandth of them, are
     left out."""
     tables = (1 if shape.tie_word_embeddings else 2) * shape.vocab_size * shape.hidden_size
     norms = (2 * shape.num_hidden_layers + 1) * shape.hidden_size
-    return layer_parameters(shape) + tables + norms
+    return shape.layer_parameters + tables + norms
 
 
 def padded_head(shape: DecoderConfig) -> int:

@@ -9,7 +9,7 @@ import torch
 from cdgen.engine.settings import EngineSettings
 from cdgen.kernels.sample_contrastive import sample_contrastive, sample_contrastive_heads
 from cdgen.kernels.sampling_params import SampleOutput
-from cdgen.models.decoder import Decoder
+from cdgen.models.decoder import Decoder, forward_together
 
 
 @dataclass
@@ -36,8 +36,7 @@ class PairedModels:
             slots = self.good.slots
             return hidden[:slots], hidden[slots:] if len(hidden) > slots else None
         if self._bad_stream is None:
-            bad_hidden = self.bad.forward(tokens, positions, sequence_ids)
-            return self.good.forward(tokens, positions, sequence_ids), bad_hidden
+            return forward_together(self.good, self.bad, tokens, positions, sequence_ids)
         # Two models of different shapes fill one GPU from two streams, inside a graph as well.
         # Memory that BAD allocates on its stream is reused there only after the next wait.
         main_stream = torch.cuda.current_stream()

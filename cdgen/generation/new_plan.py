@@ -74,7 +74,7 @@ def sequence_plan(config: SequenceConfig, pair: Pair, prompts: PromptPlan, forma
         range_size=1,
         dtype=dtype,
         kv_dtype=kv_dtype,
-        device=device_kind(device, lean, dtype),
+        device=device_kind(device, lean),
         decoder="lean" if lean else "transformers",
         backend=backend_name(device),
     )

@@ -118,13 +118,13 @@ def _plan_here(plan: Plan) -> Plan:
     device = "cpu" if plan.device_type == "cpu" else choose_device("auto")
     lean, dtype = plan.decoder == "lean", plan.dtype
     update: dict[str, Any] = {}
-    if device != plan.device_type or device_kind(device, lean, dtype) != plan.device:
+    if device != plan.device_type or device_kind(device, lean) != plan.device:
         dtype = "float32"
         update = {"dtype": dtype, "kv_dtype": dtype, "slots": SLOT_MULTIPLE}
     update |= {
         "cdgen_version": __version__,
         "libraries": library_versions(plan.format),
-        "device": device_kind(device, lean, dtype),
+        "device": device_kind(device, lean),
         "backend": backend_name(device),
     }
     return plan.model_copy(update=update)

@@ -56,3 +56,11 @@ class DecoderConfig:
     def kv_size(self) -> int:
         """The numbers in the keys, and in the values, of one token: Hkv * Dh."""
         return self.num_key_value_heads * self.head_dim
+
+    @property
+    def layer_parameters(self) -> int:
+        """The numbers in the matrices of all layers."""
+        attention = 2 * self.hidden_size * (self.query_size + self.kv_size)
+        matrices = 3 if self.activation == "silu" else 2  # with a gate or without
+        mlp = matrices * self.hidden_size * self.intermediate_size
+        return self.num_hidden_layers * (attention + mlp)

@@ -16,6 +16,9 @@ import torch.nn.functional as F
 
 from cdgen.kernels.arguments import CPU_CACHES, CPU_DTYPES
 from cdgen.kernels.decode_attention import AttentionDropout, decode_attention
+from cdgen.kernels.dispatch import threads
+from cdgen.kernels.embedding import embedding
+from cdgen.kernels.recording import Recorded, cat, kept, next_layer
 from cdgen.kernels.rotary_to_cache import rotary_to_cache
 from cdgen.models.config import DecoderConfig
 from cdgen.models.kv_cache import KvCache
@@ -100,7 +103,7 @@ class Decoder:
         blocks = [0, 0] if dropout or window else list(range(len(models)))
         self.blocks = torch.tensor(blocks, device=device)
         self.rows = len(self.blocks) * slots
-        weights = load_weights(config, models, self.rows // len(models), device, dtype)
+        weights = load_weights(config, models, device, dtype)
         self.layers, self.norm = weights.layers, weights.norm
         self.embedding = weights.embedding.view(-1, config.hidden_size)  # [M * V, D]
         self.position_table = weights.positions  # [M * learned positions, D]
@@ -114,6 +117,7 @@ class Decoder:
         self.caches = [
             KvCache.of_zeros(config, rows, entries, stored, device) for rows, entries in sizes
         ]
+        self._run_layers = Recorded(self._layers) if device.type == "cpu" else self._layers
 
     def forward(
         self,
@@ -126,15 +130,29 @@ class Decoder:
         With `exit_layers` = N, the residual stream after the first N layers follows, under the same
         final norm (early exit: Li et al. 2023, arXiv 2210.15097; Chuang et al. 2024, 2309.03883).
         """
+        return self._run_layers(*self._layer_inputs(tokens, positions, sequence_ids))
+
+    def _layer_inputs(
+        self, tokens: torch.Tensor, positions: torch.Tensor, sequence_ids: torch.Tensor
+    ) -> tuple[torch.Tensor, ...]:
         lengths = [positions + 1]  # entries of each cache to attend to
         if self.window:
             lengths.append(lengths[0].clamp(max=self.window))
-        x = self.embed(tokens, positions)
+        return self.embed(tokens, positions), positions, sequence_ids, *lengths
+
+    def _layers(
+        self,
+        x: torch.Tensor,  # [R, D]: the residual stream, overwritten
+        positions: torch.Tensor,  # [B] int64
+        sequence_ids: torch.Tensor,  # [B] int64
+        *lengths: torch.Tensor,  # [B] int64: entries of each cache to attend to
+    ) -> torch.Tensor:  # [R, D] | [2 R, D], as `forward` returns it
         delta = early = None
         for i, layer in enumerate(self.layers):
+            next_layer()
             normed = layer.attention_norm(x, delta)  # adds what layer i - 1 left to add
             if i == self.exit_layers:
-                early = self.norm(x, None)
+                early = kept(self.norm(x, None))
             dropout = None
             if d := self.dropout:
                 dropout = AttentionDropout(d.rate, d.seed, i, sequence_ids, self.slots)
@@ -143,10 +161,11 @@ class Decoder:
                 self._attend(i, own, positions, cache, length, dropout)
                 for own, cache, length in zip(shares, self.caches, lengths, strict=True)
             ]
-            attention_out = torch.cat(attention_outs) if self.window else attention_outs[0]
+            attention_out = cat(attention_outs) if self.window else attention_outs[0]
             delta = layer.after_attention(x, attention_out.flatten(1))
+        next_layer()
         hidden = self.norm(x, delta)
-        return hidden if early is None else torch.cat([hidden, early])
+        return hidden if early is None else cat([hidden, early])
 
     def _attend(
         self,
@@ -180,9 +199,13 @@ class Decoder:
         tokens: torch.Tensor,  # [B] int64
         positions: torch.Tensor,  # [B] int64
     ) -> torch.Tensor:  # [blocks * B, D]: the residual stream before the first layer
-        x = F.embedding(self._rows_of(tokens, self.config.vocab_size), self.embedding)
         if self.device.type == "cpu":
-            x = x.float()  # the residual stream adds up many layers
+            table, learned = self.embedding, self.position_table
+            if learned is not None:
+                learned = learned.view(self.models, -1, learned.shape[1])
+            table = table.view(self.models, -1, table.shape[1])
+            return embedding(tokens, positions, self.blocks, table, learned)
+        x = F.embedding(self._rows_of(tokens, self.config.vocab_size), self.embedding)
         if self.position_table is not None:
             rows = self._rows_of(positions, self.config.learned_positions)
             x += F.embedding(rows, self.position_table)
@@ -206,5 +229,27 @@ class Decoder:
             missing = self.config.logits_width - len(weight)
             if missing and weight.device.type != "cpu":
                 weight = F.pad(weight, (0, 0, 0, missing))
-            self._to_logits[model] = head_linear(weight, self.slots)
+            self._to_logits[model] = head_linear(weight)
         return self._to_logits[model](hidden)
+
+
+def forward_together(
+    good: Decoder,
+    bad: Decoder,
+    tokens: torch.Tensor,  # [B] int64
+    positions: torch.Tensor,  # [B] int64
+    sequence_ids: torch.Tensor,  # [B] int64
+) -> tuple[torch.Tensor, torch.Tensor]:  # what each decoder's `forward` returns
+    """Run two decoders on a CPU with two threads, at the same time if they cost about the same.
+
+    Each has a thread of its own then: no op waits for another thread, and while one decoder waits
+    for memory, which is what attention does, the other one multiplies. A step takes 0.9 of its time
+    (docs/decisions.md, 2026-11-28). The bits do not depend on the threads.
+    """
+    step = tokens, positions, sequence_ids
+    costs = [decoder.config.layer_parameters for decoder in (good, bad)]
+    if threads() != 2 or max(costs) > 1.1 * sum(costs) / 2:
+        return good.forward(*step), bad.forward(*step)
+    assert isinstance(good._run_layers, Recorded) and isinstance(bad._run_layers, Recorded)
+    inputs = good._layer_inputs(*step), bad._layer_inputs(*step)
+    return good._run_layers.beside(bad._run_layers, *inputs)

@@ -89,4 +89,4 @@ def _layer(c: DecoderConfig, tensors: CheckpointTensors, block: str) -> Layer:
 
 def _conv1d(tensors: CheckpointTensors, name: str, inputs: int, outputs: int) -> Linear:
     weight = tensors.take(f"{name}.weight", inputs, outputs)
-    return linear(weight.mT, tensors.take(f"{name}.bias", outputs), tensors.rows)
+    return linear(weight.mT, tensors.take(f"{name}.bias", outputs))

@@ -95,7 +95,7 @@ def _qkv(c: DecoderConfig, tensors: CheckpointTensors, name: str) -> Linear:
         if c.qkv_bias
         else None
     )
-    return linear(weight, bias, tensors.rows)
+    return linear(weight, bias)
 
 
 def qkv_order(c: DecoderConfig) -> torch.Tensor:  # [3 D] int64: rows of the fused weight

@@ -40,8 +40,8 @@ class GatedMlp:
     gate_up: Linear  # [2 F, D]
     down: Linear  # [D, F]
 
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        return self.down(swiglu(self.gate_up(x)))
+    def __call__(self, x: torch.Tensor, addend: torch.Tensor | None = None) -> torch.Tensor:
+        return self.down(swiglu(self.gate_up(x)), addend)
 
 
 @dataclass(frozen=True)
@@ -50,8 +50,8 @@ class GeluMlp:
     down: Linear  # [D, F]
     kind: GeluKind
 
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        return self.down(gelu(self.up(x), self.kind))
+    def __call__(self, x: torch.Tensor, addend: torch.Tensor | None = None) -> torch.Tensor:
+        return self.down(gelu(self.up(x), self.kind), addend)
 
 
 @dataclass(frozen=True)
@@ -74,5 +74,5 @@ class Layer:
     ) -> torch.Tensor:  # [R, D]: still to be added to x
         delta = self.out(attention_out)
         if self.parallel_residual:
-            return self.mlp(self.mlp_norm(x, None)).add_(delta)
+            return self.mlp(self.mlp_norm(x, None), delta)
         return self.mlp(self.mlp_norm(x, delta))

@@ -1,76 +1,59 @@
-"""Matrix products of a decoder step, with weights packed once for their device."""
+"""Matrix products of a decoder step, with weights laid out once for their device."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 
-from cdgen.kernels.bf16_logits import PackedHead, bf16_logits
+from cdgen.kernels.packed_linear import PackedWeights, packed_linear
 
-Linear = Callable[[torch.Tensor], torch.Tensor]  # [R, in] -> [R, out]; M models, R / M rows each
+
+class Linear(Protocol):
+    """The product x @ weight.T + bias + addend; each of M models applies to its own R / M rows."""
+
+    def __call__(
+        self,
+        x: torch.Tensor,  # [R, in]
+        addend: torch.Tensor | None = None,  # [R, out]
+    ) -> torch.Tensor: ...  # [R, out], like x
 
 
 def linear(
     weight: torch.Tensor,  # [out, in] | [M, out, in]
     bias: torch.Tensor | None,  # [out] | [M, out]
-    rows: int,  # of one model, in most calls
 ) -> Linear:
-    """Return the product x @ weight.T + bias; each of M models applies to its own R / M rows."""
-    if weight.device.type != "cpu":
-        return StackedLinear(weight, bias) if weight.dim() == 3 else DenseLinear(weight, bias)
-    if weight.dim() == 2:
-        return PackedLinear(weight, bias, rows)
-    biases = [None] * len(weight) if bias is None else list(bias)
-    return PackedLinears([PackedLinear(w, b, rows) for w, b in zip(weight, biases, strict=True)])
+    """Return the product on the weight's device."""
+    if weight.device.type == "cpu":
+        return PackedLinear(weight, bias)
+    return StackedLinear(weight, bias) if weight.dim() == 3 else DenseLinear(weight, bias)
 
 
 def head_linear(
     weight: torch.Tensor,  # [V, D]
-    rows: int,  # in most calls
 ) -> Linear:
-    """Return the product of a head. On a CPU its logits are float32, whatever its weights."""
-    if weight.device.type == "cpu" and weight.dtype is torch.bfloat16:
-        return Bf16Head(weight)
-    return linear(weight, None, rows)
+    """Return the product of a head. On a CPU its logits are float32, whatever its weights: rounding
+    them to bf16 would change the distribution more than all other roundings of a bf16 decoder
+    together (docs/decisions.md, 2026-11-27)."""
+    if weight.device.type == "cpu":
+        return PackedLinear(weight, None, out_dtype=torch.float32)
+    return linear(weight, None)
 
 
 class PackedLinear:
-    """One model on the CPU, with the weight in oneDNN's own layout. float32 or bfloat16, summed in
-    fp32; the output is like the input.
+    """One or several models on the CPU. A model's bits do not depend on the others."""
 
-    At 64 rows it has 1.7 to 2.7 times the speed of F.linear, which packs the weight again in every
-    call (docs/decisions.md, 2026-11-22); bfloat16 has twice the speed of float32 (2026-11-27).
-    """
+    def __init__(
+        self,
+        weight: torch.Tensor,  # [out, in] | [M, out, in]
+        bias: torch.Tensor | None,  # [out] | [M, out]
+        out_dtype: torch.dtype | None = None,  # float32, or the weight's, which is the default
+    ) -> None:
+        self.weights, self.out_dtype = PackedWeights(weight, bias), out_dtype
 
-    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None, rows: int) -> None:
-        self.bias = bias
-        self.packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), rows)
-
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        return torch.ops.mkldnn._linear_pointwise(x, self.packed, self.bias, "none", [], "")
-
-
-class Bf16Head:
-    """A head on the CPU whose weights are bfloat16 and whose logits are float32."""
-
-    def __init__(self, weight: torch.Tensor) -> None:  # [V, D] bfloat16
-        self.packed = PackedHead(weight.contiguous())
-
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        return bf16_logits(x, self.packed)
-
-
-class PackedLinears:
-    """Several models on the CPU, one after the other, with the same bits as each model alone."""
-
-    def __init__(self, models: list[PackedLinear]) -> None:
-        self.models = models
-
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        shares = x.chunk(len(self.models))
-        return torch.cat([model(own) for model, own in zip(self.models, shares, strict=True)])
+    def __call__(self, x: torch.Tensor, addend: torch.Tensor | None = None) -> torch.Tensor:
+        return packed_linear(x, self.weights, addend, self.out_dtype)
 
 
 class DenseLinear:
@@ -79,8 +62,9 @@ class DenseLinear:
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
         self.weight, self.bias = weight.contiguous(), bias
 
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        return F.linear(x, self.weight, self.bias)
+    def __call__(self, x: torch.Tensor, addend: torch.Tensor | None = None) -> torch.Tensor:
+        out = F.linear(x, self.weight, self.bias)
+        return out if addend is None else out.add_(addend)
 
 
 class StackedLinear:
@@ -90,8 +74,10 @@ class StackedLinear:
         self.weight = weight.contiguous().mT  # [M, in, out], read as F.linear reads its weight
         self.bias = None if bias is None else bias[:, None]  # [M, 1, out]
 
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+    def __call__(self, x: torch.Tensor, addend: torch.Tensor | None = None) -> torch.Tensor:
         own = x.view(len(self.weight), -1, x.shape[-1])
         if self.bias is None:
-            return torch.bmm(own, self.weight).flatten(0, 1)
-        return torch.baddbmm(self.bias, own, self.weight).flatten(0, 1)
+            out = torch.bmm(own, self.weight).flatten(0, 1)
+        else:
+            out = torch.baddbmm(self.bias, own, self.weight).flatten(0, 1)
+        return out if addend is None else out.add_(addend)

@@ -73,11 +73,10 @@ def _require_sizes(shape: DecoderConfig) -> None:
 def load_weights(
     config: DecoderConfig,
     models: Sequence[dict[str, torch.Tensor]],
-    rows: int,  # of each model in a step
     device: torch.device,
     dtype: torch.dtype,
 ) -> Weights:
     """Take the weights of M models. Raises ModelError unless each holds exactly those of
     `config`."""
-    tensors = CheckpointTensors(models, rows, device, dtype)
+    tensors = CheckpointTensors(models, device, dtype)
     return _WEIGHTS[config.architecture](config, tensors)

@@ -33,12 +33,11 @@ class CheckpointTensors:
     def __init__(
         self,
         models: Sequence[dict[str, torch.Tensor]],
-        rows: int,  # of each model in a step
         device: torch.device,
         dtype: torch.dtype,
     ) -> None:
         self.models = [dict(tensors) for tensors in models]
-        self.rows, self.device, self.dtype = rows, device, dtype
+        self.device, self.dtype = device, dtype
 
     def take(self, name: str, *shape: int) -> torch.Tensor:  # shape | [M, *shape]
         """Take a tensor from every model. Raises ModelError unless each has it in this shape."""
@@ -62,7 +61,7 @@ class CheckpointTensors:
         rows."""
         weight = [self.take(f"{name}.weight", rows, inputs) for name, rows in outputs.items()]
         bias = [self.take(f"{name}.bias", rows) for name, rows in outputs.items() if biased]
-        return linear(torch.cat(weight, -2), torch.cat(bias, -1) if biased else None, self.rows)
+        return linear(torch.cat(weight, -2), torch.cat(bias, -1) if biased else None)
 
     def layer_norm(self, name: str, width: int, eps: float) -> LayerNorm:
         return LayerNorm(self.take(f"{name}.weight", width), self.take(f"{name}.bias", width), eps)

@@ -9,11 +9,13 @@
 #include <string>
 
 #include "advance_slots.h"
-#include "bf16_logits.h"
 #include "decode_attention.h"
+#include "embedding.h"
 #include "gelu.h"
 #include "instruction_set_choice.h"
 #include "layer_norm.h"
+#include "packed_linear.h"
+#include "recording.h"
 #include "rms_norm.h"
 #include "rotary_to_cache.h"
 #include "sample_contrastive.h"
@@ -39,6 +41,11 @@ cdgen::Dtype dtype_named(const std::string& name) {
     if (name == "int8") return cdgen::Dtype::i8;
     throw std::invalid_argument("dtype: expected float32, bfloat16, float16 or int8, got " + name);
 }
+
+// For the ops of a decoder layer, which a recording may repeat.
+#define CDGEN_CALL(kernel, args)            \
+    const nb::gil_scoped_release release{}; \
+    cdgen::Recording::call(args, [](const auto& given) { CDGEN_RUN(kernel, given); })
 
 void sample_contrastive(const cdgen::Matrix& good, int64_t rows, int64_t vocab_size,
                         const cdgen::Matrix* bad, const cdgen::Head* head,
@@ -70,8 +77,7 @@ void decode_attention(Address query, const cdgen::KvCache& cache, Address length
                                     .scale = scale,
                                     .dropout = dropout ? *dropout : cdgen::AttentionDropout{},
                                     .threads = threads};
-    nb::gil_scoped_release release;
-    CDGEN_RUN(decode_attention, args);
+    CDGEN_CALL(decode_attention, args);
 }
 
 void rotary_to_cache(Address qkv, Address cos, Address sin, Address positions, Address query_norm,
@@ -92,8 +98,7 @@ void rotary_to_cache(Address qkv, Address cos, Address sin, Address positions, A
                                  .rows_per_model = shape.rows / models,
                                  .eps = eps,
                                  .threads = threads};
-    nb::gil_scoped_release release;
-    CDGEN_RUN(rotary_to_cache, args);
+    CDGEN_CALL(rotary_to_cache, args);
 }
 
 void rms_norm(Address x, Address delta, Address weight, Address out, const std::string& dtype,
@@ -108,8 +113,7 @@ void rms_norm(Address x, Address delta, Address weight, Address out, const std::
                                   .hidden_size = hidden_size,
                                   .eps = eps,
                                   .threads = threads};
-    nb::gil_scoped_release release;
-    CDGEN_RUN(rms_norm, args);
+    CDGEN_CALL(rms_norm, args);
 }
 
 void layer_norm(Address x, Address delta, Address weight, Address bias, Address out,
@@ -126,8 +130,7 @@ void layer_norm(Address x, Address delta, Address weight, Address bias, Address 
                                     .hidden_size = hidden_size,
                                     .eps = eps,
                                     .threads = threads};
-    nb::gil_scoped_release release;
-    CDGEN_RUN(layer_norm, args);
+    CDGEN_CALL(layer_norm, args);
 }
 
 void swiglu(Address gate_up, Address out, const std::string& dtype, int64_t rows,
@@ -138,8 +141,7 @@ void swiglu(Address gate_up, Address out, const std::string& dtype, int64_t rows
                                  .rows = rows,
                                  .intermediate_size = intermediate_size,
                                  .threads = threads};
-    nb::gil_scoped_release release;
-    CDGEN_RUN(swiglu, args);
+    CDGEN_CALL(swiglu, args);
 }
 
 void advance_slots(Address tokens, Address positions, Address alive, Address prompt_tokens,
@@ -171,21 +173,68 @@ void gelu(Address x, Address out, const std::string& dtype, int64_t count, bool 
                                .count = count,
                                .tanh = tanh,
                                .threads = threads};
-    nb::gil_scoped_release release;
-    CDGEN_RUN(gelu, args);
+    CDGEN_CALL(gelu, args);
 }
 
-void bf16_logits(Address hidden, Address head, Address out, int64_t rows, int64_t pairs,
-                 int64_t vocab_size, int threads) {
-    const cdgen::LogitsArgs args{.hidden = at<const uint16_t>(hidden),
-                                 .head = at<const uint16_t>(head),
-                                 .out = at<float>(out),
+void packed_linear(Address x, Address panels, Address bias, Address addend, Address out,
+                   const std::string& dtype, const std::string& out_dtype, int64_t rows,
+                   int64_t models, int64_t inputs, int64_t outputs, int threads) {
+    const cdgen::LinearArgs args{.x = at<const void>(x),
+                                 .panels = at<const void>(panels),
+                                 .bias = at<const float>(bias),
+                                 .addend = at<const void>(addend),
+                                 .out = at<void>(out),
+                                 .dtype = dtype_named(dtype),
+                                 .out_dtype = dtype_named(out_dtype),
                                  .rows = rows,
-                                 .pairs = pairs,
-                                 .vocab_size = vocab_size,
+                                 .rows_per_model = rows / models,
+                                 .inputs = inputs,
+                                 .outputs = outputs,
                                  .threads = threads};
+    CDGEN_CALL(packed_linear, args);
+}
+
+struct CopyArgs {
+    const void* from;
+    void* to;
+    size_t bytes;
+    int threads;
+};
+
+void copy_bytes(Address from, Address to, size_t bytes) {
+    const CopyArgs args{at<const void>(from), at<void>(to), bytes, 1};
+    cdgen::Recording::call(args, [](const CopyArgs& a) { std::memcpy(a.to, a.from, a.bytes); });
+}
+
+// Raises IndexError unless every number is in [0, end).
+void require_below(const char* name, const int64_t* numbers, int64_t count, int64_t end) {
+    for (int64_t i = 0; i < count; ++i)
+        if (numbers[i] < 0 || numbers[i] >= end)
+            throw nb::index_error((std::string(name) + ": expected numbers from 0 to " +
+                                   std::to_string(end - 1) + ", got " + std::to_string(numbers[i]))
+                                      .c_str());
+}
+
+void embedding(Address tokens, Address positions, Address models, Address table,
+               Address position_table, Address out, const std::string& dtype, int64_t sequences,
+               int64_t blocks, int64_t vocab_size, int64_t learned_positions, int64_t hidden_size) {
+    const cdgen::EmbeddingArgs args{.tokens = at<const int64_t>(tokens),
+                                    .positions = at<const int64_t>(positions),
+                                    .models = at<const int64_t>(models),
+                                    .table = at<const void>(table),
+                                    .position_table = at<const void>(position_table),
+                                    .out = at<float>(out),
+                                    .dtype = dtype_named(dtype),
+                                    .sequences = sequences,
+                                    .blocks = blocks,
+                                    .vocab_size = vocab_size,
+                                    .learned_positions = learned_positions,
+                                    .hidden_size = hidden_size};
+    require_below("tokens", args.tokens, sequences, vocab_size);
+    if (args.position_table)
+        require_below("positions", args.positions, sequences, learned_positions);
     nb::gil_scoped_release release;
-    CDGEN_RUN(bf16_logits, args);
+    CDGEN_RUN(embedding, args);
 }
 
 int64_t tree_attention(const cdgen::NodeHeads& query, const cdgen::NodeHeads& keys,
@@ -253,6 +302,16 @@ void bind_attention_records(nb::module_& m) {
         });
 }
 
+void bind_recording(nb::module_& m) {
+    nb::class_<cdgen::Recording>(m, "Recording")
+        .def(nb::init<>())
+        .def("begin", &cdgen::Recording::begin)
+        .def("end", &cdgen::Recording::end)
+        .def("repeat", &cdgen::Recording::repeat, nb::call_guard<nb::gil_scoped_release>())
+        .def("repeat_beside", &cdgen::Recording::repeat_beside,
+             nb::call_guard<nb::gil_scoped_release>());
+}
+
 }  // namespace
 
 NB_MODULE(_cpu, m) {
@@ -260,6 +319,7 @@ NB_MODULE(_cpu, m) {
     m.def("set_instruction_set", &cdgen::set_instruction_set);
     bind_sampling_records(m);
     bind_attention_records(m);
+    bind_recording(m);
     m.def("sample_contrastive", &sample_contrastive, "good"_a, "rows"_a, "vocab_size"_a,
           "bad"_a.none(), "head"_a.none(), "params"_a, "noise"_a, "out"_a, "threads"_a);
     m.def("decode_attention", &decode_attention, "query"_a, "cache"_a, "lengths"_a, "out"_a,
@@ -270,6 +330,8 @@ NB_MODULE(_cpu, m) {
     m.def("swiglu", &swiglu);
     m.def("layer_norm", &layer_norm);
     m.def("gelu", &gelu);
+    m.def("embedding", &embedding);
     m.def("advance_slots", &advance_slots);
-    m.def("bf16_logits", &bf16_logits);
+    m.def("packed_linear", &packed_linear);
+    m.def("copy_bytes", &copy_bytes);
 }

@@ -69,7 +69,8 @@ void rotate_row(const RotaryArgs& args, int64_t row) {
 
 template <class T, class S>
 void rotate_rows(const RotaryArgs& args) {
-    const int64_t floats = args.shape.rows * args.shape.heads * args.shape.head_dim;
+    const CacheShape& s = args.shape;
+    const int64_t floats = s.rows * (s.heads + 2 * s.kv_heads) * s.head_dim;
 #pragma omp parallel for num_threads(threads_for(floats, args.threads)) schedule(static)
     for (int64_t row = 0; row < args.shape.rows; ++row) rotate_row<T, S>(args, row);
 }

@@ -12,10 +12,11 @@ from cdgen.kernels import reference
 from cdgen.kernels.sampling_params import SampleOutput, SamplingParams
 
 OPS = (
-    "bf16_logits",
     "decode_attention",
+    "embedding",
     "gelu",
     "layer_norm",
+    "packed_linear",
     "rms_norm",
     "rotary_to_cache",
     "sample_contrastive",

@@ -17,6 +17,7 @@ from cdgen.kernels.decode_attention import AttentionDropout, decode_attention
 from cdgen.kernels.dispatch import native
 from cdgen.kernels.gelu import gelu
 from cdgen.kernels.layer_norm import layer_norm
+from cdgen.kernels.packed_linear import PackedWeights, packed_linear
 from cdgen.kernels.rms_norm import rms_norm
 from cdgen.kernels.rotary_to_cache import rotary_to_cache
 from cdgen.kernels.sample_contrastive import sample_contrastive, sample_contrastive_heads
@@ -101,8 +102,15 @@ def activations(width: int) -> list[torch.Tensor]:
     return [op for y in (x, x.bfloat16()) for op in (swiglu(y), gelu(y, "erf"), gelu(y, "tanh"))]
 
 
+def products(width: int) -> list[torch.Tensor]:
+    x, weight, bias = normal(70, width), normal(100, width, seed=1), normal(100, seed=2)
+    return [packed_linear(x, PackedWeights(weight, bias), normal(70, 100))]
+
+
 @pytest.mark.parametrize("width", WIDTHS)
-@pytest.mark.parametrize("op", [attention, attention_in_a_tree, rotary, norms, activations])
+@pytest.mark.parametrize(
+    "op", [attention, attention_in_a_tree, rotary, norms, activations, products]
+)
 def test_avx512_gives_the_bits_of_avx2(
     op: Callable[[int], list[torch.Tensor]],
     width: int,

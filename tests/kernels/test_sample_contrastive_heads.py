@@ -52,7 +52,7 @@ def test_same_draws_as_the_reference(
     params, bad_bias = PARAMETERS[name], bias if with_bias else None
     out = draw(good, hidden, head, params, bad_bias=bad_bias)
     expected = draw(good, hidden, head, params, bad_bias=bad_bias, backend="reference")
-    bad = reference.head_logits(hidden, head, bad_bias)
+    bad = reference.linear(hidden, head, bad_bias)
     # The last bits of a score may decide the last token of a prefix: kept may be one off.
     slack = 1 if params.top_p < 1 else 0
     assert_same_draws(out, expected, good, bad, params, noise(), KEY_TOLERANCE, slack)
@@ -78,7 +78,7 @@ def test_good_may_have_another_dtype_than_the_head(
     instruction_set: str, good_dtype: torch.dtype, assert_same_draws: Callable[..., None]
 ) -> None:
     good, hidden, head, _ = problem(32, torch.bfloat16)
-    good, bad = good.to(good_dtype), reference.head_logits(hidden, head, None)
+    good, bad = good.to(good_dtype), reference.linear(hidden, head, None)
     out, expected = draw(good, hidden, head), draw(good, hidden, head, backend="reference")
     assert_same_draws(out, expected, good, bad, PARAMETERS["cd"], noise(), KEY_TOLERANCE)
 

@@ -15,7 +15,6 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 from cdgen.device import choose_dtypes
 from cdgen.errors import UsageError
 from cdgen.models.decoder import Dropout
-from cdgen.models.linear import PackedLinear
 
 NAMES = ("llama-biases", "qwen3", "gpt2", "neox", "llama-tied")
 
@@ -69,26 +68,6 @@ def test_caches_are_off_by_as_much_as_their_format_rounds(name: str, saved: Save
     }
     assert errors[torch.float32] == 0 < errors[torch.bfloat16] < 0.01 * float(exact.std())
     assert 0 < errors[torch.int8] < 0.03 * float(exact.std())
-
-
-@needs_bf16
-@pytest.mark.parametrize(("outputs", "inputs"), [(33, 17), (96, 32), (2304, 768), (256, 1024)])
-@pytest.mark.parametrize("rows", [16, 48, 64])
-def test_a_row_of_a_bf16_product_depends_on_itself_alone(
-    rows: int, outputs: int, inputs: int, set_threads: Callable[[int], None]
-) -> None:
-    generator = torch.Generator().manual_seed(rows)
-    weight = torch.randn(outputs, inputs, generator=generator).bfloat16()
-    x = torch.randn(rows, inputs, generator=generator).bfloat16()
-    product = PackedLinear(weight, torch.randn(outputs, generator=generator).bfloat16(), rows)
-    alone = product(x)
-    set_threads(2)
-    assert torch.equal(product(x), alone)
-    order = torch.randperm(rows, generator=generator)
-    assert torch.equal(product(x[order]), alone[order])
-    others = torch.full_like(x, float("nan"))
-    others[3] = x[3]
-    assert torch.equal(product(others)[3], alone[3])
 
 
 @each_format

@@ -78,7 +78,9 @@ def test_real_model_under_a_band_mask(window: int, stories260k: Any) -> None:
     tokens = torch.randint(3, 512, (SLOTS, 1), generator=torch.Generator().manual_seed(2))
     with torch.inference_mode():
         for position in range(179):  # the text that this BAD likes best
-            hidden = decoder.forward(tokens[:, -1], torch.full_like(IDS, position), IDS)
+            hidden = decoder.forward(
+                tokens[:, -1].contiguous(), torch.full_like(IDS, position), IDS
+            )
             following = decoder.logits(hidden[SLOTS:]).argmax(-1)
             tokens = torch.cat([tokens, following[:, None]], dim=1)
     expected = masked_logits(folder, tokens, window)

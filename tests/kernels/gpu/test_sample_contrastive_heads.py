@@ -85,7 +85,7 @@ def test_same_draws_as_the_reference_and_the_native_kernel(
     good, hidden, head, bias = problem(width, dtype, ROWS)
     params, bad_bias = PARAMETERS[name], bias if with_bias else None
     out = draw(good, hidden, head, params, device, bad_bias=bad_bias)
-    bad = reference.head_logits(hidden, head, bad_bias)
+    bad = reference.linear(hidden, head, bad_bias)
     slack = 1 if params.top_p < 1 else 0  # a score's last bits may decide the prefix's last token
     for backend in ("reference",) if COMPILED else ("reference", "cpu"):
         expected = draw(good, hidden, head, params, backend=backend, bad_bias=bad_bias)
@@ -145,7 +145,7 @@ def test_good_may_have_another_dtype_than_the_head(
         draw(good, hidden, head, device=device),
         draw(good, hidden, head, backend="reference"),
     )
-    bad = reference.head_logits(hidden, head, None)
+    bad = reference.linear(hidden, head, None)
     assert_same_draws(out, expected, good, bad, CD, noise(ROWS), KEY_TOLERANCE)
 
 
