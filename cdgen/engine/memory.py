@@ -91,7 +91,8 @@ def plan_memory(needs: MemoryNeeds, slots: int) -> dict[str, int]:
         "logits": slots
         * needs.good.logits_width
         * (needs.dtype_bytes + scratch_bytes + LOGPROB_BYTES * needs.logprobs),
-        "activations": rows * needs.dtype_bytes * sum(map(_layer_numbers, models)),
+        # On a CPU a recording writes to two layers' memory in turn.
+        "activations": 2 * rows * needs.dtype_bytes * sum(map(_layer_numbers, models)),
         "graphs": GRAPHS_BYTES,
     }
 

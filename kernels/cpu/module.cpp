@@ -315,6 +315,8 @@ void bind_recording(nb::module_& m) {
 }  // namespace
 
 NB_MODULE(_cpu, m) {
+    // The command line leaves what is alive at its end to the system (cdgen/cli/app.py).
+    nb::set_leak_warnings(false);
     m.def("instruction_set", &cdgen::instruction_set);
     m.def("set_instruction_set", &cdgen::set_instruction_set);
     bind_sampling_records(m);

@@ -70,7 +70,7 @@ def test_parts_by_hand() -> None:
         "weights": 2 * 2 * (weights + padded_head),
         "kv": 16 * 7 * 2 * (2 * 2 * 4),
         "logits": 16 * 112 * (2 + 4),  # GOOD's, and fp32 scratch of the sampler
-        "activations": (16 + 48) * 2 * 2 * row,
+        "activations": 2 * (16 + 48) * 2 * 2 * row,  # of two layers; two models, two bytes
         "graphs": GRAPHS_BYTES,
     }
 
