@@ -57,10 +57,9 @@ class Recorded:
     def _record(self, inputs: Sequence[torch.Tensor]) -> None:
         with torch.inference_mode(False):  # tensors that can be written in every mode
             self._inputs = [torch.empty(x.shape, dtype=x.dtype) for x in inputs]
-        for own, x in zip(self._inputs, inputs, strict=True):
-            own.copy_(x)
+        self._take(inputs)
         calls = native.Recording()
-        self._memory = _thread.memory = _Memory()
+        self._memory = _thread.memory = _Memory()  # the calls hold only addresses
         calls.begin()
         try:
             self._out = self._compute(*self._inputs)

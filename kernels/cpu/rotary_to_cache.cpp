@@ -72,7 +72,7 @@ void rotate_rows(const RotaryArgs& args) {
     const CacheShape& s = args.shape;
     const int64_t floats = s.rows * (s.heads + 2 * s.kv_heads) * s.head_dim;
 #pragma omp parallel for num_threads(threads_for(floats, args.threads)) schedule(static)
-    for (int64_t row = 0; row < args.shape.rows; ++row) rotate_row<T, S>(args, row);
+    for (int64_t row = 0; row < s.rows; ++row) rotate_row<T, S>(args, row);
 }
 
 }  // namespace

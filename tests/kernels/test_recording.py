@@ -98,6 +98,19 @@ def test_two_recordings_do_not_mix() -> None:
     assert torch.equal(outer(x), expected)
 
 
+@pytest.mark.parametrize("recorded_before", [True, False])
+def test_two_recordings_side_by_side_compute_what_each_does_alone(recorded_before: bool) -> None:
+    one, other = Recorded(Stack()), Recorded(Stack())
+    inputs = [normal(ROWS, WIDTH, seed=seed) for seed in range(4)]
+    expected = [Stack()(x.clone()) for x in inputs]
+    if recorded_before:
+        one(inputs[3]), other(inputs[3])
+    for first, second in ((0, 1), (2, 0), (1, 2)):
+        found = one.beside(other, [inputs[first]], [inputs[second]])
+        assert torch.equal(found[0], expected[first])
+        assert torch.equal(found[1], expected[second])
+
+
 def test_a_recording_that_failed_begins_again() -> None:
     class Failing(Stack):
         def __call__(self, x: torch.Tensor) -> torch.Tensor:

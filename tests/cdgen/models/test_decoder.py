@@ -13,7 +13,8 @@ import torch
 from random_models import CONTEXT, LLAMA3, MODELS, SHAPE, SLOTS, Save, Saved, lean_logits, load_lean
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from cdgen.models.decoder import Decoder, Dropout
+from cdgen.kernels.recording import Recorded
+from cdgen.models.decoder import Decoder, Dropout, forward_together
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -140,6 +141,45 @@ def test_an_early_exit_is_the_model_with_fewer_layers(
         good, bad = early.forward(tokens, at, ids).chunk(2)
         assert torch.equal(bad, short.forward(tokens, at, ids))
         assert torch.equal(good, whole.forward(tokens, at, ids))
+
+
+@pytest.mark.parametrize(
+    ("threads", "other", "at_once"),
+    [
+        (1, "llama-eps", 0),
+        (2, "llama-eps", 6),
+        (3, "llama-eps", 0),
+        (2, "llama-mha", 6),
+        (2, "gpt2", 0),
+    ],
+)
+def test_two_models_together_compute_what_each_does_alone(
+    threads: int,
+    other: str,
+    at_once: int,
+    saved: Saved,
+    set_threads: Callable[[int], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """At once only with two threads, and only if the models are about as large."""
+    beside, calls = Recorded.beside, []
+
+    def counted(*args: Any) -> Any:
+        calls.append(args)
+        return beside(*args)
+
+    monkeypatch.setattr(Recorded, "beside", counted)
+    names = "llama", other
+    alone, together = ([load_lean(saved(name)) for name in names] for _ in range(2))
+    ids, generator = torch.arange(SLOTS), torch.Generator().manual_seed(4)
+    set_threads(threads)
+    for step in range(6):
+        tokens = torch.randint(96, (SLOTS,), generator=generator)
+        at = torch.full_like(ids, step)
+        found = forward_together(*together, tokens, at, ids)
+        expected = [decoder.forward(tokens, at, ids) for decoder in alone]
+        assert all(map(torch.equal, found, expected))
+    assert len(calls) == at_once
 
 
 @pytest.mark.parametrize("layers", [0, 3, -1])
